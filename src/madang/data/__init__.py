@@ -1,0 +1,1 @@
+"""Storage, collection, validation, features, processing."""

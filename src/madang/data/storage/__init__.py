@@ -1,0 +1,37 @@
+"""Objects, and versioned tables (Delta) on them: in a local directory, or in S3."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from madang import engines
+from madang.data.storage.contract import (
+    DeltaTables,
+    LocalFiles,
+    ObjectInfo,
+    Storage,
+    TableVersion,
+)
+
+ENGINES = {
+    "local": "madang.data.storage.local:LocalStorage",
+    "s3": "madang.data.storage.s3:S3Storage",
+}
+DEFAULT = "local"
+
+
+def connect(url: str | None, context: engines.Context) -> Storage:
+    """Opens the storage that `url` names: `local:///folder`, `s3://bucket/prefix?endpoint=…`."""
+    return cast("Storage", engines.connect("data.storage", url, context))
+
+
+__all__ = [
+    "DEFAULT",
+    "ENGINES",
+    "DeltaTables",
+    "LocalFiles",
+    "ObjectInfo",
+    "Storage",
+    "TableVersion",
+    "connect",
+]

@@ -1,0 +1,156 @@
+"""What a storage engine promises: objects, and versioned tables on them."""
+
+from __future__ import annotations
+
+import builtins
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+
+from madang.engines import Engine
+
+Mode = Literal["append", "overwrite"]
+
+
+@dataclass(frozen=True)
+class ObjectInfo:
+    """An object's key (`/`-separated, relative to the project), size and time of last change."""
+
+    key: str
+    size_bytes: int
+    modified: datetime
+    e_tag: str | None = None
+
+
+@dataclass(frozen=True)
+class TableVersion:
+    """One version of a table: what made it, when (UTC), and what the writer said of it."""
+
+    version: int
+    timestamp: datetime
+    operation: str
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+class Storage(Engine):
+    """Objects and versioned tables.
+
+    Every engine promises: a `put` or `write` that returned is on disk (or acknowledged by the
+    server) and survives kill -9; readers see a whole old or a whole new object or version, never a
+    mixture; a killed writer leaves no visible half. Two writers of one table: both land or one
+    gets `ConflictError`. Safe for many threads and processes. Keys and table names are checked:
+    no `..`, no leading `/`, no control characters.
+    """
+
+    # -- objects --
+
+    @abstractmethod
+    def put(
+        self, key: str, data: bytes | memoryview | Path, *, overwrite: bool = True
+    ) -> ObjectInfo:
+        """Stores an object; a `Path` is streamed from that file.
+
+        Raises:
+            AlreadyExistsError: `overwrite=False` and the key exists (decided atomically).
+            InvalidInputError: The key is not usable.
+        """
+
+    @abstractmethod
+    def get(self, key: str) -> bytes:
+        """The object's bytes.
+
+        Raises:
+            NotFoundError: There is no such object.
+        """
+
+    @abstractmethod
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        """Objects whose key starts with `prefix`, in order of their keys. Tables' files excluded."""
+
+    @abstractmethod
+    def delete(self, key: str) -> None:
+        """Deletes an object; repeating it is safe."""
+
+    # -- tables --
+
+    @abstractmethod
+    def write(
+        self,
+        table: str,
+        data: Any,
+        *,
+        mode: Mode = "append",
+        metadata: Mapping[str, str] | None = None,
+        transaction: tuple[str, int] | None = None,
+    ) -> int:
+        """Writes rows as one new version and returns its number (0 for a new table's first).
+
+        Args:
+            table: The table's name; made when it doesn't exist.
+            data: Anything with the Arrow PyCapsule interface (a table or a stream of batches;
+                a stream is written without holding all of it).
+            mode: `append` needs the table's schema (missing nullable columns become null, new
+                columns are refused); `overwrite` replaces rows and schema.
+            metadata: Kept with the version (`TableVersion.metadata`).
+            transaction: (application, number): the write is dropped, and the current version
+                returned, when this application has already written this number or a higher one.
+                With it a writer that was killed can repeat itself exactly once.
+
+        Raises:
+            SchemaMismatchError: On append, a column is unknown or has another type.
+            ConflictError: Another writer changed the table in a way that excludes this write.
+        """
+
+    @abstractmethod
+    def read(
+        self,
+        table: str,
+        *,
+        version: int | None = None,
+        at: datetime | None = None,
+        columns: builtins.list[str] | None = None,
+    ) -> pa.RecordBatchReader:
+        """The rows of a version (default: the newest), streamed.
+
+        Args:
+            table: The table's name.
+            version: The version's number.
+            at: The version that was the newest at that time (time-zone aware).
+            columns: Only these, in this order.
+
+        Raises:
+            NotFoundError: No such table, version, time or column.
+        """
+
+    @abstractmethod
+    def versions(self, table: str) -> builtins.list[TableVersion]:
+        """All versions, oldest first.
+
+        Raises:
+            NotFoundError: There is no such table.
+        """
+
+    @abstractmethod
+    def tables(self) -> builtins.list[str]:
+        """The names of all tables, sorted."""
+
+
+class LocalFiles(ABC):
+    """An ability: objects and tables are files of this machine, so they can be mapped, not copied."""
+
+    @abstractmethod
+    def path(self, key: str) -> Path:
+        """Where the object lies; it exists only after `put`."""
+
+
+class DeltaTables(ABC):
+    """An ability: tables are Delta tables, for engines that read them by themselves."""
+
+    @abstractmethod
+    def delta_location(self, table: str) -> tuple[str, Mapping[str, str]]:
+        """The table's URI and the storage options (with credentials: never log them)."""

@@ -1,0 +1,475 @@
+"""The append-only record of everything that happened; lineage, audit and the console read it.
+
+A line is one JSON object in the canonical encoding of RFC 8785 (JSON Canonicalization Scheme).
+It holds the hash of the line before (`prev`); its own hash is the SHA-256 of its canonical bytes.
+So the chain can be checked with a JSON parser and SHA-256 alone, and a line that was changed,
+dropped, inserted or moved breaks it at that place.
+
+Times are RFC 3339 UTC with microseconds. Objects are named by references:
+`dataset:NAME@VERSION`, `topic:NAME/PARTITION@FIRST-LAST`, `run:ID`, `artifact:SHA256`,
+`model:NAME@VERSION`, `view:NAME@HASH`, `endpoint:NAME`, `code:COMMIT`, `user:NAME`.
+"""
+
+from __future__ import annotations
+
+import getpass
+import hashlib
+import os
+import secrets
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cache
+from typing import Any
+
+import msgspec
+import rfc8785
+
+from madang.errors import IntegrityError, InvalidInputError, NotFoundError
+from madang.metadata import Database, Row, Transaction
+
+GENESIS = bytes(32)
+"""The hash "before" the first line."""
+
+_actor: ContextVar[str | None] = ContextVar("madang_actor", default=None)
+
+
+@cache
+def _local_user() -> str:
+    try:
+        return f"local:{getpass.getuser()}"
+    except (KeyError, OSError):  # a container's user id may have no name
+        return f"local:uid{os.getuid()}"
+
+
+def current_actor() -> str:
+    """Who acts now: the authenticated user of a request, or the local user of this process."""
+    return _actor.get() or _local_user()
+
+
+@contextmanager
+def acting_as(actor: str) -> Iterator[None]:
+    """Everything recorded inside of the block was done by `actor` (such as `"user:ann"`)."""
+    token = _actor.set(actor)
+    try:
+        yield
+    finally:
+        _actor.reset(token)
+
+
+def new_id() -> str:
+    """A unique id of 32 hex digits that sorts by time: 48 bits of milliseconds, 80 random bits."""
+    return f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
+
+
+def now_us() -> int:
+    """Microseconds since 1970 UTC."""
+    return time.time_ns() // 1000
+
+
+def format_time(microseconds: int) -> str:
+    """RFC 3339 in UTC with six digits: `2013-01-01T05:00:00.000000Z`."""
+    moment = datetime.fromtimestamp(microseconds // 1_000_000, UTC)
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{microseconds % 1_000_000:06d}Z"
+
+
+def canonical(value: Any) -> bytes:
+    """RFC 8785 bytes of a JSON value.
+
+    Raises:
+        InvalidInputError: `value` is not JSON, or holds an integer beyond 2**53 or a NaN.
+    """
+    try:
+        return rfc8785.dumps(value)
+    except rfc8785.CanonicalizationError as error:
+        raise InvalidInputError(f"can't be written to the ledger: {error}") from error
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the ledger.
+
+    Attributes:
+        seq: 1 for the first line.
+        hash: SHA-256 of the canonical bytes, 64 hex digits.
+        time: RFC 3339, UTC.
+        phase: `done` for what happened; `intent`, `failed` or `settled` around outside systems.
+        intent: The `seq` of the intent that this line closes.
+    """
+
+    seq: int
+    hash: str
+    project: str
+    time: str
+    actor: str
+    kind: str
+    subject: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    data: Mapping[str, Any]
+    phase: str
+    intent: int | None
+    prev: str
+
+
+@dataclass
+class Intent:
+    """An action on an outside system that is under way; fill in what it made."""
+
+    seq: int
+    id: str
+    outputs: list[str] = field(default_factory=list)
+    data: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What `Ledger.verify` found: `ok`, or the first line that is wrong and why."""
+
+    ok: bool
+    lines: int
+    head: str
+    seq: int | None = None
+    problem: str = ""
+
+
+class Ledger:
+    """A project's view of the one chain of its metadata database.
+
+    Appending is serialized by the database; safe for many threads and processes. A line appended
+    in a transaction is there if and only if the rest of that transaction is.
+    """
+
+    def __init__(self, database: Database, project: str) -> None:
+        self._database = database
+        self.project = project
+
+    # -- writing ------------------------------------------------------------------------------
+
+    def append(
+        self,
+        tx: Transaction,
+        kind: str,
+        subject: str,
+        *,
+        inputs: Iterable[str] = (),
+        outputs: Iterable[str] = (),
+        data: Mapping[str, Any] | None = None,
+        phase: str = "done",
+        intent: int | None = None,
+    ) -> int:
+        """Writes one line inside of the caller's transaction and returns its `seq`.
+
+        Raises:
+            InvalidInputError: `data` is not JSON.
+        """
+        self._database.lock(tx, "ledger")
+        head = tx.execute("SELECT seq, hash FROM ledger_head")
+        seq, previous = (int(head[0][0]) + 1, bytes(head[0][1])) if head else (1, GENESIS)
+        moment, actor = now_us(), current_actor()
+        ins, outs = list(dict.fromkeys(inputs)), list(dict.fromkeys(outputs))
+        body = canonical(
+            {
+                "actor": actor,
+                "data": dict(data or {}),
+                "inputs": ins,
+                "intent": intent,
+                "kind": kind,
+                "outputs": outs,
+                "phase": phase,
+                "prev": previous.hex(),
+                "project": self.project,
+                "seq": seq,
+                "subject": subject,
+                "time": format_time(moment),
+            }
+        )
+        digest = hashlib.sha256(body).digest()
+        tx.execute(
+            "INSERT INTO ledger VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (seq, digest, body, self.project, moment, actor, kind, subject),
+        )
+        edges = [(self.project, ref, "in", seq) for ref in ins]
+        edges += [(self.project, ref, "out", seq) for ref in outs]
+        if edges:
+            tx.executemany("INSERT INTO ledger_edge VALUES (?, ?, ?, ?)", edges)
+        tx.execute(
+            "UPDATE ledger_head SET seq = ?, hash = ?"
+            if head
+            else "INSERT INTO ledger_head (id, seq, hash) VALUES (1, ?, ?)",
+            (seq, digest),
+        )
+        return seq
+
+    def record(self, kind: str, subject: str, **line: Any) -> int:
+        """Writes one line in a transaction of its own; arguments as for `append`."""
+        with self._database.transaction() as tx:
+            return self.append(tx, kind, subject, **line)
+
+    @contextmanager
+    def intent(
+        self,
+        kind: str,
+        subject: str,
+        *,
+        inputs: Iterable[str] = (),
+        data: Mapping[str, Any] | None = None,
+    ) -> Iterator[Intent]:
+        """Surrounds a change of an outside system: the intent before, the outcome after.
+
+        Give `Intent.id` to the outside system with the change where it can hold it, so that
+        `open_intents` can be settled after a crash by looking there.
+        """
+        marker = new_id()
+        refs = list(inputs)
+        with self._database.transaction() as tx:
+            seq = self.append(
+                tx, kind, subject, inputs=refs, phase="intent", data={**(data or {}), "id": marker}
+            )
+            tx.execute(
+                "INSERT INTO ledger_open VALUES (?, ?, ?, ?)", (seq, self.project, kind, _owner())
+            )
+        intent = Intent(seq, marker)
+        try:
+            yield intent
+        except BaseException as error:
+            self.close_intent(
+                seq, kind, subject, phase="failed", inputs=refs, data={"error": str(error)[:500]}
+            )
+            raise
+        self.close_intent(seq, kind, subject, inputs=refs, outputs=intent.outputs, data=intent.data)
+
+    def close_intent(self, seq: int, kind: str, subject: str, **line: Any) -> None:
+        """Writes the outcome of intent `seq`; a second outcome of the same intent is dropped."""
+        with self._database.transaction() as tx:
+            self._database.lock(tx, "ledger")
+            if tx.execute("DELETE FROM ledger_open WHERE seq = ? RETURNING seq", (seq,)):
+                self.append(tx, kind, subject, intent=seq, **line)
+
+    def open_intents(self, kind: str) -> list[Line]:
+        """Intents of `kind` whose writer died before it could write the outcome."""
+        with self._database.transaction(write=False) as tx:
+            rows = tx.execute(
+                "SELECT l.hash, l.body, o.owner FROM ledger_open o JOIN ledger l ON l.seq = o.seq "
+                "WHERE o.project = ? AND o.kind = ? ORDER BY o.seq",
+                (self.project, kind),
+            )
+        return [_line(row) for row in rows if not _alive(row[2])]
+
+    # -- reading ------------------------------------------------------------------------------
+
+    def get(self, seq: int) -> Line:
+        """The line `seq`.
+
+        Raises:
+            NotFoundError: There is no such line in this project.
+        """
+        with self._database.transaction(write=False) as tx:
+            rows = tx.execute(
+                "SELECT hash, body FROM ledger WHERE seq = ? AND project = ?", (seq, self.project)
+            )
+        if not rows:
+            raise NotFoundError(f"the ledger of {self.project!r} has no line {seq}")
+        return _line(rows[0])
+
+    def lines(
+        self,
+        *,
+        kind: str | None = None,
+        subject: str | None = None,
+        actor: str | None = None,
+        since_us: int | None = None,
+        until_us: int | None = None,
+        newest_first: bool = True,
+        limit: int = 100,
+    ) -> list[Line]:
+        """Lines of this project that match everything that is given.
+
+        Args:
+            kind: An exact kind, or a group of them with a trailing `*` (`"dataset.*"`).
+            subject: An exact reference.
+            actor: An exact actor.
+            since_us: Not before, microseconds since 1970 UTC.
+            until_us: Before, microseconds since 1970 UTC.
+            newest_first: Order by `seq` down; else up.
+            limit: At most so many lines.
+        """
+        where, values = ["project = ?"], [self.project]
+        parameters: list[Any] = list(values)
+        if kind is not None:
+            group = kind.endswith("*")
+            where.append("substr(kind, 1, ?) = ?" if group else "kind = ?")
+            parameters += [len(kind) - 1, kind[:-1]] if group else [kind]
+        for column, operator, value in (
+            ("subject", "=", subject),
+            ("actor", "=", actor),
+            ("time", ">=", since_us),
+            ("time", "<", until_us),
+        ):
+            if value is not None:
+                where.append(f"{column} {operator} ?")
+                parameters.append(value)
+        order = "DESC" if newest_first else "ASC"
+        with self._database.transaction(write=False) as tx:
+            rows = tx.execute(
+                f"SELECT hash, body FROM ledger WHERE {' AND '.join(where)} "  # noqa: S608 - names above
+                f"ORDER BY seq {order} LIMIT ?",
+                (*parameters, limit),
+            )
+        return [_line(row) for row in rows]
+
+    def origin(self, ref: str, *, depth: int = 50) -> list[Line]:
+        """The lines that made `ref`, and what those were made from, nearest first."""
+        return self._walk(ref, "out", lambda line: line.inputs, depth)
+
+    def uses(self, ref: str, *, depth: int = 50) -> list[Line]:
+        """The lines that used `ref`, and what was made from it, nearest first."""
+        return self._walk(ref, "in", lambda line: line.outputs, depth)
+
+    def _walk(self, ref: str, role: str, onward: Any, depth: int) -> list[Line]:
+        found: dict[int, Line] = {}
+        seen = front = {ref}
+        with self._database.transaction(write=False) as tx:
+            for _ in range(depth):
+                rows: list[Row] = []
+                for item in sorted(front):
+                    rows += tx.execute(
+                        "SELECT l.hash, l.body, l.seq FROM ledger_edge e JOIN ledger l "
+                        "ON l.seq = e.seq WHERE e.project = ? AND e.ref = ? AND e.role = ? "
+                        "ORDER BY l.seq DESC",
+                        (self.project, item, role),
+                    )
+                lines = [_line(row) for row in rows if int(row[2]) not in found]
+                found.update({line.seq: line for line in lines if line.phase != "intent"})
+                front = {r for line in lines if line.phase != "intent" for r in onward(line)} - seen
+                if not front:
+                    break
+                seen = seen | front
+        return list(found.values())
+
+    # -- checking -----------------------------------------------------------------------------
+
+    def verify(self, *, progress: Any = None) -> Verification:
+        """Checks every line of the whole chain (of all projects in this database).
+
+        A flipped byte, a dropped, inserted or reordered line, an index that differs from its line
+        and a cut tail are found. What this can't see is a chain that was rewritten as a whole: for
+        that, compare `head` with one that you kept elsewhere.
+
+        Args:
+            progress: Called with (lines checked so far, lines in all), now and then.
+        """
+        previous, expected = GENESIS, 1
+        with self._database.transaction(write=False) as tx:
+            total = int(tx.execute("SELECT count(*) FROM ledger")[0][0])
+            while True:
+                rows = tx.execute(
+                    "SELECT seq, hash, body, project, time, actor, kind, subject FROM ledger "
+                    "WHERE seq > ? ORDER BY seq LIMIT 10000",
+                    (expected - 1,),
+                )
+                if not rows:
+                    break
+                edges = _edges(tx, expected, int(rows[-1][0]))
+                for row in rows:
+                    problem = _check(row, expected, previous, edges)
+                    if problem:
+                        return Verification(False, total, previous.hex(), expected, problem)
+                    previous, expected = bytes(row[1]), expected + 1
+                if progress:
+                    progress(expected - 1, total)
+            problem = _check_ends(tx, expected - 1, previous)
+        if problem:
+            return Verification(False, total, previous.hex(), expected, problem)
+        return Verification(True, total, previous.hex())
+
+
+_decode = msgspec.json.Decoder().decode
+
+
+def _check(row: Row, expected: int, previous: bytes, edges: Mapping[int, set[Any]]) -> str:
+    """What is wrong with one stored line; empty when nothing is."""
+    seq, digest, raw, *columns = row
+    body = bytes(raw)
+    if seq != expected:
+        return f"line {expected} is missing; the next one stored is {seq}"
+    if hashlib.sha256(body).digest() != bytes(digest):
+        return f"line {seq}: its bytes don't have the hash that was stored with them"
+    try:
+        line = _decode(body)
+    except msgspec.DecodeError as error:
+        return f"line {seq}: not JSON ({error})"
+    if line["prev"] != previous.hex():
+        return f"line {seq}: it was written after another line than the one before it"
+    moment = _parse_time(line["time"])
+    stated = [line["project"], moment, line["actor"], line["kind"], line["subject"]]
+    if line["seq"] != seq or stated != list(columns):
+        return f"line {seq}: its index columns differ from its bytes"
+    refs = {("in", r) for r in line["inputs"]} | {("out", r) for r in line["outputs"]}
+    if refs != edges.get(seq, set()):
+        return f"line {seq}: its lineage edges differ from its bytes"
+    return ""
+
+
+def _edges(tx: Transaction, first: int, last: int) -> dict[int, set[Any]]:
+    edges: dict[int, set[Any]] = {}
+    rows = tx.execute(
+        "SELECT seq, role, ref FROM ledger_edge WHERE seq BETWEEN ? AND ?", (first, last)
+    )
+    for seq, role, ref in rows:
+        edges.setdefault(seq, set()).add((role, ref))
+    return edges
+
+
+def _check_ends(tx: Transaction, last: int, digest: bytes) -> str:
+    head = tx.execute("SELECT seq, hash FROM ledger_head")
+    if not head:
+        return "" if last == 0 else "the record of the chain's end is gone"
+    if len(head) != 1 or (int(head[0][0]), bytes(head[0][1])) != (last, digest):
+        return f"line {last + 1} is missing: the chain was recorded to end at line {head[0][0]}"
+    stray = tx.execute("SELECT count(*) FROM ledger_edge WHERE seq < 1 OR seq > ?", (last,))
+    return f"{stray[0][0]} lineage edges belong to no line" if stray[0][0] else ""
+
+
+def _parse_time(text: str) -> int:
+    whole = datetime.fromisoformat(text[:19] + "+00:00")
+    return int(whole.timestamp()) * 1_000_000 + int(text[20:26])
+
+
+def _line(row: Row) -> Line:
+    try:
+        body = _decode(bytes(row[1]))
+    except msgspec.DecodeError as error:
+        raise IntegrityError(
+            f"a ledger line is not JSON; run: madang ledger verify ({error})"
+        ) from error
+    body["inputs"], body["outputs"] = tuple(body["inputs"]), tuple(body["outputs"])
+    return Line(hash=bytes(row[0]).hex(), **body)
+
+
+def _owner() -> str:
+    return f"{os.uname().nodename}/{os.getpid()}/{_start_ticks(os.getpid())}"
+
+
+def _alive(owner: str) -> bool:
+    """Whether the process that opened an intent still runs; another host's is taken to run."""
+    node, pid, ticks = owner.rsplit("/", 2)
+    return node != os.uname().nodename or _start_ticks(int(pid)) == ticks
+
+
+def _start_ticks(pid: int) -> str:
+    """When a process started, so that a reused process id isn't taken for it (proc(5), field 22)."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[19]
+    except OSError:
+        return "gone"
+
+
+__all__: Sequence[str] = [
+    "GENESIS", "Intent", "Ledger", "Line", "Verification", "acting_as", "canonical",
+    "current_actor", "format_time", "new_id", "now_us",
+]  # fmt: skip

@@ -1,0 +1,132 @@
+"""What a metadata database promises.
+
+SQL is written once, in the part that SQLite and PostgreSQL share, with `?` for parameters.
+Types in migrations: `TEXT`, `BIGINT`, `DOUBLE PRECISION`, `BYTEA`, `BOOLEAN`; times are `BIGINT`
+microseconds since 1970 UTC; JSON is `TEXT`.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import abstractmethod
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any, Protocol
+
+from madang.engines import Engine
+from madang.errors import ConfigurationError
+
+Row = Sequence[Any]
+
+
+class Transaction(Protocol):
+    """Statements that happen together or not at all."""
+
+    def execute(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
+        """Runs one statement and returns all its rows (none for a statement without result)."""
+        ...
+
+    def executemany(self, sql: str, parameters: Iterable[Sequence[Any]]) -> None:
+        """Runs one statement for each parameter row."""
+        ...
+
+
+@dataclass(frozen=True)
+class Migration:
+    """One step of the schema: the statements that make it and those that undo it."""
+
+    version: int
+    name: str
+    up: str
+    down: str
+
+
+class Database(Engine):
+    """A transactional SQL store.
+
+    Every engine promises: a transaction is serializable for the rows that it writes; when
+    `transaction()` ends without an exception the change is on disk; when it raises, nothing
+    changed. Safe for use by many threads and many processes at once. Transactions don't nest.
+    """
+
+    @abstractmethod
+    def transaction(self, *, write: bool = True) -> AbstractContextManager[Transaction]:
+        """Opens a transaction; `write=False` reads one consistent snapshot.
+
+        Raises:
+            ConflictError: The database stayed locked by others for 30 seconds.
+        """
+
+    @abstractmethod
+    def lock(self, tx: Transaction, name: str) -> None:
+        """Holds `name` until the transaction ends; others that ask for it wait."""
+
+    @abstractmethod
+    def schema_version(self) -> int:
+        """The number of the newest migration that was applied; 0 for an empty database."""
+
+    def migrate(self, target: int | None = None) -> int:
+        """Moves the schema up or down to `target` (default: the newest), all or nothing.
+
+        Returns:
+            The version now in force.
+
+        Raises:
+            ConfigurationError: `target` is unknown, or the database is newer than this Madang.
+        """
+        known = migrations()
+        newest = len(known)
+        target = newest if target is None else target
+        current = self.schema_version()
+        if current == target:
+            return current
+        if current > newest:
+            raise ConfigurationError(
+                f"the metadata database has schema {current}, and this Madang knows up to {newest}; "
+                "install a newer madang"
+            )
+        if not 0 <= target <= newest:
+            raise ConfigurationError(f"there is no schema {target}; choose 0 to {newest}")
+        with self.transaction() as tx:
+            self.lock(tx, "schema")
+            tx.execute("CREATE TABLE IF NOT EXISTS schema_version (version BIGINT NOT NULL)")
+            rows = tx.execute("SELECT version FROM schema_version")
+            current = int(rows[0][0]) if rows else 0  # another process may have been first
+            steps = (
+                [m.up for m in known[current:target]]
+                if target > current
+                else [m.down for m in reversed(known[target:current])]
+            )
+            for script in steps:
+                for statement in statements(script):
+                    tx.execute(statement)
+            tx.execute("DELETE FROM schema_version")
+            tx.execute("INSERT INTO schema_version VALUES (?)", (target,))
+        return target
+
+
+@cache
+def migrations() -> tuple[Migration, ...]:
+    """All migrations in order, from `migrations/NNNN_name.sql`.
+
+    Each file holds `-- up`, the statements, `-- down`, the statements that undo them.
+    """
+    found = []
+    folder = resources.files("madang.metadata") / "migrations"
+    for file in sorted(folder.iterdir(), key=lambda item: item.name):
+        match = re.fullmatch(r"(\d{4})_(\w+)\.sql", file.name)
+        if match:
+            up, down = file.read_text("utf-8").split("-- down")
+            found.append(Migration(int(match[1]), match[2], up.replace("-- up", ""), down))
+    if [m.version for m in found] != list(range(1, len(found) + 1)):
+        raise ConfigurationError(f"migrations are not numbered 1 to {len(found)} without gaps")
+    return tuple(found)
+
+
+def statements(script: str) -> list[str]:
+    """The single statements of a migration (which holds no `;` inside of one)."""
+    text = re.sub(r"--[^\n]*", "", script)
+    return [part.strip() for part in text.split(";") if part.strip()]

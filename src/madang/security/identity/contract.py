@@ -1,0 +1,114 @@
+"""What an identity engine promises: who you are, and what you may do."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from madang.engines import Engine
+
+ROLES: dict[str, frozenset[str]] = {
+    "viewer": frozenset({"*:read", "endpoint:predict"}),
+    "engineer": frozenset(
+        {"*:read", "endpoint:predict", "dataset:write", "topic:write", "run:write", "model:write",
+         "feature:write", "configuration:write"}
+    ),
+    "operator": frozenset(
+        {"*:read", "endpoint:predict", "dataset:write", "topic:write", "run:write", "model:write",
+         "feature:write", "configuration:write", "endpoint:write", "alias:write", "secret:write"}
+    ),
+    "admin": frozenset({"*:*"}),
+}  # fmt: skip
+"""What each role may do, as `RESOURCE:ACTION`; `*` stands for any. Reading a secret's value is
+`secret:open`, which only `admin` has: `secret:read` shows names."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """An authenticated user: the name, the roles, and the token's id (not the token)."""
+
+    name: str
+    roles: tuple[str, ...]
+    token_id: str = ""
+
+    def may(self, permission: str) -> bool:
+        """Whether one of the roles grants `RESOURCE:ACTION`."""
+        resource, _, action = permission.partition(":")
+        wanted = {permission, f"{resource}:*", f"*:{action}", "*:*"}
+        return any(wanted & ROLES.get(role, frozenset()) for role in self.roles)
+
+
+@dataclass(frozen=True)
+class User:
+    """A user of the project."""
+
+    name: str
+    roles: tuple[str, ...]
+    active: bool = True
+    created_us: int = 0
+
+
+@dataclass(frozen=True)
+class TokenInfo:
+    """A token, without the token."""
+
+    id: str
+    user: str
+    label: str
+    created_us: int
+    expires_us: int | None
+
+
+class IdentityProvider(Engine):
+    """Users, roles and tokens.
+
+    Every engine promises: passwords and tokens are stored only as hashes; comparing takes the same
+    time whatever is wrong; a revoked, expired or deactivated identity is refused at the next call;
+    every change stands in the ledger, without the secret.
+    """
+
+    @abstractmethod
+    def create_user(self, name: str, *, roles: Sequence[str], password: str | None = None) -> User:
+        """Makes a user.
+
+        Raises:
+            AlreadyExistsError: The name is taken.
+            InvalidInputError: The name or a role is not usable; lists the roles.
+        """
+
+    @abstractmethod
+    def users(self) -> list[User]:
+        """All users, by name."""
+
+    @abstractmethod
+    def set_roles(self, name: str, roles: Sequence[str]) -> User:
+        """Replaces a user's roles."""
+
+    @abstractmethod
+    def deactivate_user(self, name: str) -> None:
+        """Ends a user's access and all tokens; repeating it is safe."""
+
+    @abstractmethod
+    def create_token(
+        self, user: str, *, label: str = "", lifetime_seconds: float | None = None
+    ) -> tuple[str, TokenInfo]:
+        """Makes a token and returns it once: it can't be read again."""
+
+    @abstractmethod
+    def tokens(self, user: str | None = None) -> list[TokenInfo]:
+        """Valid tokens, without their secrets."""
+
+    @abstractmethod
+    def revoke_token(self, token_id: str) -> None:
+        """Ends a token; repeating it is safe."""
+
+    @abstractmethod
+    def authenticate(
+        self, *, token: str | None = None, name: str | None = None, password: str | None = None
+    ) -> Identity:
+        """Who holds this token, or this name and password.
+
+        Raises:
+            AuthenticationError: Nobody, and not which part was wrong.
+        """

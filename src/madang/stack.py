@@ -1,0 +1,360 @@
+"""`Stack`: one attribute per component, read from `madang.toml`, connected on first use."""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, cast
+
+from madang import engines
+from madang.errors import AlreadyExistsError, ConfigurationError, InvalidInputError
+
+if TYPE_CHECKING:
+    from madang.data.collection import Collection
+    from madang.data.features.store import FeatureStore
+    from madang.data.processing import Processing
+    from madang.data.storage import Storage
+    from madang.data.validation import Validation
+    from madang.deployment.serving import Serving
+    from madang.development.experiments import Experiments, Registry
+    from madang.development.tuning import Tuning
+    from madang.ledger import Ledger
+    from madang.metadata import Database
+    from madang.platform.code_versions import CodeVersions
+    from madang.platform.configuration import Configuration
+    from madang.platform.logs import Logs
+    from madang.security.identity import IdentityProvider
+    from madang.security.secrets import Secrets
+    from madang.workflow.pipelines import Pipelines
+    from madang.workflow.scheduling import Scheduling
+
+COMPONENTS = {
+    "storage": "data.storage",
+    "collection": "data.collection",
+    "validation": "data.validation",
+    "features": "data.features",
+    "processing": "data.processing",
+    "experiments": "development.experiments",
+    "tuning": "development.tuning",
+    "serving": "deployment.serving",
+    "pipelines": "workflow.pipelines",
+    "scheduling": "workflow.scheduling",
+    "configuration": "platform.configuration",
+    "code_versions": "platform.code_versions",
+    "logs": "platform.logs",
+    "identity": "security.identity",
+    "secrets": "security.secrets",
+}
+"""Each component's attribute of the stack and its place in the map, in the map's order."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
+
+_TEMPLATE = """\
+[project]
+name = "{name}"
+
+# A box moves to the real system by one line; without a line its default engine runs here.
+# [stack]
+# metadata = "postgresql://user:${{env:PGPASSWORD}}@host/madang"
+# storage = "s3://bucket/prefix?endpoint=https://host&access_key_id=KEY&secret_access_key=${{secret:s3}}"
+# collection = "kafka://host:9092"
+#
+# An environment differs only in what it says: madang --env staging …
+# [env.staging.stack]
+# collection = "kafka://staging:9092"
+"""
+
+
+@dataclass(frozen=True)
+class Project:
+    """What `madang.toml` says.
+
+    Attributes:
+        name: The project's name.
+        root: The folder of `madang.toml`.
+        urls: Component (or `metadata`) to engine URL, of the chosen environment.
+        env: The environment's name; `None` for the default.
+    """
+
+    name: str
+    root: Path
+    urls: Mapping[str, str] = field(default_factory=dict)
+    env: str | None = None
+
+    @classmethod
+    def find(cls, path: str | Path | None = None, env: str | None = None) -> Self:
+        """Reads the project of `path` (default: `$MADANG_PROJECT`, else here) or of a folder above.
+
+        Raises:
+            ConfigurationError: There is no `madang.toml`, or it can't be used; says why.
+        """
+        start = Path(path or os.environ.get("MADANG_PROJECT") or ".").resolve()
+        for folder in (start, *start.parents):
+            file = folder / "madang.toml"
+            if file.is_file():
+                return cls.read(file, env or os.environ.get("MADANG_ENV") or None)
+        raise ConfigurationError(
+            f"no madang.toml in {start} or above it; run: madang init, or give the project's folder"
+        )
+
+    @classmethod
+    def read(cls, file: Path, env: str | None = None) -> Self:
+        """Reads one `madang.toml`.
+
+        Raises:
+            ConfigurationError: It can't be used; says why.
+        """
+        try:
+            content = tomllib.loads(file.read_text("utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigurationError(f"{file}: {error}") from error
+        _check_keys(file, "", content, {"project", "stack", "env"})
+        name = content.get("project", {}).get("name")
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise ConfigurationError(
+                f"{file}: [project] needs a name of letters, digits, - and _, found {name!r}"
+            )
+        urls = dict(content.get("stack", {}))
+        if env is not None:
+            environments = content.get("env", {})
+            if env not in environments:
+                raise ConfigurationError(
+                    f"{file} has no environment {env!r}; "
+                    f"it has: {', '.join(sorted(environments)) or 'none'}"
+                )
+            _check_keys(file, f"env.{env}.", environments[env], {"stack"})
+            urls.update(environments[env].get("stack", {}))
+        _check_keys(file, "stack.", urls, {"metadata", *COMPONENTS})
+        for key, url in urls.items():
+            if not isinstance(url, str):
+                raise ConfigurationError(f"{file}: stack.{key} must be a URL, found {url!r}")
+        return cls(name, file.parent, urls, env)
+
+
+def _check_keys(file: Path, where: str, found: Any, known: set[str]) -> None:
+    if not isinstance(found, dict):
+        raise ConfigurationError(f"{file}: [{where.rstrip('.')}] must be a table")
+    for key in found:
+        if key not in known:
+            raise ConfigurationError(
+                f"{file}: unknown {where}{key}; known are: {', '.join(sorted(known))}"
+            )
+
+
+def init(path: str | Path = ".", *, name: str | None = None) -> Project:
+    """Makes a project: `madang.toml`, the folders for code, and `.madang/` for local state.
+
+    Raises:
+        AlreadyExistsError: The folder already is a project.
+        InvalidInputError: The name (default: the folder's) is not usable.
+    """
+    root = Path(path).resolve()
+    name = name if name is not None else re.sub(r"[^A-Za-z0-9_-]+", "-", root.name).strip("-_")
+    if not _NAME.fullmatch(name):
+        raise InvalidInputError(
+            f"a project's name has letters, digits, - and _, at most 63; found {name!r}"
+        )
+    root.mkdir(parents=True, exist_ok=True)
+    try:
+        with (root / "madang.toml").open("x", encoding="utf-8") as file:
+            file.write(_TEMPLATE.format(name=name))
+    except FileExistsError as error:
+        raise AlreadyExistsError(f"{root} already is a project: it has a madang.toml") from error
+    for folder in ("pipelines", "features", "contracts", "policies", ".madang"):
+        (root / folder).mkdir(exist_ok=True)
+    ignore = root / ".madang" / ".gitignore"
+    ignore.write_text("*\n", encoding="utf-8")  # local state never gets into a commit
+    return Project.read(root / "madang.toml")
+
+
+def open(path: str | Path | None = None, *, env: str | None = None) -> Stack:
+    """Opens the project of `path` (default: `$MADANG_PROJECT`, else this folder or one above).
+
+    Raises:
+        ConfigurationError: There is no `madang.toml`, or it can't be used.
+    """
+    return Stack(Project.find(path, env))
+
+
+class Stack:
+    """A project's components, each connected when it is first used.
+
+    Safe for many threads. Close it, or use it in a `with` block.
+    """
+
+    def __init__(self, project: Project) -> None:
+        self.project = project
+        self.context = engines.Context(
+            project.name, project.root, metadata_url=project.urls.get("metadata")
+        )
+        self.context.component = self._component
+        self.context.resolve_secret = lambda name: self.secrets.get(name)  # noqa: PLW0108 - connects only at use
+        self._lock = threading.RLock()
+        self._engines: dict[str, Any] = {}
+
+    @property
+    def root(self) -> Path:
+        """The project's folder."""
+        return self.project.root
+
+    @property
+    def home(self) -> Path:
+        """The folder of local state."""
+        return self.context.home
+
+    @property
+    def metadata(self) -> Database:
+        """The metadata database."""
+        return self.context.metadata
+
+    @property
+    def ledger(self) -> Ledger:
+        """The record of everything that happened in this project."""
+        return self.context.ledger
+
+    # -- data --
+
+    @property
+    def storage(self) -> Storage:
+        """Objects and versioned tables."""
+        return cast("Storage", self._component("storage"))
+
+    @property
+    def collection(self) -> Collection:
+        """Event topics."""
+        return cast("Collection", self._component("collection"))
+
+    @property
+    def validation(self) -> Validation:
+        """Data contracts and checks."""
+        return cast("Validation", self._component("validation"))
+
+    @property
+    def features(self) -> FeatureStore:
+        """Feature views."""
+        return cast("FeatureStore", self._component("features"))
+
+    @property
+    def processing(self) -> Processing:
+        """SQL over datasets."""
+        return cast("Processing", self._component("processing"))
+
+    # -- development --
+
+    @property
+    def experiments(self) -> Experiments:
+        """Runs and metrics."""
+        return cast("Experiments", self._component("experiments"))
+
+    @property
+    def registry(self) -> Registry:
+        """Models and their versions; part of the experiments component."""
+        return self.experiments.registry
+
+    @property
+    def tuning(self) -> Tuning:
+        """Hyperparameter search."""
+        return cast("Tuning", self._component("tuning"))
+
+    # -- deployment --
+
+    @property
+    def serving(self) -> Serving:
+        """Endpoints."""
+        return cast("Serving", self._component("serving"))
+
+    # -- workflow --
+
+    @property
+    def pipelines(self) -> Pipelines:
+        """Pipeline runs."""
+        return cast("Pipelines", self._component("pipelines"))
+
+    @property
+    def scheduling(self) -> Scheduling:
+        """Where steps run."""
+        return cast("Scheduling", self._component("scheduling"))
+
+    # -- platform --
+
+    @property
+    def configuration(self) -> Configuration:
+        """Live settings."""
+        return cast("Configuration", self._component("configuration"))
+
+    @property
+    def code_versions(self) -> CodeVersions:
+        """Which code runs."""
+        return cast("CodeVersions", self._component("code_versions"))
+
+    @property
+    def logs(self) -> Logs:
+        """Structured logs."""
+        return cast("Logs", self._component("logs"))
+
+    # -- security --
+
+    @property
+    def identity(self) -> IdentityProvider:
+        """Users, roles, tokens."""
+        return cast("IdentityProvider", self._component("identity"))
+
+    @property
+    def secrets(self) -> Secrets:
+        """Secrets."""
+        return cast("Secrets", self._component("secrets"))
+
+    def _component(self, name: str) -> Any:
+        found = self._engines.get(name)
+        if found is None:
+            with self._lock:
+                found = self._engines.get(name)
+                if found is None:
+                    found = self._engines[name] = self._connect(name)
+        return found
+
+    def _connect(self, name: str) -> Any:
+        engine = engines.connect(COMPONENTS[name], self.project.urls.get(name), self.context)
+        # Storage and collection keep their state outside of the metadata database: what changes
+        # there is recorded around the engine. The feature store joins an online store with history.
+        if name == "storage":
+            from madang.data.storage.recorded import RecordedStorage
+
+            return RecordedStorage(engine, self.ledger)
+        if name == "collection":
+            from madang.data.collection.recorded import RecordedCollection
+
+            return RecordedCollection(engine, self.ledger)
+        if name == "features":
+            from madang.data.features.store import FeatureStore
+
+            return FeatureStore(self.context, engine)
+        return engine
+
+    def close(self) -> None:
+        """Closes what was opened. Repeating it is safe."""
+        with self._lock:
+            for engine in reversed(list(self._engines.values())):
+                engine.close()
+            self._engines.clear()
+            self.context.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Stack({self.project.name!r}, {str(self.root)!r})"

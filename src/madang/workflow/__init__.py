@@ -1,0 +1,1 @@
+"""Pipelines, and where their steps run."""

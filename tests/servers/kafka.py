@@ -1,0 +1,1 @@
+"""A real kafka server (fixtures to be filled in by its component)."""
