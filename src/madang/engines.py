@@ -21,8 +21,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
-from urllib.parse import parse_qsl, unquote, urlsplit
+from typing import TYPE_CHECKING, Any, NoReturn, Self
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from madang.errors import (
     ConfigurationError,
@@ -34,6 +34,10 @@ from madang.errors import (
 if TYPE_CHECKING:
     from madang.ledger import Ledger
     from madang.metadata import Database
+    from madang.stack import Stack
+
+# The secrets are kept in the one and opened by the other, so neither can wait for a secret.
+_BEFORE_SECRETS = ("metadata", "security.secrets")
 
 _REFERENCE = re.compile(r"\$\{(secret|env):([A-Za-z0-9_.-]+)\}")
 
@@ -55,17 +59,26 @@ class EngineURL:
         """Parses `scheme://user:password@host:port/path?option=value`.
 
         Raises:
-            ConfigurationError: `text` has no scheme or an impossible port.
+            ConfigurationError: `text` has no scheme or an impossible host or port. The message
+                does not repeat `text`, which may hold a password.
         """
-        parts = urlsplit(text)
-        if not parts.scheme:
+        try:
+            parts = urlsplit(text)
+        except ValueError as error:
+            raise ConfigurationError("an engine URL has an impossible host") from error
+        if not parts.scheme or not text[len(parts.scheme) :].startswith("://"):
             raise ConfigurationError(
-                f"{text!r} is not an engine URL; write scheme://…, for example s3://bucket/prefix"
+                "an engine URL begins with scheme://, for example s3://bucket/prefix; "
+                "what was given does not"
             )
         try:
             port = parts.port
-        except ValueError as error:
-            raise ConfigurationError(f"{parts.scheme}://{parts.hostname}: {error}") from error
+        except ValueError:
+            # The original error would show what stands there, and that may be a password.
+            raise ConfigurationError(
+                f"{parts.scheme}://…: the port must be a number up to 65535; "
+                "write special characters of a password as %XX"
+            ) from None
         return cls(
             scheme=parts.scheme,
             host=parts.hostname,
@@ -77,7 +90,16 @@ class EngineURL:
         )
 
     def local_path(self, root: Path) -> Path:
-        """The file path of a URL without a host: `///x` lies under `root`, `////x` is absolute."""
+        """The file path of a URL without a host: `///x` lies under `root`, `////x` is absolute.
+
+        Raises:
+            ConfigurationError: There is a host, because a slash is missing.
+        """
+        if self.host:
+            raise ConfigurationError(
+                f"{self.scheme}://{self.host}{self.path} names a host; write "
+                f"{self.scheme}:///{self.host}{self.path} for a path in the project"
+            )
         return root / self.path[1:]
 
     def check_options(self, known: set[str]) -> None:
@@ -103,6 +125,7 @@ class Context:
         home: The folder of local state, `.madang` under `root`.
         component: Gives another component's engine by its name (`"storage"`), for engines that
             build on it; set by the `Stack`.
+        stack: The project's stack, where there is one; for what runs the user's code.
         resolve_secret: Gives a secret's value; set by the `Stack`.
     """
 
@@ -114,6 +137,7 @@ class Context:
         self.home = home or root / ".madang"
         self.metadata_url = metadata_url
         self.component: Callable[[str], Any] = _no_stack
+        self.stack: Stack | None = None
         self.resolve_secret: Callable[[str], str] = _no_secrets
         self._lock = threading.RLock()
         self._metadata: Database | None = None
@@ -147,6 +171,29 @@ class Context:
         """
         return _REFERENCE.sub(self._value_of, text)
 
+    def resolve_url(self, text: str) -> str:
+        """Replaces references in a URL, so that a value can't change the URL's structure.
+
+        What stands before `@` or after the host is escaped; a host, or a URL that is one
+        reference as a whole, is taken as it is.
+
+        Raises:
+            NotFoundError: A secret or variable of that name does not exist.
+        """
+        scheme, separator, rest = text.partition("://")
+        parts = re.fullmatch(r"([^/?#]*@)?([^/?#]*)(.*)", rest, re.DOTALL)
+        if not separator or parts is None:
+            return self.resolve(text)
+
+        def escaped(match: re.Match[str]) -> str:
+            return quote(self._value_of(match), safe="")
+
+        user, host, tail = (part or "" for part in parts.groups())
+        return (
+            f"{scheme}://{_REFERENCE.sub(escaped, user)}{self.resolve(host)}"
+            f"{_REFERENCE.sub(escaped, tail)}"
+        )
+
     def _value_of(self, match: re.Match[str]) -> str:
         kind, name = match.groups()
         if kind == "secret":
@@ -163,7 +210,7 @@ class Context:
             self._metadata = self._ledger = None
 
 
-def _no_secrets(name: str) -> str:
+def _no_secrets(name: str) -> NoReturn:
     raise ConfigurationError(
         f"${{secret:{name}}} can't be used here, because the secrets themselves are not open yet; "
         f"use ${{env:NAME}}"
@@ -222,14 +269,23 @@ def connect(component: str, url: str | None, context: Context) -> Any:
     """
     package = importlib.import_module(f"madang.{component}")
     engines: dict[str, str] = package.ENGINES
-    parsed = EngineURL(package.DEFAULT) if url is None else EngineURL.parse(context.resolve(url))
+    parsed = EngineURL(package.DEFAULT) if url is None else _parse(component, url, context)
     if parsed.scheme not in engines:
         raise UnknownEngineError(component, parsed.scheme, engines)
-    engine: type[Engine] = load(engines[parsed.scheme], component, parsed.scheme)
+    extra = "" if parsed.scheme == package.DEFAULT else parsed.scheme
+    engine: type[Engine] = load(engines[parsed.scheme], component, parsed.scheme, extra)
     return engine.from_url(parsed, context)
 
 
-def load(target: str, component: str, scheme: str) -> Any:
+def _parse(component: str, url: str, context: Context) -> EngineURL:
+    if component in _BEFORE_SECRETS:
+        for kind, name in _REFERENCE.findall(url):
+            if kind == "secret":
+                _no_secrets(name)
+    return EngineURL.parse(context.resolve_url(url))
+
+
+def load(target: str, component: str, scheme: str, extra: str = "") -> Any:
     """Imports `module:Class`, and says which extra to install when a package is missing.
 
     Only a missing third-party module is translated: a broken import of our own shows as itself.
@@ -241,5 +297,5 @@ def load(target: str, component: str, scheme: str) -> Any:
         missing = (error.name or "").partition(".")[0]
         if missing in ("", "madang"):
             raise
-        raise MissingDependencyError(f"{component} engine {scheme!r}", missing, scheme) from error
+        raise MissingDependencyError(f"{component} engine {scheme!r}", missing, extra) from error
     return getattr(module, attribute)

@@ -54,10 +54,11 @@ class UnknownEngineError(ConfigurationError):
 class MissingDependencyError(MadangError, ImportError):
     """An engine's third-party package is not installed."""
 
-    def __init__(self, what: str, module: str, extra: str) -> None:
+    def __init__(self, what: str, module: str, extra: str = "") -> None:
+        package = f"'madang[{extra}]'" if extra else "--upgrade madang"
         super().__init__(
             f"{what} needs the package {module!r}, which is not installed; "
-            f"run: pip install 'madang[{extra}]'"
+            f"run: pip install {package}"
         )
 
 

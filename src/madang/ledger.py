@@ -17,7 +17,7 @@ import hashlib
 import os
 import secrets
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -50,6 +50,11 @@ def current_actor() -> str:
     return _actor.get() or _local_user()
 
 
+def act_as(actor: str) -> None:
+    """Everything recorded from here to the end of this task or thread was done by `actor`."""
+    _actor.set(actor)
+
+
 @contextmanager
 def acting_as(actor: str) -> Iterator[None]:
     """Everything recorded inside of the block was done by `actor` (such as `"user:ann"`)."""
@@ -58,6 +63,58 @@ def acting_as(actor: str) -> Iterator[None]:
         yield
     finally:
         _actor.reset(token)
+
+
+@dataclass
+class Notes:
+    """What was used and made while a step ran, for its line in the ledger.
+
+    Attributes:
+        reads: Dataset to the version that was read because it was the newest.
+        inputs: References to what was used, in order, without repeats.
+        outputs: References to what was made.
+    """
+
+    reads: dict[str, int] = field(default_factory=dict)
+    inputs: dict[str, None] = field(default_factory=dict)
+    outputs: dict[str, None] = field(default_factory=dict)
+
+
+_notes: ContextVar[Notes | None] = ContextVar("madang_notes", default=None)
+
+
+@contextmanager
+def noting() -> Iterator[Notes]:
+    """Collects what `note` is told inside of the block."""
+    notes = Notes()
+    token = _notes.set(notes)
+    try:
+        yield notes
+    finally:
+        _notes.reset(token)
+
+
+def note(
+    *,
+    inputs: Iterable[str] = (),
+    outputs: Iterable[str] = (),
+    newest: tuple[str, int] | None = None,
+) -> None:
+    """Tells the step that runs, if one does, what was used or made.
+
+    Args:
+        inputs: References to what was used.
+        outputs: References to what was made.
+        newest: A dataset and the version that was read because it was the newest: a cached
+            result of the step is valid only as long as it still is.
+    """
+    notes = _notes.get()
+    if notes is None:
+        return
+    notes.inputs.update(dict.fromkeys(inputs))
+    notes.outputs.update(dict.fromkeys(outputs))
+    if newest is not None:
+        notes.reads.setdefault(*newest)
 
 
 def new_id() -> str:
@@ -84,7 +141,7 @@ def canonical(value: Any) -> bytes:
     """
     try:
         return rfc8785.dumps(value)
-    except rfc8785.CanonicalizationError as error:
+    except (rfc8785.CanonicalizationError, UnicodeEncodeError, RecursionError) as error:
         raise InvalidInputError(f"can't be written to the ledger: {error}") from error
 
 
@@ -166,7 +223,6 @@ class Ledger:
         Raises:
             InvalidInputError: `data` is not JSON.
         """
-        self._database.lock(tx, "ledger")
         head = tx.execute("SELECT seq, hash FROM ledger_head")
         seq, previous = (int(head[0][0]) + 1, bytes(head[0][1])) if head else (1, GENESIS)
         moment, actor = now_us(), current_actor()
@@ -192,8 +248,10 @@ class Ledger:
             "INSERT INTO ledger VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             (seq, digest, body, self.project, moment, actor, kind, subject),
         )
-        edges = [(self.project, ref, "in", seq) for ref in ins]
-        edges += [(self.project, ref, "out", seq) for ref in outs]
+        if phase == "done":
+            note(inputs=ins, outputs=outs)
+        edges = [(seq, "in", ref, self.project) for ref in ins]
+        edges += [(seq, "out", ref, self.project) for ref in outs]
         if edges:
             tx.executemany("INSERT INTO ledger_edge VALUES (?, ?, ?, ?)", edges)
         tx.execute(
@@ -230,22 +288,22 @@ class Ledger:
                 tx, kind, subject, inputs=refs, phase="intent", data={**(data or {}), "id": marker}
             )
             tx.execute(
-                "INSERT INTO ledger_open VALUES (?, ?, ?, ?)", (seq, self.project, kind, _owner())
+                "INSERT INTO ledger_open VALUES (?, ?, ?, ?)",
+                (seq, self.project, kind, this_process()),
             )
         intent = Intent(seq, marker)
         try:
             yield intent
         except BaseException as error:
-            self.close_intent(
-                seq, kind, subject, phase="failed", inputs=refs, data={"error": str(error)[:500]}
-            )
+            # Half of a surrogate pair, as in the name of a foreign file, can't be encoded.
+            text = str(error)[:500].encode("utf-8", "backslashreplace").decode()
+            self.close_intent(seq, kind, subject, phase="failed", inputs=refs, data={"error": text})
             raise
         self.close_intent(seq, kind, subject, inputs=refs, outputs=intent.outputs, data=intent.data)
 
     def close_intent(self, seq: int, kind: str, subject: str, **line: Any) -> None:
         """Writes the outcome of intent `seq`; a second outcome of the same intent is dropped."""
         with self._database.transaction() as tx:
-            self._database.lock(tx, "ledger")
             if tx.execute("DELETE FROM ledger_open WHERE seq = ? RETURNING seq", (seq,)):
                 self.append(tx, kind, subject, intent=seq, **line)
 
@@ -257,7 +315,7 @@ class Ledger:
                 "WHERE o.project = ? AND o.kind = ? ORDER BY o.seq",
                 (self.project, kind),
             )
-        return [_line(row) for row in rows if not _alive(row[2])]
+        return [_line(row) for row in rows if not is_alive(row[2])]
 
     # -- reading ------------------------------------------------------------------------------
 
@@ -352,7 +410,7 @@ class Ledger:
 
     # -- checking -----------------------------------------------------------------------------
 
-    def verify(self, *, progress: Any = None) -> Verification:
+    def verify(self, *, progress: Callable[[int, int], None] | None = None) -> Verification:
         """Checks every line of the whole chain (of all projects in this database).
 
         A flipped byte, a dropped, inserted or reordered line, an index that differs from its line
@@ -362,81 +420,12 @@ class Ledger:
         Args:
             progress: Called with (lines checked so far, lines in all), now and then.
         """
-        previous, expected = GENESIS, 1
-        with self._database.transaction(write=False) as tx:
-            total = int(tx.execute("SELECT count(*) FROM ledger")[0][0])
-            while True:
-                rows = tx.execute(
-                    "SELECT seq, hash, body, project, time, actor, kind, subject FROM ledger "
-                    "WHERE seq > ? ORDER BY seq LIMIT 10000",
-                    (expected - 1,),
-                )
-                if not rows:
-                    break
-                edges = _edges(tx, expected, int(rows[-1][0]))
-                for row in rows:
-                    problem = _check(row, expected, previous, edges)
-                    if problem:
-                        return Verification(False, total, previous.hex(), expected, problem)
-                    previous, expected = bytes(row[1]), expected + 1
-                if progress:
-                    progress(expected - 1, total)
-            problem = _check_ends(tx, expected - 1, previous)
-        if problem:
-            return Verification(False, total, previous.hex(), expected, problem)
-        return Verification(True, total, previous.hex())
+        from madang.chain import verify
+
+        return verify(self._database, progress)
 
 
 _decode = msgspec.json.Decoder().decode
-
-
-def _check(row: Row, expected: int, previous: bytes, edges: Mapping[int, set[Any]]) -> str:
-    """What is wrong with one stored line; empty when nothing is."""
-    seq, digest, raw, *columns = row
-    body = bytes(raw)
-    if seq != expected:
-        return f"line {expected} is missing; the next one stored is {seq}"
-    if hashlib.sha256(body).digest() != bytes(digest):
-        return f"line {seq}: its bytes don't have the hash that was stored with them"
-    try:
-        line = _decode(body)
-    except msgspec.DecodeError as error:
-        return f"line {seq}: not JSON ({error})"
-    if line["prev"] != previous.hex():
-        return f"line {seq}: it was written after another line than the one before it"
-    moment = _parse_time(line["time"])
-    stated = [line["project"], moment, line["actor"], line["kind"], line["subject"]]
-    if line["seq"] != seq or stated != list(columns):
-        return f"line {seq}: its index columns differ from its bytes"
-    refs = {("in", r) for r in line["inputs"]} | {("out", r) for r in line["outputs"]}
-    if refs != edges.get(seq, set()):
-        return f"line {seq}: its lineage edges differ from its bytes"
-    return ""
-
-
-def _edges(tx: Transaction, first: int, last: int) -> dict[int, set[Any]]:
-    edges: dict[int, set[Any]] = {}
-    rows = tx.execute(
-        "SELECT seq, role, ref FROM ledger_edge WHERE seq BETWEEN ? AND ?", (first, last)
-    )
-    for seq, role, ref in rows:
-        edges.setdefault(seq, set()).add((role, ref))
-    return edges
-
-
-def _check_ends(tx: Transaction, last: int, digest: bytes) -> str:
-    head = tx.execute("SELECT seq, hash FROM ledger_head")
-    if not head:
-        return "" if last == 0 else "the record of the chain's end is gone"
-    if len(head) != 1 or (int(head[0][0]), bytes(head[0][1])) != (last, digest):
-        return f"line {last + 1} is missing: the chain was recorded to end at line {head[0][0]}"
-    stray = tx.execute("SELECT count(*) FROM ledger_edge WHERE seq < 1 OR seq > ?", (last,))
-    return f"{stray[0][0]} lineage edges belong to no line" if stray[0][0] else ""
-
-
-def _parse_time(text: str) -> int:
-    whole = datetime.fromisoformat(text[:19] + "+00:00")
-    return int(whole.timestamp()) * 1_000_000 + int(text[20:26])
 
 
 def _line(row: Row) -> Line:
@@ -450,11 +439,12 @@ def _line(row: Row) -> Line:
     return Line(hash=bytes(row[0]).hex(), **body)
 
 
-def _owner() -> str:
+def this_process() -> str:
+    """Names this process on this host, so that others can tell whether it still runs."""
     return f"{os.uname().nodename}/{os.getpid()}/{_start_ticks(os.getpid())}"
 
 
-def _alive(owner: str) -> bool:
+def is_alive(owner: str) -> bool:
     """Whether the process that opened an intent still runs; another host's is taken to run."""
     node, pid, ticks = owner.rsplit("/", 2)
     return node != os.uname().nodename or _start_ticks(int(pid)) == ticks
@@ -464,12 +454,13 @@ def _start_ticks(pid: int) -> str:
     """When a process started, so that a reused process id isn't taken for it (proc(5), field 22)."""
     try:
         with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[19]
+            fields = file.read().rpartition(")")[2].split()
     except OSError:
         return "gone"
+    return "gone" if fields[0] in "ZX" else fields[19]  # a zombie has ended already
 
 
 __all__: Sequence[str] = [
-    "GENESIS", "Intent", "Ledger", "Line", "Verification", "acting_as", "canonical",
-    "current_actor", "format_time", "new_id", "now_us",
+    "GENESIS", "Intent", "Ledger", "Line", "Notes", "Verification", "act_as", "acting_as", "canonical",
+    "current_actor", "format_time", "is_alive", "new_id", "note", "noting", "now_us", "this_process",
 ]  # fmt: skip

@@ -6,7 +6,8 @@ import os
 import re
 import threading
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection as Several, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -84,7 +85,7 @@ class Project:
 
     name: str
     root: Path
-    urls: Mapping[str, str] = field(default_factory=dict)
+    urls: Mapping[str, str] = field(default_factory=dict, repr=False)
     env: str | None = None
 
     @classmethod
@@ -112,32 +113,41 @@ class Project:
         """
         try:
             content = tomllib.loads(file.read_text("utf-8"))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
             raise ConfigurationError(f"{file}: {error}") from error
         _check_keys(file, "", content, {"project", "stack", "env"})
-        name = content.get("project", {}).get("name")
+        project = content.get("project", {})
+        _check_keys(file, "project.", project, {"name"})
+        name = project.get("name")
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise ConfigurationError(
                 f"{file}: [project] needs a name of letters, digits, - and _, found {name!r}"
             )
-        urls = dict(content.get("stack", {}))
+        urls = dict(_urls(file, "stack.", content.get("stack", {})))
+        environments = content.get("env", {})
+        _check_keys(file, "env.", environments, environments)
+        for key, value in environments.items():
+            _check_keys(file, f"env.{key}.", value, {"stack"})
+            _urls(file, f"env.{key}.stack.", value.get("stack", {}))
         if env is not None:
-            environments = content.get("env", {})
             if env not in environments:
                 raise ConfigurationError(
                     f"{file} has no environment {env!r}; "
                     f"it has: {', '.join(sorted(environments)) or 'none'}"
                 )
-            _check_keys(file, f"env.{env}.", environments[env], {"stack"})
             urls.update(environments[env].get("stack", {}))
-        _check_keys(file, "stack.", urls, {"metadata", *COMPONENTS})
-        for key, url in urls.items():
-            if not isinstance(url, str):
-                raise ConfigurationError(f"{file}: stack.{key} must be a URL, found {url!r}")
         return cls(name, file.parent, urls, env)
 
 
-def _check_keys(file: Path, where: str, found: Any, known: set[str]) -> None:
+def _urls(file: Path, where: str, found: Any) -> dict[str, str]:
+    _check_keys(file, where, found, {"metadata", *COMPONENTS})
+    for key, url in found.items():
+        if not isinstance(url, str):
+            raise ConfigurationError(f"{file}: {where}{key} must be a URL, found {url!r}")
+    return cast("dict[str, str]", found)
+
+
+def _check_keys(file: Path, where: str, found: Any, known: Several[str]) -> None:
     if not isinstance(found, dict):
         raise ConfigurationError(f"{file}: [{where.rstrip('.')}] must be a table")
     for key in found:
@@ -166,11 +176,19 @@ def init(path: str | Path = ".", *, name: str | None = None) -> Project:
             file.write(_TEMPLATE.format(name=name))
     except FileExistsError as error:
         raise AlreadyExistsError(f"{root} already is a project: it has a madang.toml") from error
-    for folder in ("pipelines", "features", "contracts", "policies", ".madang"):
+    for folder in ("pipelines", "features", "contracts", "policies"):
         (root / folder).mkdir(exist_ok=True)
-    ignore = root / ".madang" / ".gitignore"
-    ignore.write_text("*\n", encoding="utf-8")  # local state never gets into a commit
+    (root / ".madang").mkdir(mode=0o700, exist_ok=True)  # it holds keys
+    _ignore_local_state(root)
     return Project.read(root / "madang.toml")
+
+
+def _ignore_local_state(root: Path) -> None:
+    """Keeps `.madang/` out of commits, in every clone of the project too."""
+    file = root / ".gitignore"
+    lines = file.read_text("utf-8").splitlines() if file.exists() else []
+    if ".madang/" not in lines:
+        file.write_text("\n".join([*lines, ".madang/", ""]), encoding="utf-8")
 
 
 def open(path: str | Path | None = None, *, env: str | None = None) -> Stack:
@@ -193,6 +211,7 @@ class Stack:
         self.context = engines.Context(
             project.name, project.root, metadata_url=project.urls.get("metadata")
         )
+        self.context.stack = self
         self.context.component = self._component
         self.context.resolve_secret = lambda name: self.secrets.get(name)  # noqa: PLW0108 - connects only at use
         self._lock = threading.RLock()
@@ -339,11 +358,12 @@ class Stack:
 
     def close(self) -> None:
         """Closes what was opened. Repeating it is safe."""
-        with self._lock:
-            for engine in reversed(list(self._engines.values())):
-                engine.close()
+        # An engine that can't close must not keep the others open.
+        with self._lock, ExitStack() as closing:
+            closing.callback(self.context.close)
+            for engine in self._engines.values():
+                closing.callback(engine.close)
             self._engines.clear()
-            self.context.close()
 
     def __enter__(self) -> Self:
         return self

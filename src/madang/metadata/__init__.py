@@ -27,7 +27,11 @@ def connect(url: str | None, context: engines.Context, *, upgrade: bool = True) 
     """
     database = cast("Database", engines.connect("metadata", url, context))
     if upgrade:
-        database.migrate()
+        try:
+            database.migrate()
+        except BaseException:
+            database.close()
+            raise
     return database
 
 

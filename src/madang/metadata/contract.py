@@ -44,25 +44,49 @@ class Migration:
     down: str
 
 
+FAILED = (
+    "a statement of this transaction failed and its error was caught inside of it, so nothing was "
+    "committed; let the error end the transaction"
+)
+
+
 class Database(Engine):
     """A transactional SQL store.
 
-    Every engine promises: a transaction is serializable for the rows that it writes; when
-    `transaction()` ends without an exception the change is on disk; when it raises, nothing
-    changed. Safe for use by many threads and many processes at once. Transactions don't nest.
+    Every engine promises: transactions that write happen one after another, and what one of them
+    read stays true until it ends; one that reads sees one consistent snapshot and never waits.
+    When `transaction()` ends without an exception the change is on disk; when it raises, nothing
+    changed. A statement that fails ends its transaction: nothing of it can be committed. Safe for
+    use by many threads and many processes at once, also after a fork. Transactions don't nest.
     """
 
     @abstractmethod
     def transaction(self, *, write: bool = True) -> AbstractContextManager[Transaction]:
-        """Opens a transaction; `write=False` reads one consistent snapshot.
+        """Opens a transaction; `write=False` reads one consistent snapshot and can't write.
 
         Raises:
+            AlreadyExistsError: A statement broke a key that must be unique.
             ConflictError: The database stayed locked by others for 30 seconds.
+            IntegrityError: The stored bytes are damaged.
+            InvalidInputError: A value can't be stored, such as text with half of a surrogate pair.
+            MadangError: This thread already has a transaction open.
+            UnavailableError: The server or the disk does not answer.
         """
 
-    @abstractmethod
     def lock(self, tx: Transaction, name: str) -> None:
-        """Holds `name` until the transaction ends; others that ask for it wait."""
+        """Holds `name` until the transaction ends.
+
+        Writers take turns, so that a transaction that writes holds every name already.
+        """
+        return
+
+    def ddl(self, statement: str) -> str:
+        """A migration's statement in this engine's own words."""
+        return statement
+
+    def damage(self) -> str:
+        """What the engine's own check of its files finds; empty when nothing, or without one."""
+        return ""
 
     @abstractmethod
     def schema_version(self) -> int:
@@ -80,21 +104,19 @@ class Database(Engine):
         known = migrations()
         newest = len(known)
         target = newest if target is None else target
-        current = self.schema_version()
-        if current == target:
-            return current
-        if current > newest:
-            raise ConfigurationError(
-                f"the metadata database has schema {current}, and this Madang knows up to {newest}; "
-                "install a newer madang"
-            )
         if not 0 <= target <= newest:
             raise ConfigurationError(f"there is no schema {target}; choose 0 to {newest}")
+        if self.schema_version() == target:
+            return target
         with self.transaction() as tx:
-            self.lock(tx, "schema")
             tx.execute("CREATE TABLE IF NOT EXISTS schema_version (version BIGINT NOT NULL)")
             rows = tx.execute("SELECT version FROM schema_version")
             current = int(rows[0][0]) if rows else 0  # another process may have been first
+            if current > newest:
+                raise ConfigurationError(
+                    f"the metadata database has schema {current}, and this Madang knows up to "
+                    f"{newest}; install a newer madang"
+                )
             steps = (
                 [m.up for m in known[current:target]]
                 if target > current
@@ -102,7 +124,7 @@ class Database(Engine):
             )
             for script in steps:
                 for statement in statements(script):
-                    tx.execute(statement)
+                    tx.execute(self.ddl(statement))
             tx.execute("DELETE FROM schema_version")
             tx.execute("INSERT INTO schema_version VALUES (?)", (target,))
         return target

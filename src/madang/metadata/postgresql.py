@@ -2,17 +2,52 @@
 
 from __future__ import annotations
 
-import threading
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
-from typing import Any, Self, cast
+from functools import lru_cache, partial
+from typing import Any, NoReturn, Self, cast
 
 import psycopg
+from psycopg import errors
+from psycopg.pq import TransactionStatus
 
 from madang.engines import Context, EngineURL, Health
-from madang.errors import UnavailableError
-from madang.metadata.contract import Database, Row, Transaction
+from madang.errors import (
+    AlreadyExistsError,
+    ConfigurationError,
+    ConflictError,
+    InvalidInputError,
+    MadangError,
+    UnavailableError,
+)
+from madang.metadata._pool import Pool
+from madang.metadata.contract import FAILED, Database, Row, Transaction
+
+_LOCK_SECONDS = 30
+_IDLE = TransactionStatus.IDLE
+
+# Writers take turns from their first statement on, as on SQLite: what a transaction read stays
+# true until it ends, and two of them can't wait for each other in a circle. Each of them appends
+# to the one chain of the ledger, so they could not run at once in any case. The schema is part of
+# the key, so that two installations in one database don't wait for each other.
+_BEGIN_WRITE = (
+    "BEGIN; SELECT pg_advisory_xact_lock(hashtext('madang.metadata'), hashtext(current_schema()))"
+)
+_BEGIN_READ = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+
+_ERRORS: tuple[tuple[type[Exception], type[MadangError], str], ...] = (
+    (errors.UniqueViolation, AlreadyExistsError, "the key is taken"),
+    (errors.LockNotAvailable, ConflictError, f"it stayed locked for {_LOCK_SECONDS} s"),
+    (errors.DeadlockDetected, ConflictError, "try again"),
+    (errors.SerializationFailure, ConflictError, "try again"),
+    (errors.InvalidSchemaName, ConfigurationError, "create the schema that the URL names"),
+    (psycopg.DataError, InvalidInputError, "the value can't be stored"),
+    (UnicodeEncodeError, InvalidInputError, "the value can't be stored"),
+    (psycopg.OperationalError, UnavailableError, "check the server and the metadata URL"),
+    (psycopg.InterfaceError, UnavailableError, "check the server and the metadata URL"),
+)
+"""psycopg's exceptions, a class before its base."""
 
 
 @lru_cache(maxsize=1024)
@@ -23,69 +58,88 @@ def _dialect(sql: str) -> str:
 class _Transaction:
     def __init__(self, connection: psycopg.Connection[Any]) -> None:
         self._connection = connection
+        self.failed = False
 
     def execute(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
-        cursor = self._connection.execute(cast("Any", _dialect(sql)), parameters)
-        return cursor.fetchall() if cursor.description else []
+        try:
+            cursor = self._connection.execute(cast("Any", _dialect(sql)), parameters)
+            return cursor.fetchall() if cursor.description else []
+        except (psycopg.Error, UnicodeEncodeError) as error:
+            self.failed = True
+            _raise(error)
 
     def executemany(self, sql: str, parameters: Iterable[Sequence[Any]]) -> None:
-        with self._connection.cursor() as cursor:
-            cursor.executemany(cast("Any", _dialect(sql)), parameters)
+        try:
+            with self._connection.cursor() as cursor:
+                cursor.executemany(cast("Any", _dialect(sql)), parameters)
+        except (psycopg.Error, UnicodeEncodeError) as error:
+            self.failed = True
+            _raise(error)
 
 
 class PostgreSQLDatabase(Database):
-    """A PostgreSQL database; a connection for each thread, reopened when the server went away."""
+    """A schema of a PostgreSQL server; connections are opened again when the server went away."""
 
     def __init__(self, **connect: Any) -> None:
-        self._connect = connect
-        self._local = threading.local()
-        self._connections: list[psycopg.Connection[Any]] = []
-        self._lock = threading.Lock()
+        self._settings = connect
+        self._pool: Pool[psycopg.Connection[Any]] = Pool()
 
     @classmethod
     def from_url(cls, url: EngineURL, context: Context) -> Self:
         url.check_options({"sslmode", "sslrootcert", "schema"})
+        options = f"-c lock_timeout={_LOCK_SECONDS}s"
+        if "schema" in url.query:
+            schema = url.query["schema"]
+            if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,62}", schema):
+                raise ConfigurationError(
+                    f"postgresql://…?schema= takes letters, digits and _, found {schema!r}"
+                )
+            options += f' -c search_path="{schema}"'
         settings: dict[str, Any] = {
             "host": url.host,
             "port": url.port,
             "user": url.username,
             "password": url.password,
             "dbname": url.path.lstrip("/"),
+            "options": options,
             **{key: url.query[key] for key in ("sslmode", "sslrootcert") if key in url.query},
         }
-        if "schema" in url.query:
-            settings["options"] = f"-c search_path={url.query['schema']}"
         return cls(**{key: value for key, value in settings.items() if value})
 
-    def _connection(self) -> psycopg.Connection[Any]:
-        connection: psycopg.Connection[Any] | None = getattr(self._local, "connection", None)
-        if connection is None or connection.closed:
-            try:
-                connection = psycopg.connect(
-                    **self._connect, autocommit=True, connect_timeout=5, application_name="madang"
-                )
-            except psycopg.OperationalError as error:
-                raise UnavailableError(
-                    f"PostgreSQL at {self._connect.get('host', 'its local socket')} does not "
-                    f"answer: {str(error).strip()}; check the metadata URL in madang.toml"
-                ) from error
-            self._local.connection = connection
-            with self._lock:
-                self._connections = [c for c in self._connections if not c.closed]
-                self._connections.append(connection)
-        return connection
+    def _open(self) -> psycopg.Connection[Any]:
+        try:
+            return psycopg.connect(
+                **self._settings, autocommit=True, connect_timeout=5, application_name="madang"
+            )
+        except psycopg.OperationalError as error:
+            raise UnavailableError(
+                f"PostgreSQL at {self._settings.get('host', 'its local socket')} does not "
+                f"answer: {str(error).strip()}; check the metadata URL in madang.toml"
+            ) from error
+
+    def _begin(self, connection: psycopg.Connection[Any], *, write: bool) -> bool:
+        try:
+            # prepare=False: two statements in one message can't be prepared.
+            connection.execute(_BEGIN_WRITE if write else _BEGIN_READ, prepare=False)
+        except psycopg.Error as error:
+            if connection.broken:
+                return False
+            _raise(error)
+        return True
 
     @contextmanager
     def transaction(self, *, write: bool = True) -> Iterator[Transaction]:
-        connection = self._connection()
-        with connection.transaction():
-            if not write:
-                connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-            yield _Transaction(connection)
-
-    def lock(self, tx: Transaction, name: str) -> None:
-        # The schema's name is part of the key, so that two installations don't wait for each other.
-        tx.execute("SELECT pg_advisory_xact_lock(hashtext(current_schema() || ?))", ("/" + name,))
+        with self._pool.lease(self._open, partial(self._begin, write=write)) as connection:
+            tx = _Transaction(connection)
+            try:
+                yield tx
+                # PostgreSQL answers COMMIT with a silent rollback after a failed statement.
+                if tx.failed:
+                    raise MadangError(FAILED)
+                _commit(connection)
+            finally:
+                if not connection.broken and connection.info.transaction_status != _IDLE:
+                    _roll_back(connection)
 
     def schema_version(self) -> int:
         with self.transaction(write=False) as tx:
@@ -95,15 +149,37 @@ class PostgreSQLDatabase(Database):
 
     def health(self) -> Health:
         try:
+            with self.transaction(write=False) as tx:
+                server = tx.execute("SHOW server_version")[0][0]
             version = self.schema_version()
-            server = self._connection().info.server_version // 10000
-        except (psycopg.Error, UnavailableError) as error:
-            return Health(False, str(error).strip(), "start the server, or change the metadata URL")
+        except MadangError as error:
+            return Health(False, str(error), "start the server, or change the metadata URL")
         return Health(True, f"PostgreSQL {server}, schema {version}")
 
     def close(self) -> None:
-        with self._lock:
-            for connection in self._connections:
-                connection.close()
-            self._connections.clear()
-            self._local = threading.local()
+        self._pool.close()
+
+
+def _commit(connection: psycopg.Connection[Any]) -> None:
+    try:
+        connection.execute("COMMIT", prepare=False)
+    except psycopg.OperationalError as error:
+        raise UnavailableError(
+            "the connection to PostgreSQL broke during COMMIT, so the change may or may not be "
+            f"there: {str(error).strip()}; look before you repeat it"
+        ) from error
+
+
+def _roll_back(connection: psycopg.Connection[Any]) -> None:
+    try:
+        connection.execute("ROLLBACK", prepare=False)
+    except psycopg.Error:
+        connection.close()  # the server rolls back what nobody committed
+
+
+def _raise(error: Exception) -> NoReturn:
+    """Raises what `error` means; one that the table doesn't know passes through."""
+    for kind, meaning, advice in _ERRORS:
+        if isinstance(error, kind):
+            raise meaning(f"PostgreSQL: {str(error).strip()}; {advice}") from error
+    raise error

@@ -17,14 +17,15 @@ CREATE TABLE ledger_head (
     seq BIGINT NOT NULL,
     hash BYTEA NOT NULL
 );
--- An index of the lines' inputs and outputs, for lineage.
+-- An index of the lines' inputs and outputs, for lineage; by line, as they are written and checked.
 CREATE TABLE ledger_edge (
-    project TEXT NOT NULL,
-    ref TEXT NOT NULL,
-    role TEXT NOT NULL,
     seq BIGINT NOT NULL,
-    PRIMARY KEY (project, ref, role, seq)
+    role TEXT NOT NULL,
+    ref TEXT NOT NULL,
+    project TEXT NOT NULL,
+    PRIMARY KEY (seq, role, ref, project)
 );
+CREATE INDEX ledger_edge_by_ref ON ledger_edge (project, ref, role, seq);
 -- Intents whose outcome is not written yet.
 CREATE TABLE ledger_open (
     seq BIGINT PRIMARY KEY,

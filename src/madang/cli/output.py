@@ -1,0 +1,89 @@
+"""What all commands share: opening the project, and printing for people or as JSON."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+
+if TYPE_CHECKING:
+    from madang.stack import Stack
+
+as_json = click.option("--json", "json", is_flag=True, help="Print JSON.")
+"""The option of every command that prints data."""
+
+
+@contextmanager
+def open_stack() -> Iterator[Stack]:
+    """The project that the command line's options name."""
+    from madang.stack import open
+
+    options = click.get_current_context().find_root().obj
+    with open(options["project"], env=options["env"]) as stack:
+        root = str(stack.root)
+        if root not in sys.path:
+            sys.path.insert(0, root)  # `pipelines.x` and `features.y` are imported from there
+        yield stack
+
+
+def print_json(value: Any) -> None:
+    """Prints a value (dataclasses and dates included) as one JSON document."""
+    sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(value, enc_hook=str)) + b"\n")
+    sys.stdout.flush()
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Prints rows for people, or tab-separated lines when the output is not a terminal."""
+    if not sys.stdout.isatty():
+        for row in (columns, *rows):
+            click.echo("\t".join(str(cell) for cell in row))
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column)
+    for row in rows:
+        table.add_row(*(Text(str(cell)) for cell in row))
+    Console().print(table)
+
+
+def format_us(microseconds: int | None) -> str:
+    """A time in UTC, to the second."""
+    if microseconds is None:
+        return "-"
+    return f"{datetime.fromtimestamp(microseconds / 1e6, UTC):%Y-%m-%d %H:%M:%S}"
+
+
+@contextmanager
+def progress(text: str, total: int | None) -> Iterator[Callable[[int, str], None]]:
+    """A progress bar on the terminal's error output: call it with (done so far, what is done now).
+
+    Without a terminal nothing is drawn.
+    """
+    if not sys.stderr.isatty():
+        yield lambda _done, _text="": None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(text, total=total)
+
+        def update(done: int, what: str = "") -> None:
+            bar.update(task, completed=done, description=what or text)
+
+        yield update

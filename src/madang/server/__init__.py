@@ -1,0 +1,1 @@
+"""The HTTP API, and the supervisor that keeps Madang's processes running."""

@@ -1,0 +1,111 @@
+"""Routes of the security group: users, tokens, secrets. No route gives a secret's value."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel
+
+from madang.security.identity import TokenInfo, User
+from madang.security.secrets import SecretInfo
+from madang.server.access import needs, stack_of
+
+router = APIRouter(tags=["security"])
+
+
+@router.get("/me", **needs("project:read"))
+def me(request: Request) -> dict[str, Any]:
+    """Who asks, and with which roles."""
+    identity = request.state.identity
+    return {"name": identity.name, "roles": identity.roles}
+
+
+class NewUser(BaseModel):
+    """A user's name, roles, and password (none: tokens only)."""
+
+    name: str
+    roles: list[str]
+    password: str | None = None
+
+
+@router.get("/users", **needs("user:write"))
+def users(request: Request) -> list[User]:
+    """All users."""
+    return list(stack_of(request).identity.users())
+
+
+@router.post("/users", status_code=201, **needs("user:write"))
+def create_user(request: Request, new: NewUser) -> User:
+    """Makes a user."""
+    return stack_of(request).identity.create_user(new.name, roles=new.roles, password=new.password)
+
+
+class Roles(BaseModel):
+    """A user's roles."""
+
+    roles: list[str]
+
+
+@router.put("/users/{name}/roles", **needs("user:write"))
+def set_roles(request: Request, name: str, body: Roles) -> User:
+    """Replaces a user's roles."""
+    return stack_of(request).identity.set_roles(name, body.roles)
+
+
+@router.delete("/users/{name}", status_code=204, **needs("user:write"))
+def deactivate_user(request: Request, name: str) -> None:
+    """Ends a user's access and all tokens."""
+    stack_of(request).identity.deactivate_user(name)
+
+
+class NewToken(BaseModel):
+    """What a token is for, and how long it is valid."""
+
+    label: str = ""
+    lifetime_seconds: float | None = None
+
+
+@router.post("/users/{name}/tokens", status_code=201, **needs("user:write"))
+def create_token(request: Request, name: str, new: NewToken) -> dict[str, Any]:
+    """Makes a token; this answer is the only place where it is shown."""
+    token, info = stack_of(request).identity.create_token(
+        name, label=new.label, lifetime_seconds=new.lifetime_seconds
+    )
+    return {"token": token, "id": info.id, "expires_us": info.expires_us}
+
+
+@router.get("/tokens", **needs("user:write"))
+def tokens(request: Request, user: str | None = None) -> list[TokenInfo]:
+    """Valid tokens, without their secrets."""
+    return list(stack_of(request).identity.tokens(user))
+
+
+@router.delete("/tokens/{token_id}", status_code=204, **needs("user:write"))
+def revoke_token(request: Request, token_id: str) -> None:
+    """Ends a token."""
+    stack_of(request).identity.revoke_token(token_id)
+
+
+class NewSecret(BaseModel):
+    """A secret's value."""
+
+    value: str
+
+
+@router.get("/secrets", **needs("secret:read"))
+def secrets(request: Request) -> list[SecretInfo]:
+    """The names of secrets, without values."""
+    return list(stack_of(request).secrets.list())
+
+
+@router.put("/secrets/{name}", **needs("secret:write"))
+def set_secret(request: Request, name: str, body: NewSecret) -> SecretInfo:
+    """Stores a value as the secret's next version."""
+    return stack_of(request).secrets.set(name, body.value)
+
+
+@router.delete("/secrets/{name}", status_code=204, **needs("secret:write"))
+def delete_secret(request: Request, name: str) -> None:
+    """Destroys all versions of a secret."""
+    stack_of(request).secrets.delete(name)
