@@ -9,6 +9,9 @@ from typing import Any
 
 from madang.engines import Engine
 
+LEVELS = {"DEBUG": 10, "INFO": 20, "WARNING": 30, "ERROR": 40, "CRITICAL": 50}
+"""The levels, lowest first, with the numbers that the standard library gives them."""
+
 
 @dataclass(frozen=True)
 class LogRecord:
@@ -31,7 +34,11 @@ class Logs(Engine):
 
     @abstractmethod
     def append(self, records: Sequence[LogRecord]) -> None:
-        """Adds records."""
+        """Adds records.
+
+        Raises:
+            InvalidInputError: A level is unknown or a field is no JSON scalar; nothing was added.
+        """
 
     @abstractmethod
     def search(

@@ -5,7 +5,17 @@ from __future__ import annotations
 from typing import cast
 
 from madang import engines
-from madang.security.identity.contract import ROLES, Identity, IdentityProvider, TokenInfo, User
+from madang.security.identity.contract import (
+    ROLES,
+    GrantsOffline,
+    HasFirstAdmin,
+    Identity,
+    IdentityProvider,
+    TokenGrant,
+    TokenInfo,
+    User,
+    allows,
+)
 
 ENGINES = {"local": "madang.security.identity.local:LocalIdentityProvider"}
 DEFAULT = "local"
@@ -20,9 +30,13 @@ __all__ = [
     "DEFAULT",
     "ENGINES",
     "ROLES",
+    "GrantsOffline",
+    "HasFirstAdmin",
     "Identity",
     "IdentityProvider",
+    "TokenGrant",
     "TokenInfo",
     "User",
+    "allows",
     "connect",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,6 +24,12 @@ ROLES: dict[str, frozenset[str]] = {
 `secret:open`, which only `admin` has: `secret:read` shows names."""
 
 
+def allows(granted: frozenset[str], permission: str) -> bool:
+    """Whether the granted permissions hold `RESOURCE:ACTION`, itself or by a `*`."""
+    resource, _, action = permission.partition(":")
+    return not granted.isdisjoint((permission, f"{resource}:*", f"*:{action}", "*:*"))
+
+
 @dataclass(frozen=True)
 class Identity:
     """An authenticated user: the name, the roles, and the token's id (not the token)."""
@@ -34,9 +40,7 @@ class Identity:
 
     def may(self, permission: str) -> bool:
         """Whether one of the roles grants `RESOURCE:ACTION`."""
-        resource, _, action = permission.partition(":")
-        wanted = {permission, f"{resource}:*", f"*:{action}", "*:*"}
-        return any(wanted & ROLES.get(role, frozenset()) for role in self.roles)
+        return any(allows(ROLES.get(role, frozenset()), permission) for role in self.roles)
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,23 @@ class TokenInfo:
     label: str
     created_us: int
     expires_us: int | None
+
+
+@dataclass(frozen=True)
+class TokenGrant:
+    """What a process needs to check a token by itself.
+
+    Attributes:
+        digest: SHA-256 of the token, 64 hex digits.
+        name: The user.
+        permissions: What the user's roles grant; ask `allows`.
+        expires_us: The end, microseconds since 1970 UTC; `None` for no end.
+    """
+
+    digest: str
+    name: str
+    permissions: frozenset[str]
+    expires_us: int | None = None
 
 
 class IdentityProvider(Engine):
@@ -83,17 +104,31 @@ class IdentityProvider(Engine):
 
     @abstractmethod
     def set_roles(self, name: str, roles: Sequence[str]) -> User:
-        """Replaces a user's roles."""
+        """Replaces a user's roles.
+
+        Raises:
+            NotFoundError: There is no such user.
+            InvalidInputError: A role is not known; lists the roles.
+        """
 
     @abstractmethod
     def deactivate_user(self, name: str) -> None:
-        """Ends a user's access and all tokens; repeating it is safe."""
+        """Ends a user's access and all tokens; repeating it is safe.
+
+        Raises:
+            NotFoundError: There is no such user.
+        """
 
     @abstractmethod
     def create_token(
         self, user: str, *, label: str = "", lifetime_seconds: float | None = None
     ) -> tuple[str, TokenInfo]:
-        """Makes a token and returns it once: it can't be read again."""
+        """Makes a token and returns it once: it can't be read again.
+
+        Raises:
+            NotFoundError: There is no such user, or the user was deactivated.
+            InvalidInputError: `lifetime_seconds` is not above 0.
+        """
 
     @abstractmethod
     def tokens(self, user: str | None = None) -> list[TokenInfo]:
@@ -112,3 +147,24 @@ class IdentityProvider(Engine):
         Raises:
             AuthenticationError: Nobody, and not which part was wrong.
         """
+
+
+class HasFirstAdmin(ABC):
+    """An identity engine that is empty at first, so that somebody must be the first admin."""
+
+    @abstractmethod
+    def first_admin(self) -> str | None:
+        """Makes the user `admin` with a random token, once.
+
+        Returns:
+            The token at the first start, `None` at every later one. Of two processes that start
+            at once, one gets it.
+        """
+
+
+class GrantsOffline(ABC):
+    """An identity engine whose tokens can be checked without asking it, from a list."""
+
+    @abstractmethod
+    def grants(self) -> list[TokenGrant]:
+        """All tokens that are valid now, by digest. The list goes stale with the next change."""
