@@ -70,12 +70,13 @@ class Notes:
     """What was used and made while a step ran, for its line in the ledger.
 
     Attributes:
-        reads: Dataset to the version that was read because it was the newest.
+        newest: What was used because it was the newest (`dataset:NAME`, `view:NAME`), and which
+            version that was.
         inputs: References to what was used, in order, without repeats.
         outputs: References to what was made.
     """
 
-    reads: dict[str, int] = field(default_factory=dict)
+    newest: dict[str, str] = field(default_factory=dict)
     inputs: dict[str, None] = field(default_factory=dict)
     outputs: dict[str, None] = field(default_factory=dict)
 
@@ -94,19 +95,24 @@ def noting() -> Iterator[Notes]:
         _notes.reset(token)
 
 
+def is_noting() -> bool:
+    """Whether a step runs here that wants to know what it uses."""
+    return _notes.get() is not None
+
+
 def note(
     *,
     inputs: Iterable[str] = (),
     outputs: Iterable[str] = (),
-    newest: tuple[str, int] | None = None,
+    newest: tuple[str, str] | None = None,
 ) -> None:
     """Tells the step that runs, if one does, what was used or made.
 
     Args:
         inputs: References to what was used.
         outputs: References to what was made.
-        newest: A dataset and the version that was read because it was the newest: a cached
-            result of the step is valid only as long as it still is.
+        newest: A name (`dataset:NAME`, `view:NAME`) and the version that was used because it was
+            the newest: a cached result of the step is valid only as long as it still is.
     """
     notes = _notes.get()
     if notes is None:
@@ -114,7 +120,7 @@ def note(
     notes.inputs.update(dict.fromkeys(inputs))
     notes.outputs.update(dict.fromkeys(outputs))
     if newest is not None:
-        notes.reads.setdefault(*newest)
+        notes.newest.setdefault(*newest)
 
 
 def new_id() -> str:
@@ -282,14 +288,12 @@ class Ledger:
         `open_intents` can be settled after a crash by looking there.
         """
         marker = new_id()
-        refs = list(inputs)
+        refs, owner = list(inputs), this_process()
+        stated = {**(data or {}), "id": marker, "owner": owner}
         with self._database.transaction() as tx:
-            seq = self.append(
-                tx, kind, subject, inputs=refs, phase="intent", data={**(data or {}), "id": marker}
-            )
+            seq = self.append(tx, kind, subject, inputs=refs, phase="intent", data=stated)
             tx.execute(
-                "INSERT INTO ledger_open VALUES (?, ?, ?, ?)",
-                (seq, self.project, kind, this_process()),
+                "INSERT INTO ledger_open VALUES (?, ?, ?, ?)", (seq, self.project, kind, owner)
             )
         intent = Intent(seq, marker)
         try:
@@ -441,7 +445,12 @@ def _line(row: Row) -> Line:
 
 def this_process() -> str:
     """Names this process on this host, so that others can tell whether it still runs."""
-    return f"{os.uname().nodename}/{os.getpid()}/{_start_ticks(os.getpid())}"
+    return process_name(os.getpid())
+
+
+def process_name(pid: int) -> str:
+    """Names a process of this host: host, process id, start time."""
+    return f"{os.uname().nodename}/{pid}/{_start_ticks(pid)}"
 
 
 def is_alive(owner: str) -> bool:
@@ -462,5 +471,5 @@ def _start_ticks(pid: int) -> str:
 
 __all__: Sequence[str] = [
     "GENESIS", "Intent", "Ledger", "Line", "Notes", "Verification", "act_as", "acting_as", "canonical",
-    "current_actor", "format_time", "is_alive", "new_id", "note", "noting", "now_us", "this_process",
+    "current_actor", "format_time", "is_alive", "is_noting", "new_id", "note", "noting", "now_us", "process_name", "this_process",
 ]  # fmt: skip

@@ -74,12 +74,13 @@ def ingest(
         NotFoundError: There is no such topic, or no contract for the dataset.
         DataContractError: A check with severity "block" failed; nothing of that batch was written.
     """
-    from madang.data.validation.contracts import load_contract
+    from madang.data.validation.contract_file import contract_path, read_contract
 
     name = dataset or topic
-    contract = load_contract(stack.root, name)
+    contract = read_contract(contract_path(stack.root, name))
     writers = {table: _Writer(stack, table, topic) for table in (name, name + QUARANTINE)}
-    events, reasons = 0, {}
+    events = 0
+    reasons: dict[str, int] = {}
     consumer = stack.collection.consumer(topic, f"ingest.{name}")
     try:
         for batch in _batches(consumer, batch_events):

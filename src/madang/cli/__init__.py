@@ -49,7 +49,7 @@ class _Commands(click.Group):
 @click.option("--actor", hidden=True, help="On whose behalf; used by the API.")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.pass_context
-def cli(context: click.Context, **options: Any) -> None:
+def cli(context: click.Context, /, **options: Any) -> None:
     """Madang: the whole of MLOps in one place."""
     context.obj = options
     if options["actor"]:

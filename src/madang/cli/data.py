@@ -36,14 +36,12 @@ def list_datasets(json: bool) -> None:
 )
 def infer(dataset: str, file: str | None) -> None:
     """Propose contracts/DATASET.yaml from a sample, or from the dataset itself, to be edited."""
-    from madang.data.validation.contracts import contract_path, save_contract
+    from madang.data.validation.contract_file import contract_path, write_contract
 
     with open_stack() as stack:
         path = contract_path(stack.root, dataset)
-        if path.exists():
-            raise click.ClickException(f"{path} exists; edit it, or move it away")
         sample = _sample(Path(file)) if file else stack.storage.read(dataset)
-        save_contract(stack.root, stack.validation.infer(sample, dataset))
+        write_contract(stack.validation.infer(sample, dataset), path, inferred=True)
     click.echo(f"wrote {path}; read it, and change what you know better")
 
 
@@ -64,11 +62,11 @@ def _sample(path: Path) -> object:
 @as_json
 def validate(dataset: str, version: int | None, html: str | None, json: bool) -> int:
     """Check a dataset against its contract; exit code 1 if a check failed."""
-    from madang.data.validation.contracts import load_contract
+    from madang.data.validation.contract_file import contract_path, read_contract
     from madang.data.validation.report import to_dict, to_html, to_text
 
     with open_stack() as stack:
-        contract = load_contract(stack.root, dataset)
+        contract = read_contract(contract_path(stack.root, dataset))
         report = stack.validation.validate(
             stack.storage.read(dataset, version=version), contract
         ).report

@@ -23,7 +23,8 @@ def verify(json: bool) -> int:
     elif found.ok:
         click.echo(f"ok: {found.lines} lines, head {found.head}")
     else:
-        click.echo(f"BROKEN at line {found.seq}: {found.problem}")
+        place = "" if found.seq is None else f" at line {found.seq}"
+        click.echo(f"BROKEN{place}: {found.problem}")
     return 0 if found.ok else 1
 
 

@@ -62,6 +62,10 @@ def format_us(microseconds: int | None) -> str:
     return f"{datetime.fromtimestamp(microseconds / 1e6, UTC):%Y-%m-%d %H:%M:%S}"
 
 
+def _draw_nothing(_done: int, _text: str = "") -> None:
+    """The progress bar where there is no terminal."""
+
+
 @contextmanager
 def progress(text: str, total: int | None) -> Iterator[Callable[[int, str], None]]:
     """A progress bar on the terminal's error output: call it with (done so far, what is done now).
@@ -69,7 +73,7 @@ def progress(text: str, total: int | None) -> Iterator[Callable[[int, str], None
     Without a terminal nothing is drawn.
     """
     if not sys.stderr.isatty():
-        yield lambda _done, _text="": None
+        yield _draw_nothing
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn

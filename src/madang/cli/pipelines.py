@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import click
@@ -76,25 +77,18 @@ def _parameter(text: str) -> tuple[str, str]:
     return name, value
 
 
-class _watching:  # noqa: N801 - reads as the context manager that it is
+@contextmanager
+def _watching(name: str) -> Iterator[Callable[[StepRun], None]]:
     """A progress bar over the steps of a run."""
-
-    def __init__(self, name: str) -> None:
-        self._bar = progress(name, None)
-        self._done: dict[str, str] = {}
-
-    def __enter__(self) -> Callable[[StepRun], None]:
-        update = self._bar.__enter__()
+    done: set[str] = set()
+    with progress(name, None) as update:
 
         def on_step(step: StepRun) -> None:
             if step.ended_us is not None:
-                self._done[step.name] = step.status
-            update(len(self._done), f"{step.name} {step.status.lower()}")
+                done.add(step.name)
+            update(len(done), f"{step.name} {step.status.lower()}")
 
-        return on_step
-
-    def __exit__(self, *error: object) -> None:
-        self._bar.__exit__(*error)
+        yield on_step
 
 
 def _report(stack: Stack, run: PipelineRun, *, json: bool) -> int:

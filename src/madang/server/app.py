@@ -11,8 +11,14 @@ from fastapi.responses import JSONResponse
 
 import madang
 from madang.errors import MadangError
-from madang.server import data, deployment, development, platform, project, security, workflow
 from madang.server.access import authorize, needs
+from madang.server.data import router as data
+from madang.server.deployment import router as deployment
+from madang.server.development import router as development
+from madang.server.platform import router as platform
+from madang.server.project import router as project
+from madang.server.security import router as security
+from madang.server.workflow import router as workflow
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -52,7 +58,7 @@ def create_app(stack: Stack) -> FastAPI:
         return app.openapi()
 
     for part in (project, data, development, deployment, workflow, platform, security):
-        app.include_router(part.router, prefix="/api/v1")
+        app.include_router(part, prefix="/api/v1")
     return app
 
 

@@ -100,11 +100,11 @@ def query(request: Request, body: Query) -> Response:
 @router.post("/datasets/{name}/validate", **needs("dataset:read"))
 def validate(request: Request, name: str, version: int | None = None) -> dict[str, Any]:
     """Checks a dataset's rows against its contract, and reports; changes nothing."""
-    from madang.data.validation.contracts import load_contract
+    from madang.data.validation.contract_file import contract_path, read_contract
     from madang.data.validation.report import to_dict
 
     stack = stack_of(request)
-    contract = load_contract(stack.root, name)
+    contract = read_contract(contract_path(stack.root, name))
     outcome = stack.validation.validate(stack.storage.read(name, version=version), contract)
     return to_dict(outcome.report)
 
@@ -215,15 +215,7 @@ def ingest(request: Request, body: Ingest) -> dict[str, Any]:
 def views(request: Request) -> list[dict[str, Any]]:
     """All feature views."""
     return [
-        {
-            "name": view.name,
-            "entity": view.entity,
-            "timestamp": view.timestamp,
-            "features": view.features,
-            "ttl_seconds": None if view.ttl is None else view.ttl.total_seconds(),
-            "description": view.description,
-            "owner": view.owner,
-        }
+        {"name": view.name, "ref": view.ref, **view.definition}
         for view in stack_of(request).features.views()
     ]
 

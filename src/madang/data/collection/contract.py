@@ -140,7 +140,7 @@ class Collection(Engine):
 
 
 def events(
-    values: Sequence[bytes],
+    values: Sequence[bytes | None],
     *,
     keys: Sequence[bytes | None] | None = None,
     timestamps: Sequence[Any] | None = None,

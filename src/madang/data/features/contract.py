@@ -46,39 +46,65 @@ class FeatureView:
 class OnlineStore(Engine):
     """The newest row of each entity, for reads in microseconds.
 
-    Every engine promises: one packed row for each (view, entity); a `put` that returned is durable
-    and an older timestamp never replaces a newer one; readers see whole rows; `replace` swaps a
-    view's content at once. Reads work while the control plane is down. Safe for many threads and
-    processes (many readers, one writer at a time).
+    A row is bytes: its timestamp (8 bytes, little-endian, signed microseconds since 1970 UTC), then
+    what only the feature store understands. A key is 1 to 511 bytes. A view's description is a JSON
+    object that says how its rows were packed; its entry `layout` names that packing.
+
+    Every engine promises: one packed row for each (view, entity); a `put` or `replace` that returned
+    is durable, and a killed one leaves the old content whole; an older timestamp never replaces a
+    newer one; readers see whole rows; `replace` swaps a view's rows and description at once. Reads
+    need nothing but the store. Safe for many threads and processes (many readers, one writer at a
+    time).
     """
 
     @abstractmethod
     def put(
-        self, view: str, keys: Sequence[bytes], timestamps_us: Sequence[int], rows: Sequence[bytes]
+        self,
+        view: str,
+        keys: Sequence[bytes],
+        rows: Sequence[bytes],
+        description: Mapping[str, Any],
     ) -> int:
-        """Stores packed rows that are newer than what is there; returns how many were."""
+        """Stores rows that are not older than what is there; returns how many were.
+
+        The first `put` of a view stores its description as well.
+
+        Raises:
+            ConflictError: The view's rows were packed with another `layout`; nothing is stored.
+        """
 
     @abstractmethod
     def replace(
-        self, view: str, keys: Sequence[bytes], timestamps_us: Sequence[int], rows: Sequence[bytes]
+        self,
+        view: str,
+        keys: Sequence[bytes],
+        rows: Sequence[bytes],
+        description: Mapping[str, Any],
+        *,
+        keep_after_us: int | None = None,
     ) -> None:
-        """Makes these the view's only rows, atomically."""
+        """Makes these the view's only rows, and this its description, at once.
+
+        Args:
+            view: The view's name.
+            keys: One for each row, each once, in any order.
+            rows: Packed rows.
+            description: How they are packed.
+            keep_after_us: Rows of the same layout that are newer than this and newer than the
+                given row of their key stay: they were put while the given ones were computed.
+        """
 
     @abstractmethod
-    def get(self, view: str, keys: Sequence[bytes]) -> list[tuple[int, bytes] | None]:
-        """(timestamp_us, packed row) for each key, in order; `None` where there is none."""
+    def get(self, view: str, keys: Sequence[bytes]) -> list[bytes | None]:
+        """The packed row for each key, in order; `None` where there is none."""
 
     @abstractmethod
     def describe(self, view: str) -> Mapping[str, Any] | None:
-        """The layout that the view's rows were packed with; `None` before the first write."""
-
-    @abstractmethod
-    def set_description(self, view: str, description: Mapping[str, Any]) -> None:
-        """Stores the layout (JSON); atomic."""
+        """The description of the view's rows; `None` before the first write."""
 
     @abstractmethod
     def drop(self, view: str) -> None:
-        """Deletes a view's rows and layout; repeating it is safe."""
+        """Deletes a view's rows and description; repeating it is safe."""
 
 
 @dataclass(frozen=True)
@@ -86,9 +112,15 @@ class OnlineRow:
     """An entity's features, as read online.
 
     Attributes:
-        values: Feature name to value; all `None` when nothing is known or it is older than ttl.
-        timestamp: Since when the values are known; `None` when nothing is.
+        values: Feature name to value; `None` where nothing is known or it is older than the ttl.
+        timestamps: View name to the time since when its values are known, also when they are
+            older than the ttl; `None` where nothing is known.
     """
 
     values: Mapping[str, Any]
-    timestamp: datetime | None
+    timestamps: Mapping[str, datetime | None]
+
+
+def timestamp_us(row: bytes) -> int:
+    """The timestamp of a packed row, in microseconds since 1970 UTC."""
+    return int.from_bytes(row[:8], "little", signed=True)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import builtins
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 
 from madang.engines import Engine
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as pads
 
 Mode = Literal["append", "overwrite"]
 
@@ -43,8 +46,13 @@ class Storage(Engine):
     Every engine promises: a `put` or `write` that returned is on disk (or acknowledged by the
     server) and survives kill -9; readers see a whole old or a whole new object or version, never a
     mixture; a killed writer leaves no visible half. Two writers of one table: both land or one
-    gets `ConflictError`. Safe for many threads and processes. Keys and table names are checked:
-    no `..`, no leading `/`, no control characters.
+    gets `ConflictError`. Safe for many threads and processes.
+
+    A key has parts of at most 255 bytes joined by `/`, 1024 bytes in all; no part is empty, `.` or
+    `..`, and there are no control characters and no backslash. No key may be a folder of another
+    (`a` beside `a/b`): an engine may refuse the second of them with `InvalidInputError`.
+    A table's name has letters, digits, `_`, `-` and `.`, starts with a letter, a digit or `_`, and
+    has at most 120 bytes.
     """
 
     # -- objects --
@@ -87,6 +95,7 @@ class Storage(Engine):
         mode: Mode = "append",
         metadata: Mapping[str, str] | None = None,
         transaction: tuple[str, int] | None = None,
+        inputs: Sequence[str] = (),
     ) -> int:
         """Writes rows as one new version and returns its number (0 for a new table's first).
 
@@ -100,8 +109,14 @@ class Storage(Engine):
             transaction: (application, number): the write is dropped, and the current version
                 returned, when this application has already written this number or a higher one.
                 With it a writer that was killed can repeat itself exactly once.
+            inputs: References to what the rows were made from (`"topic:flights/0@0-99"`), for the
+                ledger. A bare engine keeps no record of them.
+
+        Dictionaries are stored as their values, unsigned integers as the next larger signed type,
+        times to the microsecond (a nanosecond that would be lost is refused), zoned times in UTC.
 
         Raises:
+            InvalidInputError: A value does not fit its column, or is null where it may not be.
             SchemaMismatchError: On append, a column is unknown or has another type.
             ConflictError: Another writer changed the table in a way that excludes this write.
         """
@@ -128,8 +143,11 @@ class Storage(Engine):
         """
 
     @abstractmethod
-    def versions(self, table: str) -> builtins.list[TableVersion]:
-        """All versions, oldest first.
+    def versions(self, table: str, *, limit: int | None = None) -> builtins.list[TableVersion]:
+        """All versions, or the newest `limit` of them, oldest first.
+
+        `TableVersion.operation` is `append` or `overwrite`, or the word of another program that
+        changed the table.
 
         Raises:
             NotFoundError: There is no such table.
@@ -150,6 +168,14 @@ class LocalFiles(ABC):
 
 class DeltaTables(ABC):
     """An ability: tables are Delta tables, for engines that read them by themselves."""
+
+    @abstractmethod
+    def dataset(self, table: str, *, version: int | None = None) -> pads.Dataset:
+        """One version (default: the newest) to scan as often as wanted, with columns and filters.
+
+        Raises:
+            NotFoundError: No such table or version.
+        """
 
     @abstractmethod
     def delta_location(self, table: str) -> tuple[str, Mapping[str, str]]:

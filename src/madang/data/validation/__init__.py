@@ -14,6 +14,14 @@ from madang.data.validation.contract import (
     Report,
     Validation,
 )
+from madang.data.validation.contract_file import (
+    contract_path,
+    format_contract,
+    parse_contract,
+    read_contract,
+    write_contract,
+)
+from madang.data.validation.report import to_dict, to_html, to_text
 
 ENGINES = {"polars": "madang.data.validation.polars:PolarsValidation"}
 DEFAULT = "polars"
@@ -35,4 +43,12 @@ __all__ = [
     "Report",
     "Validation",
     "connect",
+    "contract_path",
+    "format_contract",
+    "parse_contract",
+    "read_contract",
+    "to_dict",
+    "to_html",
+    "to_text",
+    "write_contract",
 ]

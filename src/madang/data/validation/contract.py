@@ -19,10 +19,13 @@ class Check:
     """One rule of a data contract.
 
     Attributes:
-        kind: The rule, such as `not_null`, `range`, `in_set`, `matches`, `unique`, `expression`.
+        kind: The rule: `not_null`, `range`, `in_set`, `matches`, `length`, `finite`, `unique`,
+            `expression`; about the whole table: `row_count`, `freshness`, `max_null_fraction`,
+            `mean`. A report also has `parse` (JSON values) and `type` (a table's columns).
         column: The column that it is about; `None` for rules about rows or the whole table.
         severity: What a failure does: `block` refuses the whole batch, `quarantine` sets the rows
-            aside with the reason, `warn` only reports.
+            aside with the reason (all of them, when the rule is about the whole table), `warn`
+            only reports.
         arguments: The rule's own settings, such as `{"min": 0, "max": 60}`.
     """
 
@@ -68,7 +71,10 @@ class DataContract:
 
 @dataclass(frozen=True)
 class CheckResult:
-    """How one check went: rows looked at, rows that failed, and a few failing values."""
+    """How one check went: rows looked at, rows that failed, and a few failing values.
+
+    A rule about the whole table fails once: `failed` is 1, and `message` says what was found.
+    """
 
     check: Check
     rows: int
@@ -116,12 +122,18 @@ class Validation(Engine):
     """Checks tables against data contracts.
 
     Every engine promises: no row is lost (valid + quarantined = input); the same input gives the
-    same outcome; rows keep their order. Safe for many threads.
+    same outcome (at the same time, where a check asks for freshness); rows keep their order. A
+    null fails only `not_null`. Of rows that repeat a unique value, the first one that no other
+    check sets aside is kept. Safe for many threads.
     """
 
     @abstractmethod
     def infer(self, data: Any, dataset: str) -> DataContract:
         """Proposes a contract from a sample (Arrow PyCapsule interface), for people to edit.
+
+        Args:
+            data: A table, or JSON objects in a binary column `value`.
+            dataset: The name of the dataset that the contract is for.
 
         Raises:
             InvalidInputError: The sample has no columns or no rows.
@@ -132,14 +144,21 @@ class Validation(Engine):
         """Checks rows. A blocked outcome is returned, not raised: `outcome.report.blocked`.
 
         Args:
-            data: A table; or JSON values as one binary column `value` (then values that don't
-                parse, or don't fit the columns' types, are quarantined with the reason).
-            contract: What the rows must be.
+            data: A table; or JSON objects in a binary column `value`, alone or among the other
+                columns of an event (then values that don't parse, don't fit the columns' types or
+                have unknown fields are quarantined with the reason).
+            contract: What the rows must be. A nullable column or field that is missing is null.
 
         Raises:
-            SchemaMismatchError: A column that the contract needs is missing from a table.
+            SchemaMismatchError: A table lacks a column that must not be null, has one that the
+                contract doesn't know, or has one of another kind of type.
+            InvalidInputError: The contract makes no sense; lists every problem.
         """
 
     @abstractmethod
     def profile(self, data: Any) -> Mapping[str, Mapping[str, Any]]:
-        """Statistics of each column: rows, nulls, min, max, mean, quantiles, frequent values."""
+        """Statistics of each column (JSON values): `rows`, `nulls`, `distinct`, `top` and more.
+
+        What is from a sample of `sample_rows` rows: `distinct`, `top`, `quantiles`, `histogram`.
+        From all rows: `rows`, `nulls`, `min`, `max`, `mean`, `std` (of finite values).
+        """

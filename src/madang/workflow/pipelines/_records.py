@@ -26,7 +26,7 @@ class Detail:
     inputs: tuple[str, ...] = ()
     outputs: tuple[tuple[str, str], ...] = ()
     made: tuple[str, ...] = ()
-    reads: Mapping[str, int] = field(default_factory=dict)
+    newest: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class StepChange:
     position: int
     step: StepRun
     cache_key: str
-    reads: Mapping[str, int] = field(default_factory=dict)
+    newest: Mapping[str, str] = field(default_factory=dict)
 
 
 _encode = msgspec.json.Encoder().encode
@@ -133,7 +133,7 @@ class Records:
             step.inputs,
             tuple((a.digest, a.kind) for a in step.outputs),
             step.made,
-            change.reads,
+            change.newest,
         )
         if step.status is Status.SUCCEEDED:
             tx.executemany(
@@ -214,8 +214,8 @@ class Records:
             )
             return [self._run(tx, row) for row in rows]
 
-    def cached(self, cache_key: str) -> tuple[StepRun, Mapping[str, int]] | None:
-        """The newest step that succeeded under this key, and the datasets that it read."""
+    def cached(self, cache_key: str) -> tuple[StepRun, Mapping[str, str]] | None:
+        """The newest step that succeeded under this key, and what it used as the newest."""
         with self._database.transaction(write=False) as tx:
             rows = tx.execute(
                 f"SELECT {_STEP} FROM pipeline_step WHERE project = ? AND cache_key = ? "  # noqa: S608
@@ -225,7 +225,7 @@ class Records:
             if not rows:
                 return None
             step, _, detail = self._step(tx, rows[0])
-        return step, detail.reads
+        return step, detail.newest
 
     def _run(self, tx: Transaction, row: Row) -> PipelineRun:
         id, pipeline, status, params, started, ended, code, diff, actor, reason, results = row

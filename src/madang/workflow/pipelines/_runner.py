@@ -64,7 +64,7 @@ class Runner:
         self._threads: dict[Future[StepResult], StepCall] = {}
         self._pool: ThreadPoolExecutor | None = None
         self._retry_at: dict[StepCall, float] = {}
-        self._changes: dict[StepCall, Mapping[str, int]] = {}
+        self._changes: dict[StepCall, Mapping[str, str]] = {}
 
     def all_steps(self) -> list[StepChange]:
         """Every step as it stands, for the record of the run's start."""
@@ -207,20 +207,26 @@ class Runner:
         )
         return True
 
-    def _is_valid(self, step: StepRun, reads: Mapping[str, int]) -> bool:
-        """Whether the datasets are as they were read, and the outputs are still stored."""
+    def _is_valid(self, step: StepRun, newest: Mapping[str, str]) -> bool:
+        """Whether what it used is still the newest, and its outputs are still stored."""
+        if any(self._newest(name) != version for name, version in newest.items()):
+            return False
         stored = [a for a in step.outputs if a.inline is None]
-        if not reads and not stored:
-            return True
-        storage = self._context.component("storage")
-        for dataset, version in reads.items():
-            try:
-                newest = storage.versions(dataset)[-1].version
-            except NotFoundError:
-                return False
-            if newest != version:
-                return False
-        return all(any(i.key == a.key for i in storage.list(a.key)) for a in stored)
+        storage = self._context.component("storage") if stored else None
+        return all(
+            storage is not None and any(i.key == a.key for i in storage.list(a.key)) for a in stored
+        )
+
+    def _newest(self, ref: str) -> str | None:
+        """The newest version of `dataset:NAME` or `view:NAME`; `None` when it is gone."""
+        kind, _, name = ref.partition(":")
+        if kind == "view":
+            views = self._context.component("features").views()
+            return next((view.hash for view in views if view.name == name), None)
+        try:
+            return str(self._context.component("storage").versions(name, limit=1)[-1].version)
+        except NotFoundError:
+            return None
 
     # -- ending --
 
@@ -248,7 +254,7 @@ class Runner:
         if not result.reason:
             self._set(
                 call,
-                reads=result.reads,
+                newest=result.newest,
                 status=Status.SUCCEEDED,
                 ended_us=now_us(),
                 error="",
@@ -265,20 +271,20 @@ class Runner:
             self._set(call, status=Status.FAILED, ended_us=now_us(), error=error)
 
     def _set(
-        self, call: StepCall, *, reads: Mapping[str, int] | None = None, **changes: Any
+        self, call: StepCall, *, newest: Mapping[str, str] | None = None, **changes: Any
     ) -> None:
         self._steps[call] = replace(self._steps[call], **changes)
-        self._changes[call] = reads or {}
+        self._changes[call] = newest or {}
 
-    def _change(self, call: StepCall, reads: Mapping[str, int]) -> StepChange:
-        return StepChange(self._position[call], self._steps[call], self._keys.get(call, ""), reads)
+    def _change(self, call: StepCall, newest: Mapping[str, str]) -> StepChange:
+        return StepChange(self._position[call], self._steps[call], self._keys.get(call, ""), newest)
 
     def _write(self) -> None:
         """Writes what changed, then tells it."""
         if not self._changes:
             return
         changes, self._changes = self._changes, {}
-        self._records.write(self._run, [self._change(c, reads) for c, reads in changes.items()])
+        self._records.write(self._run, [self._change(c, newest) for c, newest in changes.items()])
         for call in changes:
             self._on_step(self._steps[call])
 

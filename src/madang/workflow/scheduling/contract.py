@@ -90,7 +90,7 @@ class StepResult:
         error: `""`, or what went wrong, for people.
         reason: `""`, `raised`, `died`, `timeout`, `memory` or `cancelled`.
         traceback: Of the exception, if one was raised.
-        reads: Dataset to the version that was read as its newest.
+        newest: What it used because it was the newest, and which version that was.
         inputs: References to what else was used.
         made: References to what was made beside the outputs.
     """
@@ -100,7 +100,7 @@ class StepResult:
     error: str = ""
     reason: Literal["", "raised", "died", "timeout", "memory", "cancelled"] = ""
     traceback: str = ""
-    reads: Mapping[str, int] = field(default_factory=dict)
+    newest: Mapping[str, str] = field(default_factory=dict)
     inputs: tuple[str, ...] = ()
     made: tuple[str, ...] = ()
 

@@ -104,7 +104,7 @@ def run(
         return StepResult(
             task.id,
             outputs,
-            reads=notes.reads,
+            newest=notes.newest,
             inputs=tuple(notes.inputs),
             made=tuple(notes.outputs),
         )

@@ -1,0 +1,40 @@
+"""`madang up`."""
+
+from __future__ import annotations
+
+import threading
+
+import click
+
+from madang.cli.output import open_stack
+
+
+@click.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="The API's address.")
+@click.option("--port", default=8600, show_default=True, help="The API's port; 0 for a free one.")
+def up(host: str, port: int) -> None:
+    """Run Madang in the foreground, until Ctrl-C: the HTTP API and the inference workers."""
+    from madang.server.supervisor import Supervisor
+
+    with open_stack() as stack:
+        token = _first_admin(stack)
+        supervisor = Supervisor(stack, host=host, port=port)
+        try:
+            supervisor.start()
+            click.echo(f"API        {supervisor.url}")
+            click.echo(f"inference  {supervisor.inference_url}")
+            if token:
+                click.echo(f"admin's token, made now, is in {stack.home / 'admin.token'}")
+            click.echo("ready; Ctrl-C stops it")
+            supervisor.serve(threading.Event())
+        finally:
+            supervisor.stop()
+
+
+def _first_admin(stack: object) -> str | None:
+    from madang.security.identity.local import LocalIdentityProvider
+    from madang.stack import Stack
+
+    assert isinstance(stack, Stack)
+    identity = stack.identity
+    return identity.first_admin() if isinstance(identity, LocalIdentityProvider) else None

@@ -1,0 +1,303 @@
+"""What both engines do with a batch before it is appended: check it, and choose partitions."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import re
+import threading
+from collections.abc import Iterator
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from madang.data.collection.contract import EVENT_SCHEMA
+from madang.errors import InvalidInputError
+from madang.ledger import now_us
+
+STORED_SCHEMA = pa.schema([EVENT_SCHEMA.field(name) for name in ("timestamp", "key", "value")])
+"""What is written: the partition and the offset are known by the place."""
+
+MAX_KEY_BYTES = 65_536
+"""A key names something; hashing a larger one would hold up everybody else."""
+
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,249}")
+_COLUMNS = {"timestamp", "key", "value", "partition"}
+_TIME = EVENT_SCHEMA.field("timestamp").type
+
+Batch: TypeAlias = pa.RecordBatch
+
+
+def check_name(kind: str, name: str) -> None:
+    """Refuses names that Kafka would refuse, so that a topic can move to it.
+
+    Raises:
+        InvalidInputError: Says the rule.
+    """
+    if not _NAME.fullmatch(name) or name in (".", ".."):
+        raise InvalidInputError(
+            f"a {kind}'s name has 1 to 249 of A-Z a-z 0-9 . _ - and is not '.' or '..'; "
+            f"found {name!r}"
+        )
+
+
+def check_partitions(partitions: int) -> None:
+    """Refuses a number of partitions that isn't positive.
+
+    Raises:
+        InvalidInputError: Says what was found.
+    """
+    if not isinstance(partitions, int) or isinstance(partitions, bool) or partitions < 1:
+        raise InvalidInputError(f"a topic has 1 or more partitions; found {partitions!r}")
+
+
+class Spreader:
+    """Gives events to partitions; events without a key go round by whole batches."""
+
+    def __init__(self, max_event_bytes: int, *, clock_us: int = 1) -> None:
+        """`clock_us`: the default time is a multiple of so many microseconds."""
+        self.max_event_bytes = max_event_bytes
+        self._clock_us = clock_us
+        self._lock = threading.Lock()
+        # A random start, so that short-lived processes don't all fill partition 0.
+        self._turn = itertools.count(random.randrange(1 << 16))  # noqa: S311 - not a secret
+
+    def spread(self, events: Any, partitions: int) -> dict[int, list[Batch]]:
+        """Checks `events` and returns {partition: batches of STORED_SCHEMA}, in order.
+
+        Raises:
+            InvalidInputError: A column is missing, unknown or of another type, an event is too
+                large, or a partition does not exist.
+        """
+        with self._lock:
+            turn = next(self._turn) % partitions
+        found: dict[int, list[Batch]] = {}
+        for batch in _batches(events):
+            stored = _stored(
+                batch, self.max_event_bytes, now_us() // self._clock_us * self._clock_us
+            )
+            for partition, part in _split(batch, stored, partitions, turn):
+                found.setdefault(partition, []).append(part)
+        return dict(sorted(found.items()))
+
+
+def _batches(events: Any) -> list[Batch]:
+    if isinstance(events, pa.RecordBatch):
+        batches = [events]
+    elif isinstance(events, pa.Table):
+        batches = events.combine_chunks().to_batches()
+    elif hasattr(events, "__arrow_c_stream__") or hasattr(events, "__arrow_c_array__"):
+        batches = pa.table(events).combine_chunks().to_batches()
+    else:
+        raise InvalidInputError(
+            f"events are a pyarrow RecordBatch or Table; found {type(events).__name__}"
+        )
+    return [batch for batch in batches if batch.num_rows or _check_columns(batch)]
+
+
+def _check_columns(batch: Batch) -> bool:
+    names = batch.schema.names
+    unknown = sorted(set(names) - _COLUMNS)
+    if unknown or "value" not in names or len(set(names)) != len(names):
+        advice = "; offsets are given by the topic, drop that column" if "offset" in unknown else ""
+        raise InvalidInputError(
+            "events have the column value and, if wanted, timestamp, key and partition; "
+            f"found {', '.join(names) or 'no column'}{advice}"
+        )
+    return False
+
+
+def _stored(batch: Batch, max_event_bytes: int, now: int) -> Batch:
+    _check_columns(batch)
+    names = set(batch.schema.names)
+    rows = batch.num_rows
+    value = _binary(batch.column("value"), "value")
+    key = _binary(batch.column("key"), "key") if "key" in names else pa.nulls(rows, pa.binary())
+    time = _times(batch.column("timestamp"), now) if "timestamp" in names else _now(rows, now)
+    _check_sizes(key, value, max_event_bytes)
+    return pa.RecordBatch.from_arrays([time, key, value], schema=STORED_SCHEMA)
+
+
+def _binary(column: pa.Array, name: str) -> pa.Array:
+    kind = column.type
+    if pa.types.is_binary(kind):
+        return column
+    # The same bytes in another layout, as Polars and others hand out.
+    if pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind):
+        return column.cast(pa.binary())
+    if pa.types.is_null(kind):
+        return pa.nulls(len(column), pa.binary())
+    raise InvalidInputError(f"column {name!r} must be binary; found {kind}")
+
+
+def _now(rows: int, now: int) -> pa.Array:
+    return pa.Array.from_buffers(_TIME, rows, [None, pa.py_buffer(np.full(rows, now, np.int64))])
+
+
+def _times(column: pa.Array, now: int) -> pa.Array:
+    kind = column.type
+    if not pa.types.is_timestamp(kind) or kind.tz is None:
+        raise InvalidInputError(f"column 'timestamp' must be {_TIME}; found {kind}")
+    if kind != _TIME:
+        try:
+            column = column.cast(_TIME)
+        except pa.ArrowInvalid as error:
+            raise InvalidInputError(
+                f"column 'timestamp' can't be held in microseconds: {error}; round it first"
+            ) from error
+    return column.fill_null(pa.scalar(now, _TIME)) if column.null_count else column
+
+
+def _check_sizes(key: pa.Array, value: pa.Array, max_event_bytes: int) -> None:
+    key_bytes = int(_lengths(key).max())
+    if key_bytes > MAX_KEY_BYTES:
+        raise InvalidInputError(f"a key has {key_bytes} bytes; at most {MAX_KEY_BYTES} are taken")
+    value_bytes = int(_lengths(value).max())
+    if value_bytes > max_event_bytes:
+        raise InvalidInputError(
+            f"an event has {value_bytes} bytes; at most {max_event_bytes} are taken: "
+            "put large things into the storage and their key into the event"
+        )
+
+
+def _lengths(column: pa.Array) -> npt.NDArray[np.int32]:
+    lengths = pc.binary_length(column)
+    if column.null_count:
+        lengths = lengths.fill_null(0)
+    return lengths.to_numpy(zero_copy_only=False)  # type: ignore[no-any-return] # untyped pyarrow
+
+
+def _split(batch: Batch, stored: Batch, partitions: int, turn: int) -> Iterator[tuple[int, Batch]]:
+    chosen = _chosen(batch, stored, partitions, turn)
+    if isinstance(chosen, int):
+        yield chosen, stored
+        return
+    order = np.argsort(chosen, kind="stable")
+    numbers, starts = np.unique(chosen[order], return_index=True)
+    ordered = stored.take(pa.array(order))
+    for number, start, end in zip(
+        numbers.tolist(), starts.tolist(), [*starts.tolist()[1:], len(order)], strict=True
+    ):
+        yield number, ordered.slice(start, end - start)
+
+
+def _chosen(batch: Batch, stored: Batch, partitions: int, turn: int) -> int | npt.NDArray[np.int64]:
+    """The partition of each row, or one number for all of them."""
+    if "partition" in batch.schema.names:
+        return _given(batch.column("partition"), partitions)
+    key = stored.column("key")
+    if partitions == 1:
+        return 0
+    if key.null_count == len(key):
+        return turn
+    chosen = partition_of_keys(key, partitions)
+    if key.null_count:
+        chosen[key.is_null().to_numpy(zero_copy_only=False)] = turn
+    return chosen
+
+
+def _given(column: pa.Array, partitions: int) -> npt.NDArray[np.int64]:
+    if not pa.types.is_integer(column.type) or column.null_count:
+        raise InvalidInputError(
+            f"column 'partition' must be int32 without nulls; found {column.type} "
+            f"with {column.null_count} nulls"
+        )
+    chosen: npt.NDArray[np.int64] = column.to_numpy(zero_copy_only=False).astype(np.int64)
+    low, high = int(chosen.min()), int(chosen.max())
+    if low < 0 or high >= partitions:
+        raise InvalidInputError(
+            f"the topic has partitions 0 to {partitions - 1}; "
+            f"found partition {low if low < 0 else high}"
+        )
+    return chosen
+
+
+def partition_of_keys(keys: pa.Array, partitions: int) -> npt.NDArray[np.int64]:
+    """Kafka's default partitioner: `(murmur2(key) & 0x7fffffff) % partitions`, for all rows.
+
+    The same on every engine, so that a key keeps its partition when a topic moves to Kafka.
+    Source: `org.apache.kafka.clients.producer.internals.BuiltInPartitioner.partitionForKey`.
+    """
+    return (murmur2(keys) & np.uint32(0x7FFFFFFF)).astype(np.int64) % partitions
+
+
+def murmur2(keys: pa.Array) -> npt.NDArray[np.uint32]:
+    """MurmurHash2, 32 bits, seed 0x9747b28c, of each key (binary array); a null hashes as empty.
+
+    Source: Austin Appleby's MurmurHash2 as in `org.apache.kafka.common.utils.Utils.murmur2`.
+    """
+    buffers = keys.buffers()
+    offsets = np.frombuffer(buffers[1], np.int32)[keys.offset : keys.offset + len(keys) + 1]
+    data = np.frombuffer(buffers[2], np.uint8) if buffers[2] is not None else np.zeros(0, np.uint8)
+    lengths = np.diff(offsets)
+    if keys.null_count:
+        lengths[keys.is_null().to_numpy(zero_copy_only=False)] = 0
+    order = np.argsort(-lengths, kind="stable")  # longest first: the rows still at work lead
+    start, length = offsets[:-1][order].astype(np.int64), lengths[order]
+    hashed = np.uint32(0x9747B28C) ^ length.astype(np.uint32)
+    _mix_words(hashed, data, start, length)
+    _mix_rest(hashed, data, start, length)
+    hashed ^= hashed >> np.uint32(13)
+    hashed *= _M
+    hashed ^= hashed >> np.uint32(15)
+    result = np.empty_like(hashed)
+    result[order] = hashed
+    return result
+
+
+_M = np.uint32(0x5BD1E995)
+
+
+def _mix_words(
+    hashed: npt.NDArray[np.uint32],
+    data: npt.NDArray[np.uint8],
+    start: npt.NDArray[np.int64],
+    length: npt.NDArray[np.int32],
+) -> None:
+    words = length >> 2
+    for word in range(int(words[0]) if len(words) else 0):
+        rows = int(np.searchsorted(-words, -word))
+        at = start[:rows] + 4 * word
+        k = data[at].astype(np.uint32)
+        for byte in (1, 2, 3):
+            k |= data[at + byte].astype(np.uint32) << np.uint32(8 * byte)
+        k *= _M
+        k ^= k >> np.uint32(24)
+        k *= _M
+        hashed[:rows] *= _M
+        hashed[:rows] ^= k
+
+
+def _mix_rest(
+    hashed: npt.NDArray[np.uint32],
+    data: npt.NDArray[np.uint8],
+    start: npt.NDArray[np.int64],
+    length: npt.NDArray[np.int32],
+) -> None:
+    rest = length & 3
+    base = start + (length & ~np.int32(3))
+    for byte in (2, 1, 0):
+        rows = np.flatnonzero(rest > byte)
+        hashed[rows] ^= data[base[rows] + byte].astype(np.uint32) << np.uint32(8 * byte)
+    hashed[rest > 0] *= _M
+
+
+def assemble(partition: int, first_offset: int, stored: list[Batch]) -> Batch:
+    """One batch of EVENT_SCHEMA from consecutive stored batches."""
+    batch = stored[0] if len(stored) == 1 else pa.concat_batches(stored)
+    rows = batch.num_rows
+    return pa.RecordBatch.from_arrays(
+        [
+            pa.array(np.full(rows, partition, np.int32)),
+            pa.array(np.arange(first_offset, first_offset + rows, dtype=np.int64)),
+            *batch.columns,
+        ],
+        schema=EVENT_SCHEMA,
+    )
+
+
+EMPTY = pa.RecordBatch.from_pylist([], schema=EVENT_SCHEMA)
+"""No events."""

@@ -1,0 +1,290 @@
+"""Apache Kafka, through librdkafka: `kafka://host:9092?replication=3`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any, Self
+
+from confluent_kafka import (
+    ConsumerGroupTopicPartitions,
+    IsolationLevel,
+    KafkaError,
+    KafkaException,
+    TopicCollection,
+    TopicPartition,
+)
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._listoffsets import OffsetSpec
+from confluent_kafka.cimpl import NewTopic
+
+from madang.data.collection._batches import (
+    MAX_KEY_BYTES,
+    Batch,
+    Spreader,
+    check_name,
+    check_partitions,
+)
+from madang.data.collection._kafka_client import (
+    TIMEOUT_SECONDS,
+    is_stale,
+    settings,
+    translated,
+)
+from madang.data.collection._kafka_group import KafkaConsumer
+from madang.data.collection._kafka_producer import KafkaProducer
+from madang.data.collection._kafka_reader import KafkaReader
+from madang.data.collection.contract import Collection, Consumer, Topic
+from madang.engines import Context, EngineURL, Health
+from madang.errors import (
+    AlreadyExistsError,
+    ConfigurationError,
+    InvalidInputError,
+    NotFoundError,
+    UnavailableError,
+)
+
+MAX_EVENT_BYTES = 16 << 20
+_OVERHEAD_BYTES = MAX_KEY_BYTES + 4096
+_KNOWN_SECONDS = 1.0
+"""How long a topic's number of partitions is believed before the broker is asked again."""
+
+
+class KafkaCollection(Collection):
+    """Topics of a Kafka cluster, named `PROJECT.TOPIC`; groups are `PROJECT.TOPIC:GROUP`.
+
+    `append` waits for acks=all from an idempotent producer. Offsets may have gaps where other
+    programs write transactions or compact. Topics are made without time retention, because Kafka
+    would delete events by their own time, and with room for events of `max_event_bytes`.
+    """
+
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        project: str,
+        *,
+        replication: int = -1,
+        max_event_bytes: int = MAX_EVENT_BYTES,
+    ) -> None:
+        self._config = dict(config)
+        self._prefix = f"{project}."
+        self._replication = replication
+        self._max_bytes = max_event_bytes + _OVERHEAD_BYTES
+        self._spreader = Spreader(max_event_bytes, clock_us=1000)
+        self._known: dict[str, tuple[int, float]] = {}
+
+    @classmethod
+    def from_url(cls, url: EngineURL, context: Context) -> Self:
+        numbers = {"replication": -1, "max_event_bytes": MAX_EVENT_BYTES}
+        config = settings(url, context)
+        for option in numbers.keys() & url.query.keys():
+            text = url.query[option]
+            if not text.isdigit() or int(text) < 1:
+                raise ConfigurationError(f"kafka://?{option} must be a positive number: {text!r}")
+            numbers[option] = int(text)
+        return cls(config, context.project, **numbers)
+
+    # -- topics -------------------------------------------------------------------------------
+
+    def create_topic(self, name: str, *, partitions: int = 1) -> Topic:
+        full = self._full(name)
+        check_partitions(partitions)
+        new = NewTopic(
+            full,
+            num_partitions=partitions,
+            replication_factor=self._replication,
+            config={
+                "message.timestamp.type": "CreateTime",
+                "message.timestamp.after.max.ms": str((1 << 63) - 1),
+                "message.timestamp.before.max.ms": str((1 << 63) - 1),
+                "retention.ms": "-1",
+                "max.message.bytes": str(self._max_bytes),
+            },
+        )
+        what = f"topic {name!r} can't be made"
+        try:
+            with translated(what):
+                self._admin.create_topics([new], operation_timeout=TIMEOUT_SECONDS)[full].result()
+        except AlreadyExistsError as error:
+            raise AlreadyExistsError(f"topic {name!r} already exists") from error
+        return self._wait_for(name, partitions)
+
+    def topics(self) -> list[Topic]:
+        with translated("topics"):
+            found = self._admin.list_topics(timeout=TIMEOUT_SECONDS).topics
+        prefix = self._prefix
+        counts = {
+            name.removeprefix(prefix): len(topic.partitions)
+            for name, topic in found.items()
+            if name.startswith(prefix) and topic.error is None
+        }
+        return [self._describe(name, counts[name]) for name in sorted(counts)]
+
+    def topic(self, name: str) -> Topic:
+        return self._describe(name, self._partitions(name, fresh=True))
+
+    def delete_topic(self, name: str) -> None:
+        full = self._full(name)
+        try:
+            with translated(f"topic {name!r} can't be deleted"):
+                self._admin.delete_topics([full], operation_timeout=TIMEOUT_SECONDS)[full].result()
+        except NotFoundError:
+            return
+        finally:
+            self._known.pop(full, None)
+            if "_reader" in self.__dict__:  # else this would make one
+                self._reader.forget()
+        deadline = time.monotonic() + TIMEOUT_SECONDS
+        while self._exists(name):
+            if time.monotonic() > deadline:
+                raise UnavailableError(f"Kafka still shows topic {name!r} after deleting it")
+            time.sleep(0.02)
+
+    # -- events -------------------------------------------------------------------------------
+
+    def append(self, topic: str, events: Any) -> dict[int, tuple[int, int]]:
+        full = self._full(topic)
+        parts = self._spreader.spread(events, self._partitions(topic))
+        try:
+            return self._producer.append(full, parts, f"append to topic {topic!r}")
+        except NotFoundError:
+            self._known.pop(full, None)
+            raise
+
+    def read(self, topic: str, partition: int, offset: int, *, max_events: int = 10_000) -> Batch:
+        count = self._partitions(topic)
+        if not 0 <= partition < count:
+            raise NotFoundError(
+                f"topic {topic!r} has partitions 0 to {count - 1}; there is no {partition}"
+            )
+        if offset < 0:
+            raise InvalidInputError(f"an offset is 0 or more; found {offset}")
+        what = f"partition {partition} of topic {topic!r}"
+        deadline = time.monotonic() + TIMEOUT_SECONDS
+        while True:
+            try:
+                return self._reader.read(self._full(topic), partition, offset, max_events, what)
+            except NotFoundError as error:
+                # A topic that somebody deleted and made again is unknown to the client for a while.
+                if not is_stale(error) or time.monotonic() > deadline:
+                    raise
+                self._partitions(topic, fresh=True)
+                time.sleep(0.05)
+
+    def consumer(self, topic: str, group: str) -> Consumer:
+        self._partitions(topic, fresh=True)
+        full = self._full(topic)
+        return KafkaConsumer(self._config, full, self._group(topic, group), group)
+
+    def committed(self, topic: str, group: str) -> dict[int, int]:
+        self._partitions(topic)
+        full = self._group(topic, group)
+        request = [ConsumerGroupTopicPartitions(full)]
+        try:
+            with translated(f"group {group!r}"):
+                answer = self._admin.list_consumer_group_offsets(
+                    request, request_timeout=TIMEOUT_SECONDS
+                )
+                places = answer[full].result().topic_partitions
+        except KafkaException as error:
+            if error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
+                return {}
+            raise
+        mine = self._full(topic)
+        found = {p.partition: p.offset for p in places if p.topic == mine and p.offset >= 0}
+        return dict(sorted(found.items()))
+
+    # -- the engine ---------------------------------------------------------------------------
+
+    def health(self) -> Health:
+        try:
+            brokers = len(self._admin.list_topics(timeout=2).brokers)
+        except KafkaException as error:
+            where = self._config["bootstrap.servers"]
+            return Health(
+                False, f"no broker at {where}: {error.args[0].str()}", "start it, or change the URL"
+            )
+        return Health(True, f"Kafka, {brokers} broker{'s' if brokers != 1 else ''}")
+
+    def close(self) -> None:
+        for name in ("_producer", "_reader"):
+            client = self.__dict__.pop(name, None)  # only what was made
+            if client is not None:
+                client.close()
+        self.__dict__.pop("_admin", None)
+
+    def _full(self, name: str) -> str:
+        check_name("topic", name)
+        full = self._prefix + name
+        check_name("project's topic", full)
+        return full
+
+    def _group(self, topic: str, group: str) -> str:
+        check_name("group", group)
+        return f"{self._full(topic)}:{group}"
+
+    @cached_property
+    def _admin(self) -> AdminClient:
+        with translated("the Kafka URL can't be used"):
+            return AdminClient(self._config)
+
+    @cached_property
+    def _producer(self) -> KafkaProducer:
+        return KafkaProducer(self._config, self._max_bytes)
+
+    @cached_property
+    def _reader(self) -> KafkaReader:
+        return KafkaReader(self._config, f"{self._prefix}replay")
+
+    def _partitions(self, name: str, *, fresh: bool = False) -> int:
+        """How many a topic has. Asked for without creating it, as a producer itself might."""
+        full = self._full(name)
+        count, until = self._known.get(full, (0, 0.0))
+        if fresh or time.monotonic() >= until:
+            self._known.pop(full, None)
+            request = TopicCollection([full])
+            try:
+                with translated(f"topic {name!r}"):
+                    answer = self._admin.describe_topics(request, request_timeout=TIMEOUT_SECONDS)
+                    count = len(answer[full].result().partitions)
+            except NotFoundError as error:
+                raise NotFoundError(f"there is no topic {name!r}") from error
+            self._known[full] = (count, time.monotonic() + _KNOWN_SECONDS)
+        return count
+
+    def _exists(self, name: str) -> bool:
+        try:
+            self._partitions(name, fresh=True)
+        except NotFoundError:
+            return False
+        return True
+
+    def _describe(self, name: str, partitions: int) -> Topic:
+        full = self._full(name)
+        first = self._offsets(full, partitions, OffsetSpec.earliest())  # type: ignore[no-untyped-call] # theirs
+        last = self._offsets(full, partitions, OffsetSpec.latest())  # type: ignore[no-untyped-call] # theirs
+        return Topic(name, partitions, first, last)
+
+    def _offsets(self, full: str, partitions: int, spec: OffsetSpec) -> tuple[int, ...]:
+        places = {TopicPartition(full, number): spec for number in range(partitions)}
+        with translated(f"offsets of topic {full!r}"):
+            answers = self._admin.list_offsets(
+                places,
+                isolation_level=IsolationLevel.READ_COMMITTED,
+                request_timeout=TIMEOUT_SECONDS,
+            )
+            found = {place.partition: future.result().offset for place, future in answers.items()}
+        return tuple(found[number] for number in range(partitions))
+
+    def _wait_for(self, name: str, partitions: int) -> Topic:
+        """A new topic is known to the controller first, and to the brokers a moment later."""
+        deadline = time.monotonic() + TIMEOUT_SECONDS
+        while True:
+            try:
+                self._partitions(name, fresh=True)
+                return self._describe(name, partitions)
+            except (NotFoundError, UnavailableError):
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.02)

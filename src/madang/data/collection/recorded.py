@@ -1,0 +1,103 @@
+"""Topics that are made and deleted stand in the ledger; events go straight through."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Self
+
+import pyarrow as pa
+
+from madang import engines
+from madang.data import collection
+from madang.data.collection.contract import Collection, Consumer, Topic
+from madang.engines import Context, EngineURL, Health
+from madang.errors import InvalidInputError, NotFoundError
+from madang.ledger import Ledger
+
+CREATE = "topic.create"
+DELETE = "topic.delete"
+
+
+class RecordedCollection(Collection):
+    """Any engine, with `topic.create` and `topic.delete` on the record.
+
+    An intent that a killed process left open is settled before the next change, by looking whether
+    the topic is there. Appending, reading and committing never touch the ledger.
+    """
+
+    def __init__(self, engine: Collection, ledger: Ledger) -> None:
+        self.engine = engine
+        self._ledger = ledger
+
+    @classmethod
+    def from_url(cls, url: EngineURL, context: Context) -> Self:
+        engine = engines.load(collection.ENGINES[url.scheme], "data.collection", url.scheme)
+        return cls(engine.from_url(url, context), context.ledger)
+
+    def create_topic(self, name: str, *, partitions: int = 1) -> Topic:
+        self.settle()
+        subject = f"topic:{name}"
+        with self._ledger.intent(CREATE, subject, data={"partitions": partitions}) as intent:
+            topic = self.engine.create_topic(name, partitions=partitions)
+            intent.outputs.append(subject)
+            intent.data["partitions"] = topic.partitions
+        return topic
+
+    def delete_topic(self, name: str) -> None:
+        self.settle()
+        with self._ledger.intent(DELETE, f"topic:{name}"):
+            self.engine.delete_topic(name)
+
+    def settle(self) -> None:
+        """Writes the outcome of changes whose process died in the middle."""
+        self._settle(CREATE, lambda there: there)
+        self._settle(DELETE, lambda there: not there)
+
+    def _settle(self, kind: str, happened: Callable[[bool], bool]) -> None:
+        for line in self._ledger.open_intents(kind):
+            if happened(self._exists(line.subject.removeprefix("topic:"))):
+                outputs = [line.subject] if kind == CREATE else []
+                self._ledger.close_intent(
+                    line.seq, kind, line.subject, phase="settled", outputs=outputs
+                )
+            else:
+                self._ledger.close_intent(
+                    line.seq,
+                    kind,
+                    line.subject,
+                    phase="failed",
+                    data={"error": "the process died before the change was made"},
+                )
+
+    def _exists(self, name: str) -> bool:
+        try:
+            self.engine.topic(name)
+        except (NotFoundError, InvalidInputError):  # the intent may name what can't be a topic
+            return False
+        return True
+
+    def topics(self) -> list[Topic]:
+        return self.engine.topics()
+
+    def topic(self, name: str) -> Topic:
+        return self.engine.topic(name)
+
+    def append(self, topic: str, events: pa.RecordBatch | pa.Table) -> dict[int, tuple[int, int]]:
+        return self.engine.append(topic, events)
+
+    def read(
+        self, topic: str, partition: int, offset: int, *, max_events: int = 10_000
+    ) -> pa.RecordBatch:
+        return self.engine.read(topic, partition, offset, max_events=max_events)
+
+    def consumer(self, topic: str, group: str) -> Consumer:
+        return self.engine.consumer(topic, group)
+
+    def committed(self, topic: str, group: str) -> dict[int, int]:
+        return self.engine.committed(topic, group)
+
+    def health(self) -> Health:
+        return self.engine.health()
+
+    def close(self) -> None:
+        self.engine.close()

@@ -1,0 +1,151 @@
+"""The history of a view: its definition run over pinned versions of its datasets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from madang.data.features import _asof
+from madang.data.features.contract import FeatureView
+from madang.data.features.definitions import ttl_us
+from madang.engines import Context
+from madang.errors import ConfigurationError, InvalidInputError, SchemaMismatchError
+from madang.ledger import note
+
+
+def compute(
+    context: Context,
+    view: FeatureView,
+    features: Sequence[str],
+    *,
+    versions: Mapping[str, int] | None = None,
+    tables: Mapping[str, Any] | None = None,
+) -> tuple[pa.Table, list[str]]:
+    """The view's entity, timestamp and these features; and what it was made from, as references.
+
+    Every dataset is read at one version: the one in `versions`, else the newest at the start.
+    """
+    given = dict(tables or {})
+    if view.sql is not None:
+        sources = context.component("processing").datasets_of(view.sql)
+    else:
+        sources = list(view.sources)
+    pinned = {
+        name: _version(context, name, versions or {}) for name in sources if name not in given
+    }
+    if view.sql is not None:
+        result = _query(context, view, features, pinned, given)
+    else:
+        result = _call(context, view, pinned, given)
+    refs = [f"dataset:{name}@{version}" for name, version in pinned.items()]
+    return checked(view, result, features), refs
+
+
+def _version(context: Context, dataset: str, versions: Mapping[str, int]) -> int:
+    if dataset in versions:
+        return versions[dataset]
+    newest = int(context.component("storage").versions(dataset, limit=1)[-1].version)
+    note(newest=(f"dataset:{dataset}", str(newest)))
+    return newest
+
+
+def _query(
+    context: Context,
+    view: FeatureView,
+    features: Sequence[str],
+    versions: Mapping[str, int],
+    tables: Mapping[str, Any],
+) -> pa.Table:
+    wanted = ", ".join(_quoted(name) for name in (*view.entity, view.timestamp, *features))
+    text = str(view.sql).strip().rstrip(";")
+    # The line breaks end a comment that the query may begin or end with.
+    sql = f"SELECT {wanted} FROM (\n{text}\n)"  # noqa: S608 - column names are quoted
+    return context.component("processing").query(sql, tables=tables, versions=versions)
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _call(
+    context: Context, view: FeatureView, versions: Mapping[str, int], tables: Mapping[str, Any]
+) -> pa.Table:
+    if view.function is None:
+        raise ConfigurationError(f"feature view {view.name!r} has neither sql nor function")
+    read = {name: pa.table(table) for name, table in tables.items()}
+    for name, version in versions.items():
+        read[name] = context.component("storage").read(name, version=version).read_all()
+    result = view.function(read)
+    if not hasattr(result, "__arrow_c_stream__"):
+        raise SchemaMismatchError(
+            f"the function of feature view {view.name!r} must return an Arrow table, "
+            f"found {type(result).__name__}"
+        )
+    return pa.table(result)
+
+
+def checked(view: FeatureView, table: pa.Table, features: Sequence[str]) -> pa.Table:
+    """The view's columns of a table, in order.
+
+    Raises:
+        SchemaMismatchError: One is missing.
+    """
+    wanted = [*view.entity, view.timestamp, *features]
+    missing = [name for name in wanted if name not in table.column_names]
+    if missing:
+        raise SchemaMismatchError(
+            f"feature view {view.name!r} needs the column {', '.join(missing)}; "
+            f"found: {', '.join(table.column_names)}"
+        )
+    return table.select(wanted)
+
+
+def check_labels(
+    labels: pa.Table,
+    views: Sequence[FeatureView],
+    named: Mapping[str, Mapping[str, str]],
+    timestamp: str,
+) -> None:
+    """Refuses labels that can't be joined, before anything is computed.
+
+    Raises:
+        SchemaMismatchError: A column is missing.
+        InvalidInputError: A feature is called as a column of the labels.
+    """
+    for view in views:
+        for name in (*view.entity, timestamp):
+            if name not in labels.column_names:
+                raise SchemaMismatchError(
+                    f"the labels lack the column {name!r}, which feature view {view.name!r} is "
+                    f"joined by; they have: {', '.join(labels.column_names)}"
+                )
+        taken = sorted(set(named[view.name].values()) & set(labels.column_names))
+        if taken:
+            raise InvalidInputError(
+                f"feature view {view.name!r} gives {', '.join(taken)}, and the labels already "
+                "have such a column; rename or leave out one of them"
+            )
+
+
+def joined(
+    labels: pa.Table,
+    view: FeatureView,
+    history: pa.Table,
+    timestamp: str,
+    names: Mapping[str, str],
+) -> pa.Table:
+    """The labels with the features that were known at their time."""
+    found = _asof.asof_indices(
+        history,
+        labels,
+        view.entity,
+        view_time=view.timestamp,
+        label_time=timestamp,
+        ttl_us=ttl_us(view),
+    )
+    features = _asof.take(history, list(names), found)
+    for feature, name in names.items():
+        labels = labels.append_column(name, features[feature])
+    return labels

@@ -1,0 +1,142 @@
+"""Which feature views a project has, in the metadata database."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from madang.data.features import definitions
+from madang.data.features.contract import FeatureView
+from madang.engines import Context
+from madang.errors import NotFoundError
+from madang.ledger import now_us
+
+
+@dataclass(frozen=True)
+class RegisteredView:
+    """A view that is in force, as the metadata database knows it (functions by fingerprint)."""
+
+    name: str
+    hash: str
+    definition: dict[str, Any]
+    registered_us: int
+
+    @property
+    def ref(self) -> str:
+        """The view's name in the ledger."""
+        return f"view:{self.name}@{self.hash}"
+
+
+class ViewRegistry:
+    """The project's feature views; functions are found in this process or in `features/*.py`."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._views: dict[tuple[str, str], FeatureView] = {}
+        # By identity; the view is held, so that no other gets its id.
+        self._digests: dict[int, tuple[FeatureView, str]] = {}
+
+    def register(self, view: FeatureView) -> str:
+        """Puts a definition in force and on record; repeating it changes nothing."""
+        definitions.check(view)
+        name, digest = view.name, self.digest(view)
+        text = json.dumps(definitions.describe(view), sort_keys=True)
+        database, ledger = self._context.metadata, self._context.ledger
+        project = self._context.project
+        with database.transaction() as tx:
+            database.lock(tx, f"view/{project}/{name}")
+            before = self._current(tx, name)
+            if before is None or (before.hash, before.definition) != (digest, json.loads(text)):
+                tx.execute(
+                    "INSERT INTO feature_view (project, name, hash, definition, registered) "
+                    "VALUES (?, ?, ?, ?, ?) ON CONFLICT (project, name, hash) "
+                    "DO UPDATE SET definition = excluded.definition",
+                    (project, name, digest, text, now_us()),
+                )
+                tx.execute(
+                    "INSERT INTO feature_view_current (project, name, hash) VALUES (?, ?, ?) "
+                    "ON CONFLICT (project, name) DO UPDATE SET hash = excluded.hash",
+                    (project, name, digest),
+                )
+                ledger.append(
+                    tx,
+                    "view.register",
+                    f"view:{name}",
+                    inputs=[before.ref] if before is not None and before.hash != digest else [],
+                    outputs=[f"view:{name}@{digest}"],
+                    data={"definition": json.loads(text)},
+                )
+        self._views[name, digest] = view
+        return digest
+
+    def ensure(self, view: FeatureView) -> None:
+        """Registers a view unless this process already has: no transaction on a hot path."""
+        if (view.name, self.digest(view)) not in self._views:
+            self.register(view)
+
+    def digest(self, view: FeatureView) -> str:
+        """The hash of a view's definition, computed once."""
+        known = self._digests.get(id(view))
+        if known is None:
+            known = self._digests[id(view)] = (view, definitions.hash_of(view))
+        return known[1]
+
+    def get(self, name: str) -> FeatureView:
+        """The view in force.
+
+        Raises:
+            NotFoundError: No such view, or its function is nowhere to be found.
+        """
+        with self._context.metadata.transaction(write=False) as tx:
+            found = self._current(tx, name)
+        if found is None:
+            known = ", ".join(view.name for view in self.list()) or "none"
+            raise NotFoundError(
+                f"there is no feature view {name!r}; registered are: {known}. Define it in "
+                "features/*.py, or register it"
+            )
+        view = self._views.get((name, found.hash))
+        if view is None:
+            function = None if found.definition["sql"] is not None else self._function(found)
+            view = definitions.restore(found.definition, function)
+            self._views[name, found.hash] = view
+        return view
+
+    def list(self) -> list[RegisteredView]:
+        """All views in force, by name."""
+        with self._context.metadata.transaction(write=False) as tx:
+            rows = tx.execute(
+                f"{_SELECT} WHERE c.project = ? ORDER BY c.name", (self._context.project,)
+            )
+        return [_registered(row) for row in rows]
+
+    def _current(self, tx: Any, name: str) -> RegisteredView | None:
+        rows = tx.execute(
+            f"{_SELECT} WHERE c.project = ? AND c.name = ?", (self._context.project, name)
+        )
+        return _registered(rows[0]) if rows else None
+
+    def _function(self, found: RegisteredView) -> Callable[..., Any]:
+        folder = self._context.root / "features"
+        defined = definitions.load(folder).get(found.name)
+        if defined is None or definitions.hash_of(defined[0]) != found.hash:
+            where = "isn't defined there" if defined is None else f"differs in {defined[1].name}"
+            raise NotFoundError(
+                f"feature view {found.name!r} is a Python function, which is looked for in "
+                f"{folder}, and it {where}; define it there, or register it in this process"
+            )
+        function = defined[0].function
+        assert function is not None  # equal hashes: the definition has one
+        return function
+
+
+_SELECT = (
+    "SELECT v.name, v.hash, v.definition, v.registered FROM feature_view_current c "
+    "JOIN feature_view v ON v.project = c.project AND v.name = c.name AND v.hash = c.hash"
+)
+
+
+def _registered(row: Any) -> RegisteredView:
+    return RegisteredView(row[0], row[1], json.loads(row[2]), int(row[3]))

@@ -1,0 +1,357 @@
+"""The feature store: one definition of a feature, for training sets, the online store and serving."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, cast
+
+import pyarrow as pa
+
+from madang.data.features import _asof, _codec, _history, definitions
+from madang.data.features._naming import outputs
+from madang.data.features._registry import RegisteredView, ViewRegistry
+from madang.data.features._times import to_us
+from madang.data.features.contract import FeatureView, OnlineRow, OnlineStore
+from madang.data.features.reader import Entities, OnlineReader
+from madang.engines import Context, Health
+from madang.errors import InvalidInputError
+from madang.ledger import format_time, new_id, note
+
+ViewName = str | FeatureView
+"""A registered view's name, or a definition, which is then registered."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class FeatureStore:
+    """A project's feature views: their history, and their newest values online.
+
+    Times are UTC microseconds everywhere: other units and time zones are converted, times without a
+    zone are taken as UTC. Safe for many threads and processes.
+
+    Args:
+        context: The project.
+        online: The online store; closed with this.
+    """
+
+    def __init__(self, context: Context, online: OnlineStore) -> None:
+        self.online = online
+        self._context = context
+        self._registry = ViewRegistry(context)
+        self._readers: dict[tuple[str, ...], OnlineReader] = {}
+
+    # -- definitions --
+
+    def register(self, view: FeatureView) -> str:
+        """Puts a definition in force and on record; repeating it changes nothing.
+
+        Returns:
+            The definition's hash, 16 hex digits; the ledger calls the view `view:NAME@HASH`.
+
+        Raises:
+            InvalidInputError: The definition can't work; says why.
+        """
+        return self._registry.register(view)
+
+    def load_definitions(self, folder: Path | None = None) -> dict[str, str]:
+        """Registers every view that stands in the modules of `features/` (or of `folder`).
+
+        Returns:
+            View name to hash.
+
+        Raises:
+            InvalidInputError: A module can't be imported, or a view can't work; names the file.
+            AlreadyExistsError: Two views have one name; names both files.
+        """
+        found = definitions.load(folder or self._context.root / "features")
+        return {name: self.register(view) for name, (view, _) in found.items()}
+
+    def views(self) -> list[RegisteredView]:
+        """All views in force, by name."""
+        return self._registry.list()
+
+    def get(self, name: str) -> FeatureView:
+        """The view in force.
+
+        Raises:
+            NotFoundError: There is no such view; or its function is neither registered in this
+                process nor defined in `features/*.py`.
+        """
+        return self._registry.get(name)
+
+    # -- history --
+
+    def compute(
+        self,
+        view: ViewName,
+        *,
+        until: datetime | None = None,
+        versions: Mapping[str, int] | None = None,
+        tables: Mapping[str, Any] | None = None,
+        columns: Sequence[str] | None = None,
+    ) -> pa.Table:
+        """Runs a view's definition over its datasets: entity, timestamp and features.
+
+        Args:
+            view: Its name or definition.
+            until: Leaves out rows after this time (time-zone aware).
+            versions: A dataset's version to read instead of the newest.
+            tables: Tables to use instead of datasets, by name (Arrow PyCapsule interface).
+            columns: Only these features.
+
+        Raises:
+            NotFoundError: A dataset is not there.
+            SchemaMismatchError: The definition's result lacks a column.
+        """
+        resolved = self._resolve(view)
+        limit = None if until is None else _microseconds(until)
+        features = resolved.features if columns is None else columns
+        table, _ = self._compute(resolved, features, versions, tables)
+        if limit is None:
+            return table
+        name = resolved.timestamp
+        times, known = to_us(table[name], ceil=True, name=name)
+        return table.filter(pa.array(known & (times <= limit)))
+
+    def training_set(
+        self,
+        labels: Any,
+        views: Sequence[ViewName],
+        *,
+        timestamp: str = "timestamp",
+        columns: Sequence[str] | None = None,
+        versions: Mapping[str, int] | None = None,
+        tables: Mapping[str, Any] | None = None,
+    ) -> pa.Table:
+        """Joins to each label row what was known at its time: the point-in-time join.
+
+        For each row and view: the newest row of the view, of the same entity, with a timestamp not
+        after the label's and not older than the view's ttl. Of several with equal entity and
+        timestamp, the last of the definition's result counts. Nulls in entities or times match
+        nothing. Where there is no row, the features are null.
+
+        Args:
+            labels: Entity columns, `timestamp`, and whatever else (Arrow PyCapsule interface).
+            views: Names or definitions.
+            timestamp: The labels' time column.
+            columns: Only these features, by their names in the result.
+            versions: A dataset's version to read instead of the newest.
+            tables: Tables to use instead of datasets, by name.
+
+        Returns:
+            The labels in their order, and the features: `feature`, or `view__feature` where several
+            views have one of that name. The schema's metadata holds `madang.ref`, the set's name in
+            the ledger.
+
+        Raises:
+            SchemaMismatchError: The labels lack a column, or types differ.
+            InvalidInputError: A feature is called as a column of the labels.
+        """
+        result = pa.table(labels)
+        resolved = [self._resolve(view) for view in views]
+        named = outputs({view.name: view.features for view in resolved}, columns)
+        _history.check_labels(result, resolved, named, timestamp)
+        refs: list[str] = []
+        for view in resolved:
+            table, inputs = self._compute(view, list(named[view.name]), versions, tables)
+            refs += inputs
+            result = _history.joined(result, view, table, timestamp, named[view.name])
+        return self._recorded(result, refs)
+
+    def _recorded(self, table: pa.Table, inputs: Sequence[str]) -> pa.Table:
+        ref = f"training_set:{new_id()}"
+        self._context.ledger.record(
+            "training_set.create",
+            ref,
+            inputs=inputs,
+            outputs=[ref],
+            data={"rows": table.num_rows, "columns": table.column_names},
+        )
+        return table.replace_schema_metadata({**(table.schema.metadata or {}), "madang.ref": ref})
+
+    # -- online --
+
+    def materialize(
+        self,
+        view: ViewName,
+        *,
+        until: datetime | None = None,
+        versions: Mapping[str, int] | None = None,
+        tables: Mapping[str, Any] | None = None,
+    ) -> int:
+        """Puts each entity's newest row online, at once for the whole view, and on record.
+
+        Killed at any moment, it leaves the old rows whole, and may be repeated.
+
+        Args:
+            view: Its name or definition.
+            until: The view as of this time (time-zone aware), exactly. Without it, as of now, and
+                rows pushed meanwhile that are newer than all of the history stay.
+            versions: A dataset's version to read instead of the newest.
+            tables: Tables to use instead of datasets, by name.
+
+        Returns:
+            The number of entities.
+        """
+        resolved = self._resolve(view)
+        limit = _microseconds(until or datetime.now(UTC))
+        table, inputs = self._compute(resolved, resolved.features, versions, tables)
+        packed = _packed(resolved, self._registry.digest(resolved), table, limit)
+        name, count = resolved.name, len(packed.keys)
+        data = {"entities": count, "until": format_time(limit)}
+        with self._context.ledger.intent(
+            "view.materialize", f"view:{name}", inputs=inputs, data=data
+        ) as intent:
+            self.online.replace(
+                name,
+                packed.keys,
+                packed.rows,
+                {**packed.description, "materialization": intent.id},
+                keep_after_us=packed.last_us if until is None else None,
+            )
+            intent.outputs.append(f"online:{name}@{intent.id}")
+            intent.data.update(data)
+        return count
+
+    def push(self, view: ViewName, rows: Any) -> int:
+        """Puts fresh rows online, durable when it returns; not on record, for it is a hot path.
+
+        Args:
+            view: Its name or definition.
+            rows: Entity, timestamp and features (Arrow PyCapsule interface). Of several rows of an
+                entity the newest counts, of several with equal timestamp the last.
+
+        Returns:
+            How many entities were changed: those that had no newer row.
+
+        Raises:
+            SchemaMismatchError: A column is missing or has another type than the rows online.
+            ConflictError: What is online comes from another definition; materialize first.
+        """
+        resolved = self._resolve(view)
+        table = _history.checked(resolved, pa.table(rows), resolved.features)
+        packed = _packed(resolved, self._registry.digest(resolved), table, None)
+        return self.online.put(resolved.name, packed.keys, packed.rows, packed.description)
+
+    def reader(
+        self, views: Sequence[ViewName], *, columns: Sequence[str] | None = None
+    ) -> OnlineReader:
+        """A prepared reader, the fastest way to read the same views again and again.
+
+        Raises:
+            NotFoundError: Nothing of a view is online yet, or it has no such feature.
+        """
+        return OnlineReader(self.online, [_name(view) for view in views], columns=columns)
+
+    def read(
+        self, views: Sequence[ViewName], entities: Entities, *, now: datetime | None = None
+    ) -> list[OnlineRow]:
+        """The newest features of each entity, in order; needs nothing but the online store.
+
+        Args:
+            views: Names or definitions.
+            entities: Rows as mappings, a mapping of columns, or an Arrow table; they may hold
+                more than the entity columns.
+            now: The time to read at (time-zone aware): older rows than the ttl, and rows from
+                after it, are unknown. Without it, the clock's, and no row is from after it.
+
+        Raises:
+            NotFoundError: Nothing of a view is online yet.
+            InvalidInputError: An entity column is missing or has another type.
+        """
+        names = tuple(_name(view) for view in views)
+        reader = self._readers.get(names)
+        if reader is None:
+            reader = self._readers[names] = OnlineReader(self.online, names)
+        return reader(entities, now=now)
+
+    def settle(self) -> int:
+        """Closes the records of materializations that a killed process left open; returns how many."""
+        ledger = self._context.ledger
+        left = ledger.open_intents("view.materialize")
+        for line in left:
+            description = self.online.describe(line.subject.removeprefix("view:")) or {}
+            landed = description.get("materialization") == line.data["id"]
+            name = f"online:{line.subject.removeprefix('view:')}@{line.data['id']}"
+            ledger.close_intent(
+                line.seq,
+                line.kind,
+                line.subject,
+                inputs=line.inputs,
+                outputs=[name] if landed else [],
+                data={"landed": landed},
+                phase="settled",
+            )
+        return len(left)
+
+    def health(self) -> Health:
+        """How the online store is."""
+        return self.online.health()
+
+    def close(self) -> None:
+        """Closes the online store. Repeating it is safe."""
+        self._readers.clear()
+        self.online.close()
+
+    # -- within --
+
+    def _resolve(self, view: ViewName) -> FeatureView:
+        if isinstance(view, str):
+            return self.get(view)
+        self._registry.ensure(view)
+        return view
+
+    def _compute(
+        self,
+        view: FeatureView,
+        features: Sequence[str],
+        versions: Mapping[str, int] | None,
+        tables: Mapping[str, Any] | None,
+    ) -> tuple[pa.Table, list[str]]:
+        """The view's table, and what it was made from, the view itself included."""
+        table, refs = _history.compute(
+            self._context, view, features, versions=versions, tables=tables
+        )
+        digest = self._registry.digest(view)
+        note(newest=(f"view:{view.name}", digest))
+        return table, [*refs, f"view:{view.name}@{digest}"]
+
+
+def _packed(view: FeatureView, digest: str, table: pa.Table, until_us: int | None) -> _Packed:
+    """The newest row of each entity, as the online store takes it."""
+    found, times = _asof.newest_indices(table, view.entity, view.timestamp, until_us=until_us)
+    newest = _asof.take(table, [*view.entity, *view.features], found)
+    description = _codec.describe(
+        newest,
+        view.entity,
+        view.features,
+        view=view.name,
+        definition=digest,
+        ttl_us=definitions.ttl_us(view),
+    )
+    layout = _codec.Layout(description)
+    keys = layout.keys({name: newest[name].to_pylist() for name in view.entity})
+    last_us = int(times.max()) if len(times) else None
+    # No key is None: rows with a null in their entity are left out above.
+    return _Packed(cast("list[bytes]", keys), layout.pack(newest, times), description, last_us)
+
+
+@dataclass(frozen=True)
+class _Packed:
+    keys: list[bytes]
+    rows: list[bytes]
+    description: dict[str, Any]
+    last_us: int | None
+
+
+def _name(view: ViewName) -> str:
+    return view if isinstance(view, str) else view.name
+
+
+def _microseconds(moment: datetime) -> int:
+    if moment.tzinfo is None:
+        raise InvalidInputError(f"until={moment} has no time zone; use datetime(…, tzinfo=UTC)")
+    return (moment - _EPOCH) // timedelta(microseconds=1)

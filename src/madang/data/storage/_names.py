@@ -1,0 +1,82 @@
+"""What a key and a table's name may be, the same for every engine."""
+
+from __future__ import annotations
+
+import re
+from typing import NoReturn
+
+from madang.errors import InvalidInputError
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\\]")
+_TABLE = re.compile(r"\w[\w.-]*")
+
+MAX_KEY_BYTES = 1024
+"""S3's limit (Amazon S3 User Guide, "Naming Amazon S3 objects")."""
+
+MAX_PART_BYTES = 255
+"""The limit of a file's name on Linux (NAME_MAX)."""
+
+MAX_TABLE_BYTES = 120
+
+
+def check_key(key: str) -> str:
+    """Returns `key` when it is usable.
+
+    Raises:
+        InvalidInputError: It is not; says why.
+    """
+    raw = _encoded(key, "key")
+    if not key or key.startswith("/") or key.endswith("/"):
+        _refuse("key", key, "it is empty, or starts or ends with /")
+    if _CONTROL.search(key):
+        _refuse("key", key, "it has a control character or a backslash")
+    if len(raw) > MAX_KEY_BYTES:
+        _refuse("key", key, f"it has {len(raw)} bytes, and {MAX_KEY_BYTES} are allowed")
+    for part in key.split("/"):
+        if part in ("", ".", ".."):
+            _refuse("key", key, f"it has the part {part!r}")
+        if len(part.encode()) > MAX_PART_BYTES:
+            _refuse("key", key, f"a part of it has more than {MAX_PART_BYTES} bytes")
+    return key
+
+
+def check_prefix(prefix: str) -> str:
+    """Returns `prefix` when keys could start with it.
+
+    Raises:
+        InvalidInputError: No key can; says why.
+    """
+    _encoded(prefix, "prefix")
+    if prefix.startswith("/") or _CONTROL.search(prefix):
+        _refuse("prefix", prefix, "it starts with /, or has a control character or a backslash")
+    if any(part in ("", ".", "..") for part in prefix.split("/")[:-1]):
+        _refuse("prefix", prefix, "it has an empty part, . or ..")
+    return prefix
+
+
+def check_table(table: str) -> str:
+    """Returns `table` when it is a usable name.
+
+    Raises:
+        InvalidInputError: It is not; says why.
+    """
+    raw = _encoded(table, "table name")
+    if not _TABLE.fullmatch(table) or len(raw) > MAX_TABLE_BYTES:
+        _refuse(
+            "table name",
+            table,
+            "use letters, digits, _, - and ., starting with a letter, a digit or _, "
+            f"at most {MAX_TABLE_BYTES} bytes",
+        )
+    return table
+
+
+def _encoded(text: str, what: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError:  # a lone surrogate, as from a file name that is not UTF-8
+        _refuse(what, text, "it is not valid Unicode")
+
+
+def _refuse(what: str, text: str, why: str) -> NoReturn:
+    raise InvalidInputError(f"{what} {text[:200]!r} can't be used: {why}")

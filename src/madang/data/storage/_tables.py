@@ -1,0 +1,111 @@
+"""The tables half of `Storage`, for engines whose tables are Delta tables.
+
+Light: the Delta library is imported when a table is first used, so objects alone stay cheap.
+"""
+
+from __future__ import annotations
+
+import builtins
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from datetime import datetime
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol
+
+import pyarrow as pa
+
+from madang.data.storage._names import check_table
+from madang.data.storage.contract import DeltaTables, Mode, Storage, TableVersion
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as pads
+
+    from madang.data.storage._delta import DeltaStore
+
+
+class Sink(Protocol):
+    """Where a new data file's bytes go."""
+
+    def write(self, data: Any, /) -> Any:
+        """Takes more bytes."""
+        ...
+
+
+class TablePlace(Protocol):
+    """Where a project's Delta tables lie, and what makes their files durable there."""
+
+    def location(self, table: str) -> tuple[str, dict[str, str]]:
+        """The table's URI and the storage options of the Delta library."""
+        ...
+
+    def filesystem(self, table: str) -> Any:
+        """A pyarrow file system rooted at the table, or `None` for the Delta library's own."""
+        ...
+
+    def create(self, table: str, name: str) -> AbstractContextManager[Sink]:
+        """Opens a new data file; when the block ends without an exception it is durable."""
+        ...
+
+    def discard(self, table: str, name: str) -> None:
+        """Removes a data file that no version refers to."""
+        ...
+
+    def commit_done(self, table: str, version: int) -> None:
+        """Makes the log entry of `version` (and a checkpoint of it) durable."""
+        ...
+
+    def names(self) -> list[str]:
+        """The names of all tables, in any order."""
+        ...
+
+
+class TableStorage(Storage, DeltaTables):
+    """Implements the tables of a `Storage` on its `TablePlace`."""
+
+    @property
+    @abstractmethod
+    def _place(self) -> TablePlace:
+        """Where the tables lie."""
+
+    @cached_property
+    def _store(self) -> DeltaStore:
+        from madang.data.storage._delta import DeltaStore
+
+        return DeltaStore(self._place)
+
+    def write(
+        self,
+        table: str,
+        data: Any,
+        *,
+        mode: Mode = "append",
+        metadata: Mapping[str, str] | None = None,
+        transaction: tuple[str, int] | None = None,
+        inputs: Sequence[str] = (),
+    ) -> int:
+        return self._store.write(
+            check_table(table), data, mode=mode, metadata=metadata or {}, transaction=transaction
+        )
+
+    def read(
+        self,
+        table: str,
+        *,
+        version: int | None = None,
+        at: datetime | None = None,
+        columns: builtins.list[str] | None = None,
+    ) -> pa.RecordBatchReader:
+        return self._store.read(check_table(table), version=version, at=at, columns=columns)
+
+    def versions(self, table: str, *, limit: int | None = None) -> builtins.list[TableVersion]:
+        return self._store.versions(check_table(table), limit)
+
+    def tables(self) -> builtins.list[str]:
+        return sorted(self._place.names())
+
+    def dataset(self, table: str, *, version: int | None = None) -> pads.Dataset:
+        return self._store.dataset(check_table(table), version=version)
+
+    def delta_location(self, table: str) -> tuple[str, Mapping[str, str]]:
+        return self._place.location(check_table(table))

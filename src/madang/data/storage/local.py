@@ -1,0 +1,216 @@
+"""Objects and tables in a local directory: the default engine.
+
+Under the directory: `PROJECT/objects/KEY`, `PROJECT/tables/NAME/` and `PROJECT/scratch/` for files
+that are being written.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import cached_property
+from io import FileIO
+from pathlib import Path
+from typing import Any, Self
+
+from madang.data.storage import _files
+from madang.data.storage._names import check_key, check_prefix
+from madang.data.storage._tables import TableStorage
+from madang.data.storage.contract import LocalFiles, ObjectInfo
+from madang.engines import Context, EngineURL, Health
+from madang.errors import AlreadyExistsError, InvalidInputError, NotFoundError
+
+_LOG_ENTRY = re.compile(r"\d{20}\.json")
+_SCRATCH_SECONDS = 86_400
+
+
+class LocalStorage(TableStorage, LocalFiles):
+    """Files of this machine.
+
+    A `put` or `write` that returned was synced, file and folder, so it also survives a power
+    failure. Several processes may use one directory; it must be on a local file system, whose
+    rename and link are atomic.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._objects = folder / "objects"
+        self._scratch = folder / "scratch"
+        self._clear_scratch()
+
+    @classmethod
+    def from_url(cls, url: EngineURL, context: Context) -> Self:
+        url.check_options(set())
+        base = url.local_path(context.root) if url.path else context.home / "storage"
+        return cls(base / context.project)
+
+    def health(self) -> Health:
+        try:
+            _files.make_folder(self.folder)
+            free = shutil.disk_usage(self.folder).free
+            writable = os.access(self.folder, os.W_OK)
+        except OSError as error:
+            return Health(False, f"{self.folder}: {error}", "check the path and its permissions")
+        if not writable:
+            return Health(False, f"{self.folder} is read-only", "check its permissions")
+        return Health(True, f"{self.folder}, {free / 1e9:.1f} GB free")
+
+    # -- objects ------------------------------------------------------------------------------
+
+    def put(
+        self, key: str, data: bytes | memoryview | Path, *, overwrite: bool = True
+    ) -> ObjectInfo:
+        path = self.path(key)
+        try:
+            with _files.replacing(path, self._scratch, overwrite=overwrite) as file:
+                _fill(file, data)
+                status = os.fstat(file.fileno())
+        except FileExistsError as error:
+            raise AlreadyExistsError(
+                f"object {key!r} exists; choose another key, or replace it with overwrite=True"
+            ) from error
+        except (NotADirectoryError, IsADirectoryError) as error:
+            raise InvalidInputError(
+                f"object {key!r} can't be stored: a key can't be a folder of another one "
+                f"({error.filename} is in the way)"
+            ) from error
+        return _info(key, status)
+
+    def get(self, key: str) -> bytes:
+        try:
+            return self.path(key).read_bytes()
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+            raise NotFoundError(f"there is no object {key!r}") from error
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        return self._walk("", check_prefix(prefix))
+
+    def delete(self, key: str) -> None:
+        path = self.path(key)
+        try:
+            path.unlink()
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            return
+        _files.sync_folder(path.parent)
+
+    def path(self, key: str) -> Path:
+        return self._objects / check_key(key)
+
+    def _walk(self, folder: str, prefix: str) -> Iterator[ObjectInfo]:
+        """Objects below `folder` ("" or ending with /) in the order of their keys."""
+        try:
+            entries = list(os.scandir(self._objects / folder))
+        except FileNotFoundError:
+            return
+        keys = {f"{folder}{e.name}/" if e.is_dir() else f"{folder}{e.name}": e for e in entries}
+        for key in sorted(keys):
+            if key.endswith("/"):
+                if key.startswith(prefix) or prefix.startswith(key):
+                    yield from self._walk(key, prefix)
+            elif key.startswith(prefix):
+                try:
+                    status = keys[key].stat()
+                except FileNotFoundError:
+                    continue  # deleted since the folder was read
+                yield _info(key, status)
+
+    def _clear_scratch(self) -> None:
+        """Removes what killed writers left a day ago or earlier."""
+        if not self._scratch.is_dir():
+            return
+        for path in self._scratch.iterdir():
+            try:
+                if time.time() - path.stat().st_mtime > _SCRATCH_SECONDS:
+                    path.unlink()
+            except FileNotFoundError:
+                continue  # another process cleared it
+
+    # -- tables -------------------------------------------------------------------------------
+
+    @cached_property
+    def _place(self) -> _LocalTables:
+        return _LocalTables(self.folder / "tables")
+
+
+class _LocalTables:
+    """A `TablePlace`: a folder for each table."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def location(self, table: str) -> tuple[str, dict[str, str]]:
+        return str(self._folder / table), {}
+
+    def filesystem(self, table: str) -> Any:
+        from pyarrow import fs
+
+        return fs.SubTreeFileSystem(str(self._folder / table), fs.LocalFileSystem())
+
+    @contextmanager
+    def create(self, table: str, name: str) -> Iterator[_Whole]:
+        with _files.new_file(self._folder / table / name) as file:
+            yield _Whole(file)
+
+    def discard(self, table: str, name: str) -> None:
+        (self._folder / table / name).unlink(missing_ok=True)
+
+    def commit_done(self, table: str, version: int) -> None:
+        log = self._folder / table / "_delta_log"
+        for name in (
+            f"{version:020d}.json",
+            f"{version:020d}.checkpoint.parquet",
+            "_last_checkpoint",
+        ):
+            try:
+                _files.sync_file(log / name)
+            except FileNotFoundError:
+                if name.endswith(".json"):
+                    raise
+        _files.sync_folder(log)
+        _files.sync_folder(log.parent)
+
+    def names(self) -> list[str]:
+        try:
+            return [folder.name for folder in self._folder.iterdir() if _is_table(folder)]
+        except FileNotFoundError:
+            return []
+
+
+class _Whole:
+    """A sink whose `write` takes everything, where `FileIO.write` may take a part."""
+
+    def __init__(self, file: FileIO) -> None:
+        self._file = file
+
+    def write(self, data: Any, /) -> None:
+        _files.write_all(self._file, memoryview(data))
+
+
+def _is_table(folder: Path) -> bool:
+    try:
+        return any(_LOG_ENTRY.fullmatch(path.name) for path in (folder / "_delta_log").iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return False  # its first writer is not done, or was killed
+
+
+def _fill(file: FileIO, data: bytes | memoryview | Path) -> None:
+    if isinstance(data, Path):
+        with data.open("rb") as source:
+            while os.sendfile(file.fileno(), source.fileno(), None, 1 << 30):
+                continue
+    else:
+        _files.write_all(file, memoryview(data))
+
+
+def _info(key: str, status: os.stat_result) -> ObjectInfo:
+    return ObjectInfo(
+        key=key,
+        size_bytes=status.st_size,
+        modified=datetime.fromtimestamp(status.st_mtime, UTC),
+        e_tag=f"{status.st_ino:x}-{status.st_mtime_ns:x}-{status.st_size:x}",
+    )

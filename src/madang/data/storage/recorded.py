@@ -1,0 +1,250 @@
+"""What changes in the storage, on the record: a `Storage` around another one and the ledger."""
+
+from __future__ import annotations
+
+import builtins
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, cast
+
+import pyarrow as pa
+
+from madang.data.storage._names import check_table
+from madang.data.storage.contract import (
+    DeltaTables,
+    LocalFiles,
+    Mode,
+    ObjectInfo,
+    Storage,
+    TableVersion,
+)
+from madang.engines import Context, EngineURL, Health
+from madang.errors import ConfigurationError, NotFoundError
+from madang.ledger import Ledger, is_noting, note
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as pads
+
+INTENT = "madang.intent"
+"""The key in a version's metadata that holds the id of the intent that made it."""
+
+UNRECORDED = ("artifacts/", "runs/", "models/")
+"""Prefixes of the objects that other components write and record by themselves."""
+
+_WRITE = "dataset.write"
+
+
+class RecordedStorage(Storage):
+    """Surrounds a storage engine with the ledger.
+
+    A table's write is an intent before and an outcome after; its version holds the intent's id, so
+    what a killed process left open is settled by looking at the versions. An object's put is one
+    line after it. An instance has the abilities of the engine inside: `isinstance` tells.
+    """
+
+    def __new__(cls, engine: Storage, ledger: Ledger) -> Self:  # noqa: ARG004 - for __init__
+        abilities = (isinstance(engine, LocalFiles), isinstance(engine, DeltaTables))
+        return cast("Self", object.__new__(_CLASSES[abilities]))
+
+    def __init__(self, engine: Storage, ledger: Ledger) -> None:
+        self.engine = engine
+        self._ledger = ledger
+        self._settled = False
+        self._lock = threading.Lock()
+
+    @classmethod
+    def from_url(cls, url: EngineURL, context: Context) -> Self:
+        """Refuses: this is no engine of its own.
+
+        Raises:
+            ConfigurationError: Always.
+        """
+        raise ConfigurationError(f"{url.scheme}:// can't name a recorded storage; name its engine")
+
+    def health(self) -> Health:
+        return self.engine.health()
+
+    def close(self) -> None:
+        self.engine.close()
+
+    # -- objects ------------------------------------------------------------------------------
+
+    def put(
+        self, key: str, data: bytes | memoryview | Path, *, overwrite: bool = True
+    ) -> ObjectInfo:
+        info = self.engine.put(key, data, overwrite=overwrite)
+        if not key.startswith(UNRECORDED):
+            self._ledger.record(
+                "object.put",
+                f"object:{key}",
+                outputs=[f"object:{key}"],
+                data={"size_bytes": info.size_bytes, "e_tag": info.e_tag},
+            )
+        return info
+
+    def get(self, key: str) -> bytes:
+        return self.engine.get(key)
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        return self.engine.list(prefix)
+
+    def delete(self, key: str) -> None:
+        self.engine.delete(key)
+        if not key.startswith(UNRECORDED):
+            self._ledger.record("object.delete", f"object:{key}")
+
+    # -- tables -------------------------------------------------------------------------------
+
+    def write(
+        self,
+        table: str,
+        data: Any,
+        *,
+        mode: Mode = "append",
+        metadata: Mapping[str, str] | None = None,
+        transaction: tuple[str, int] | None = None,
+        inputs: Sequence[str] = (),
+    ) -> int:
+        check_table(table)  # before the ledger holds the name
+        self._settle_once()
+        rows = _CountedRows(data)
+        subject = f"dataset:{table}"
+        with self._ledger.intent(_WRITE, subject, inputs=inputs, data={"mode": mode}) as intent:
+            version = self.engine.write(
+                table,
+                rows.data,
+                mode=mode,
+                metadata={**(metadata or {}), INTENT: intent.id},
+                transaction=transaction,
+            )
+            if transaction is not None and not self._made(table, version, intent.id):
+                intent.data = {"mode": mode, "version": version, "dropped": list(transaction)}
+            else:
+                intent.outputs = [f"{subject}@{version}"]
+                intent.data = {"mode": mode, "rows": rows.count}
+        return version
+
+    def read(
+        self,
+        table: str,
+        *,
+        version: int | None = None,
+        at: datetime | None = None,
+        columns: builtins.list[str] | None = None,
+    ) -> pa.RecordBatchReader:
+        version = self._noted(table, version, at)
+        return self.engine.read(
+            table, version=version, at=None if version is not None else at, columns=columns
+        )
+
+    def versions(self, table: str, *, limit: int | None = None) -> builtins.list[TableVersion]:
+        return self.engine.versions(table, limit=limit)
+
+    def tables(self) -> builtins.list[str]:
+        return self.engine.tables()
+
+    def _noted(self, table: str, version: int | None, at: datetime | None = None) -> int | None:
+        """Tells the step that runs, if one does, which version it reads; and reads just that one."""
+        if not is_noting():
+            return version
+        if version is None:
+            newest = self.engine.versions(table, limit=None if at else 1)
+            before = [v.version for v in newest if at is None or v.timestamp <= at]
+            if not before:
+                return None  # the engine says what is wrong
+            version = before[-1]
+            if at is None:
+                note(newest=(f"dataset:{table}", str(version)))
+        note(inputs=[f"dataset:{table}@{version}"])
+        return version
+
+    # -- after a crash ------------------------------------------------------------------------
+
+    def settle(self) -> int:
+        """Writes the outcome of every write whose process died before it could; returns how many.
+
+        Safe to repeat, and to run while others write. The first write of a process calls it.
+        """
+        lines = self._ledger.open_intents(_WRITE)
+        for line in lines:
+            table = line.subject.removeprefix("dataset:")
+            version = self._version_of(table, str(line.data["id"]))
+            outcome = "written" if version is not None else "nothing was written"
+            self._ledger.close_intent(
+                line.seq,
+                _WRITE,
+                line.subject,
+                phase="settled",
+                inputs=line.inputs,
+                outputs=[] if version is None else [f"{line.subject}@{version}"],
+                data={"mode": line.data["mode"], "outcome": outcome},
+            )
+        return len(lines)
+
+    def _settle_once(self) -> None:
+        if self._settled:
+            return
+        with self._lock:
+            if not self._settled:
+                self.settle()
+                self._settled = True
+
+    def _made(self, table: str, version: int, intent_id: str) -> bool:
+        recent = self.engine.versions(table, limit=8)
+        if recent[0].version > version:
+            recent = self.engine.versions(table)
+        return recent[version - recent[0].version].metadata.get(INTENT) == intent_id
+
+    def _version_of(self, table: str, intent_id: str) -> int | None:
+        try:
+            known = self.engine.versions(table)
+        except NotFoundError:
+            return None
+        return next((v.version for v in known if v.metadata.get(INTENT) == intent_id), None)
+
+
+class _WithFiles(RecordedStorage, LocalFiles):
+    def path(self, key: str) -> Path:
+        return cast("LocalFiles", self.engine).path(key)
+
+
+class _WithDelta(RecordedStorage, DeltaTables):
+    def dataset(self, table: str, *, version: int | None = None) -> pads.Dataset:
+        version = self._noted(table, version)
+        return cast("DeltaTables", self.engine).dataset(table, version=version)
+
+    def delta_location(self, table: str) -> tuple[str, Mapping[str, str]]:
+        return cast("DeltaTables", self.engine).delta_location(table)
+
+
+class _WithBoth(_WithFiles, _WithDelta):
+    """Both abilities."""
+
+
+_CLASSES: dict[tuple[bool, bool], type[RecordedStorage]] = {
+    (False, False): RecordedStorage,
+    (True, False): _WithFiles,
+    (False, True): _WithDelta,
+    (True, True): _WithBoth,
+}
+
+
+class _CountedRows:
+    """Rows on their way to the engine, counted without being held."""
+
+    def __init__(self, data: Any) -> None:
+        self.count = 0
+        if isinstance(data, pa.Table | pa.RecordBatch):
+            self.data, self.count = data, data.num_rows
+        elif hasattr(data, "__arrow_c_stream__"):
+            stream = pa.RecordBatchReader.from_stream(data)
+            self.data = pa.RecordBatchReader.from_batches(stream.schema, self._counted(stream))
+        else:
+            self.data = data
+
+    def _counted(self, stream: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
+        for batch in stream:
+            self.count += batch.num_rows
+            yield batch

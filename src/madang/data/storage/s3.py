@@ -1,0 +1,289 @@
+"""Objects and tables in an S3 bucket: Amazon's, MinIO's, or another server of that protocol.
+
+Under the URL's prefix: `PROJECT/objects/KEY`, `PROJECT/tables/NAME/`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from datetime import timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self, cast
+
+import obstore
+from obstore.exceptions import (
+    AlreadyExistsError as ExistsInStoreError,
+    BaseError,
+    GenericError,
+    NotFoundError as NotInStoreError,
+    PermissionDeniedError as RefusedByStoreError,
+    UnauthenticatedError,
+)
+from obstore.store import S3Store
+
+from madang.data.storage._names import check_key, check_prefix
+from madang.data.storage._tables import Sink, TableStorage
+from madang.data.storage.contract import ObjectInfo
+from madang.engines import Context, EngineURL, Health
+from madang.errors import (
+    AlreadyExistsError,
+    ConfigurationError,
+    NotFoundError,
+    PermissionDeniedError,
+    UnavailableError,
+)
+from madang.ledger import new_id
+
+_OPTIONS = {
+    "access_key_id", "allow_http", "endpoint", "region", "secret_access_key", "session_token",
+}  # fmt: skip
+_NOT_THERE = (FileNotFoundError, NotInStoreError)
+"""The client raises Python's own error for a missing object."""
+_FIRST_LOG_ENTRY = "_delta_log/00000000000000000000.json"
+
+
+class S3Storage(TableStorage):
+    """A bucket. Without keys in the URL those of the environment (`AWS_ACCESS_KEY_ID` …) hold.
+
+    A server is probed when it is connected: one that ignores range reads or create-only writes
+    would corrupt tables, so it is refused. A create-only `put` is one request, so its object is
+    held in memory and has at most 5 GiB.
+    """
+
+    def __init__(self, bucket: str, prefix: str, options: Mapping[str, str]) -> None:
+        self._bucket = bucket
+        self._prefix = prefix
+        self._options = dict(options)
+        self._client = self._connect(retries=3, seconds=30)
+        self._objects = self._connect(retries=3, seconds=30, folder="objects")
+
+    @classmethod
+    def from_url(cls, url: EngineURL, context: Context) -> Self:
+        url.check_options(_OPTIONS)
+        if not url.host:
+            raise ConfigurationError("an S3 URL names a bucket: s3://bucket/prefix?endpoint=…")
+        options = dict(url.query)
+        if url.username:
+            options.setdefault("access_key_id", url.username)
+        if url.password:
+            options.setdefault("secret_access_key", url.password)
+        prefix = "/".join(part for part in (*url.path.split("/"), context.project) if part)
+        storage = cls(url.host, prefix, options)
+        storage.probe()
+        return storage
+
+    def __repr__(self) -> str:
+        return f"S3Storage({self._where!r})"
+
+    @property
+    def _where(self) -> str:
+        endpoint = self._options.get("endpoint", "Amazon S3")
+        return f"s3://{self._bucket}/{self._prefix} at {endpoint}"
+
+    def _connect(self, *, retries: int, seconds: float, folder: str = "") -> S3Store:
+        known = {key: value for key, value in self._options.items() if key != "allow_http"}
+        known.setdefault("region", "us-east-1")
+        return S3Store(
+            self._bucket,
+            prefix="/".join(part for part in (self._prefix, folder) if part),
+            config=cast("Any", known),
+            client_options={
+                "allow_http": self._allow_http,
+                "connect_timeout": timedelta(seconds=5),
+            },
+            retry_config=cast(
+                "Any", {"max_retries": retries, "retry_timeout": timedelta(seconds=seconds)}
+            ),
+        )
+
+    @property
+    def _allow_http(self) -> bool:
+        return self._options.get("allow_http", "false").lower() in ("true", "1", "yes")
+
+    @contextmanager
+    def _errors(self, key: str = "") -> Iterator[None]:
+        try:
+            yield
+        except _NOT_THERE as error:
+            if "NoSuchBucket" in str(error):
+                raise self._no_bucket() from error
+            raise NotFoundError(f"there is no object {key!r}") from error
+        except ExistsInStoreError as error:
+            raise AlreadyExistsError(
+                f"object {key!r} exists; choose another key, or replace it with overwrite=True"
+            ) from error
+        except (RefusedByStoreError, UnauthenticatedError) as error:
+            raise PermissionDeniedError(
+                f"{self._where} refused the access key; check access_key_id, secret_access_key "
+                "and the bucket's policy"
+            ) from error
+        except GenericError as error:
+            if "NoSuchBucket" in str(error):
+                raise self._no_bucket() from error
+            raise UnavailableError(
+                f"{self._where} does not answer: {_first_line(error)}"
+            ) from error
+
+    def _no_bucket(self) -> ConfigurationError:
+        return ConfigurationError(f"{self._where}: there is no such bucket; create it first")
+
+    # -- what the server really does ----------------------------------------------------------
+
+    def probe(self) -> None:
+        """Tries on the server what tables depend on.
+
+        Raises:
+            ConfigurationError: The server would corrupt tables, or there is no such bucket.
+            UnavailableError: It does not answer.
+            PermissionDeniedError: It refuses the access key.
+        """
+        key = f"probe/{new_id()}"
+        with self._errors(key):
+            obstore.put(self._client, key, b"0123456789", mode="create")
+            try:
+                self._probe_create(key)
+                self._probe_range(key)
+            finally:
+                obstore.delete(self._client, key)
+
+    def _probe_create(self, key: str) -> None:
+        try:
+            obstore.put(self._client, key, b"replaced!!", mode="create")
+        except ExistsInStoreError:
+            return
+        raise self._unsafe(
+            "it ignores create-only writes (If-None-Match: *), so two writers would overwrite "
+            "each other's versions"
+        )
+
+    def _probe_range(self, key: str) -> None:
+        try:
+            part = bytes(obstore.get_range(self._client, key, start=2, end=6))
+        except GenericError as error:
+            raise self._unsafe(f"it can't read a range: {_first_line(error)}") from error
+        if part != b"2345":
+            raise self._unsafe("it ignores the range of a read (Range: bytes=…)")
+
+    def _unsafe(self, reason: str) -> ConfigurationError:
+        return ConfigurationError(
+            f"{self._where} can't hold tables safely: {reason}; use another S3 server"
+        )
+
+    def health(self) -> Health:
+        try:
+            client = self._connect(retries=0, seconds=2)
+            obstore.list_with_delimiter(client, "tables/")
+        except BaseError as error:
+            return Health(
+                False, f"{self._where}: {_first_line(error)}", "check the server, keys and bucket"
+            )
+        return Health(True, self._where)
+
+    # -- objects ------------------------------------------------------------------------------
+
+    def put(
+        self, key: str, data: bytes | memoryview | Path, *, overwrite: bool = True
+    ) -> ObjectInfo:
+        check_key(key)
+        body = data if isinstance(data, Path) else memoryview(data).cast("B")
+        with self._errors(key):
+            obstore.put(self._objects, key, body, mode="overwrite" if overwrite else "create")
+            return _info(obstore.head(self._objects, key))
+
+    def get(self, key: str) -> bytes:
+        check_key(key)
+        with self._errors(key):
+            return bytes(obstore.get(self._objects, key).bytes())
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        # The client lists whole folders only, so the last part is compared here. Servers on a file
+        # system list a/b before a-b, so the order is made here too.
+        folder, _, _ = check_prefix(prefix).rpartition("/")
+        with self._errors(prefix):
+            pages = obstore.list(self._objects, folder or None, chunk_size=1000)
+            entries = [_info(e) for e in itertools.chain.from_iterable(pages)]
+        found = [info for info in entries if info.key.startswith(prefix)]
+        return iter(sorted(found, key=lambda info: info.key))
+
+    def delete(self, key: str) -> None:
+        check_key(key)
+        try:
+            with self._errors(key):
+                obstore.delete(self._objects, key)
+        except NotFoundError:
+            return
+
+    # -- tables -------------------------------------------------------------------------------
+
+    @cached_property
+    def _place(self) -> _S3Tables:
+        options = {f"AWS_{key.upper()}": value for key, value in self._options.items()}
+        options.setdefault("AWS_REGION", "us-east-1")
+        if "AWS_ENDPOINT" in options:
+            options["AWS_ENDPOINT_URL"] = options.pop("AWS_ENDPOINT")
+        # Commits are create-only writes; without this the Delta library asks for a lock service.
+        options["AWS_CONDITIONAL_PUT"] = "etag"
+        options |= {"max_retries": "3", "retry_timeout": "30s", "connect_timeout": "5s"}
+        uri = f"s3://{self._bucket}/{self._prefix}/tables"
+        return _S3Tables(self._connect(retries=3, seconds=30, folder="tables"), uri, options, self)
+
+
+class _S3Tables:
+    """A `TablePlace`: an acknowledged upload is durable, so there is nothing to sync."""
+
+    def __init__(
+        self, store: S3Store, uri: str, options: dict[str, str], storage: S3Storage
+    ) -> None:
+        self._store, self._uri, self._options, self._storage = store, uri, options, storage
+
+    def location(self, table: str) -> tuple[str, dict[str, str]]:
+        return f"{self._uri}/{table}", dict(self._options)
+
+    def filesystem(self, table: str) -> Any:
+        return None
+
+    def create(self, table: str, name: str) -> AbstractContextManager[Sink]:
+        return self._upload(f"{table}/{name}")
+
+    @contextmanager
+    def _upload(self, key: str) -> Iterator[Sink]:
+        with self._storage._errors(key):
+            writer = obstore.open_writer(self._store, key)
+            try:
+                yield cast("Sink", writer)
+            except BaseException:
+                # Closing is the only end that an upload has here; no version refers to the file.
+                writer.close()
+                obstore.delete(self._store, key)
+                raise
+            writer.close()
+
+    def discard(self, table: str, name: str) -> None:
+        with self._storage._errors(name):
+            obstore.delete(self._store, f"{table}/{name}")
+
+    def commit_done(self, table: str, version: int) -> None:
+        return
+
+    def names(self) -> list[str]:
+        with self._storage._errors():
+            folders = obstore.list_with_delimiter(self._store)["common_prefixes"]
+            return [name for folder in folders if self._is_table(name := folder.rstrip("/"))]
+
+    def _is_table(self, name: str) -> bool:
+        try:
+            obstore.head(self._store, f"{name}/{_FIRST_LOG_ENTRY}")
+        except _NOT_THERE:
+            return False  # its first writer is not done, or was killed
+        return True
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0]
+
+
+def _info(entry: Any) -> ObjectInfo:
+    return ObjectInfo(entry["path"], entry["size"], entry["last_modified"], entry["e_tag"])

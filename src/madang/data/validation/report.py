@@ -1,0 +1,209 @@
+"""Reports of a validation for people and programs: a page of text, a page of HTML, JSON.
+
+Their size depends on the columns and the checks, not on the rows.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from madang.data.validation._display import as_json
+from madang.data.validation._rules import title
+from madang.data.validation.contract import CheckResult, Report
+
+_BARS = " ▁▂▃▄▅▆▇█"
+_WIDTH = 60
+_PLOT_WIDTH, _PLOT_HEIGHT = 120, 28
+
+
+def status(result: CheckResult) -> str:
+    """`ok`, or what the failure did: `blocked`, `quarantined` or `warned`."""
+    if result.ok:
+        return "ok"
+    return {"block": "blocked", "quarantine": "quarantined", "warn": "warned"}[
+        result.check.severity
+    ]
+
+
+def verdict(report: Report) -> str:
+    """The outcome in a sentence."""
+    if report.blocked:
+        return "Blocked: a check that blocks failed, so nothing should be written."
+    if report.quarantined:
+        share = 100 * report.quarantined / report.rows
+        return f"{report.quarantined:,} of {report.rows:,} rows set aside ({share:.3g} %)."
+    if any(not result.ok for result in report.results):
+        return "All rows are valid; some checks warn."
+    return "All rows are valid."
+
+
+def to_dict(report: Report) -> dict[str, Any]:
+    """The report as JSON values."""
+    return {
+        "dataset": report.dataset,
+        "rows": report.rows,
+        "valid": report.valid,
+        "quarantined": report.quarantined,
+        "blocked": report.blocked,
+        "verdict": verdict(report),
+        "checks": [
+            {
+                "check": title(result.check),
+                "kind": result.check.kind,
+                "column": result.check.column,
+                "severity": result.check.severity,
+                "arguments": {k: _json(v) for k, v in result.check.arguments.items()},
+                "rows": result.rows,
+                "failed": result.failed,
+                "status": status(result),
+                "examples": [_json(example) for example in result.examples],
+                "message": result.message,
+            }
+            for result in report.results
+        ],
+        "statistics": {name: dict(values) for name, values in report.statistics.items()},
+    }
+
+
+def _json(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_json(item) for item in value]
+    return as_json(value)
+
+
+def to_text(report: Report) -> str:
+    """The report for a terminal: the checks that failed, and a line of figures for each column."""
+    passed = sum(result.ok for result in report.results)
+    counts = f"{report.rows:,} rows, {report.valid:,} valid, {report.quarantined:,} quarantined"
+    lines = [
+        f"{_line(report.dataset)}: {verdict(report)}",
+        f"{counts}; {passed} of {len(report.results)} checks passed",
+    ]
+    failed = sorted(
+        (result for result in report.results if not result.ok),
+        key=lambda r: ("block", "quarantine", "warn").index(r.check.severity),
+    )
+    if failed:
+        rows = [[status(r), f"{r.failed:,}", title(r.check), _found(r)] for r in failed]
+        lines += ["", *_table(["status", "failed", "check", "found"], rows, right={1})]
+    if report.statistics:
+        rows = [_figures(name, values) for name, values in report.statistics.items()]
+        heads = ["column", "type", "nulls", "min", "mean", "max", "distinct", "shape"]
+        lines += ["", *_table(heads, rows, right={2, 3, 4, 5, 6})]
+    return "\n".join(lines) + "\n"
+
+
+def _found(result: CheckResult) -> str:
+    examples = ", ".join(_shown(example) for example in result.examples[:3])
+    return "; ".join(part for part in (result.message, examples) if part)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}={_shown(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return "null" if value is None else str(value)
+
+
+def _figures(name: str, values: Mapping[str, Any]) -> list[str]:
+    nulls = values["nulls"] / values["rows"] if values["rows"] else 0.0
+    figures = [_shown(values[key]) if key in values else "" for key in ("min", "mean", "max")]
+    counts = values.get("histogram", {}).get("counts", [])
+    sampled = "~" if values["sample_rows"] < values["rows"] else ""
+    distinct = f"{sampled}{values['distinct']:,}"
+    shape = _bars(counts) if counts else _frequent(values)
+    return [name, values["type"], f"{nulls:.3g}" if nulls else "", *figures, distinct, shape]
+
+
+def _frequent(values: Mapping[str, Any]) -> str:
+    return ", ".join(_shown(value) for value, _ in values["top"][:4])
+
+
+def _bars(counts: Sequence[int]) -> str:
+    most = max(counts)
+    # What is not empty must not look empty.
+    return "".join(_BARS[-(-count * 8 // most)] for count in counts)
+
+
+def _line(text: str, width: int = _WIDTH) -> str:
+    """The text in one line without anything that a terminal would obey, cut to the width."""
+    safe = "".join("�" if unicodedata.category(c)[0] == "C" else c for c in text)
+    return safe if len(safe) <= width else safe[: width - 1] + "…"
+
+
+def _table(heads: list[str], rows: list[list[str]], right: set[int]) -> list[str]:
+    cells = [heads, *[[_line(cell) for cell in row] for row in rows]]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(heads))]
+    cells.insert(1, ["─" * width for width in widths])
+    return [
+        "  ".join(
+            cell.rjust(width) if index in right else cell.ljust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in cells
+    ]
+
+
+def to_html(report: Report) -> str:
+    """The report as one page that needs nothing else: no script, no font, no request."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("madang.data.validation", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    order = {"blocked": 0, "quarantined": 1, "warned": 2, "ok": 3}
+    checks = [
+        {"title": title(r.check), "status": status(r), "result": r, "found": _found(r)}
+        for r in report.results
+    ]
+    columns = [
+        {"name": name, "values": values, "plot": _plot(values)}
+        for name, values in report.statistics.items()
+    ]
+    return environment.get_template("report.html.j2").render(
+        report=report,
+        verdict=verdict(report),
+        passed=sum(result.ok for result in report.results),
+        checks=sorted(checks, key=lambda check: order[str(check["status"])]),
+        columns=columns,
+        shown=_shown,
+        plot_width=_PLOT_WIDTH,
+        plot_height=_PLOT_HEIGHT,
+    )
+
+
+def _plot(values: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The bars of a small chart: of a histogram, or of the most frequent values."""
+    histogram = values.get("histogram")
+    if histogram:
+        counts, edges = histogram["counts"], histogram["edges"]
+        names = [f"{_shown(edges[i])} to {_shown(edges[i + 1])}" for i in range(len(counts))]
+    else:
+        counts = [count for _, count in values["top"]]
+        names = [_shown(value) for value, _ in values["top"]]
+    if not counts:
+        return []
+    step = _PLOT_WIDTH / len(counts)
+    most = max(counts)
+    bars = []
+    for index, (name, count) in enumerate(zip(names, counts, strict=True)):
+        height = max(1.0, _PLOT_HEIGHT * count / most) if count else 0.0
+        bars.append(
+            {
+                "x": round(index * step, 2),
+                "y": round(_PLOT_HEIGHT - height, 2),
+                "width": round(max(step - 1, 0.5), 2),
+                "height": round(height, 2),
+                "title": f"{name}: {count:,}",
+            }
+        )
+    return bars

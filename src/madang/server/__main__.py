@@ -1,0 +1,65 @@
+"""The control process: `python -m madang.server --project FOLDER --fd N`.
+
+It serves the HTTP API and keeps the inference workers' list of accepted tokens current. It holds no
+state of its own: killed at any moment, it starts again and settles what was left open.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import socket
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+import uvicorn
+
+from madang.server.app import create_app
+from madang.stack import open
+
+if TYPE_CHECKING:
+    from madang.stack import Stack
+
+_TOKENS_SECONDS = 0.5
+_log = logging.getLogger("madang.server")
+
+
+def main() -> None:
+    """Serves until SIGTERM."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--project", required=True)
+    parser.add_argument("--env")
+    parser.add_argument("--fd", type=int, required=True, help="the listening socket")
+    arguments = parser.parse_args()
+    stack = open(arguments.project, env=arguments.env)
+    sys.path.insert(0, str(stack.root))
+    listener = socket.socket(fileno=arguments.fd)
+    stopping = threading.Event()
+    keeper = threading.Thread(target=_keep_tokens, args=(stack, stopping), daemon=True)
+    keeper.start()
+    app = create_app(stack)
+    config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=5)
+    try:
+        uvicorn.Server(config).run(sockets=[listener])
+    finally:
+        stopping.set()
+        keeper.join()
+        stack.close()
+
+
+def _keep_tokens(stack: Stack, stopping: threading.Event) -> None:
+    """Hands changed tokens to the inference workers, soon after each change."""
+    from madang.deployment.serving.local import LocalServing
+
+    if not isinstance(stack.serving, LocalServing):
+        return
+    while not stopping.wait(_TOKENS_SECONDS):
+        try:
+            stack.serving.refresh_tokens()
+        except Exception:
+            _log.exception("the inference workers' tokens could not be refreshed; trying again")
+
+
+if __name__ == "__main__":
+    main()

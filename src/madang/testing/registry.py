@@ -1,0 +1,229 @@
+"""What every model registry promises, as tests.
+
+class TestMyRegistry(RegistryContract):
+    @pytest.fixture
+    def stack(self, tmp_path):
+        ...  # an open Stack whose `registry` is the engine's
+"""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+from madang.development.experiments import ModelVersion, Registry, TensorSpec, formats
+from madang.errors import IntegrityError, InvalidInputError, NotFoundError, UnsafeModelError
+from madang.stack import Stack
+
+_RANDOM = np.random.default_rng(0)
+ROWS = _RANDOM.normal(size=(60, 3))
+LABELS = (ROWS.sum(axis=1) > 0).astype(int)
+
+# Dies by SIGKILL before its n-th file reaches the storage.
+_KILLED = """
+import os, signal, sys, madang
+from madang.testing.registry import fitted, ROWS
+with madang.open(sys.argv[1]) as stack:
+    storage, calls = stack.storage, 0
+    put = storage.put
+    def dying(*arguments, **options):
+        global calls
+        calls += 1
+        if calls == int(sys.argv[2]):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return put(*arguments, **options)
+    storage.put = dying
+    stack.registry.register("m", fitted(), example=ROWS[:3])
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def fitted() -> Any:
+    """A small model."""
+    return LogisticRegression().fit(ROWS, LABELS)
+
+
+class RegistryContract:
+    @pytest.fixture
+    def registry(self, stack: Stack) -> Registry:
+        return stack.registry
+
+    @staticmethod
+    def add(registry: Registry, name: str = "m", **options: Any) -> ModelVersion:
+        return registry.register(name, fitted(), example=ROWS[:3], **options)
+
+    def test_register_get_load(self, stack: Stack, registry: Registry) -> None:
+        run = stack.experiments.start_run("e")
+        version = self.add(
+            registry,
+            run_id=run.id,
+            inputs=["dataset:d@4"],
+            evaluation={"auc": 0.9},
+            report=b"<html>",
+            tags={"team": "a"},
+            description="the first",
+        )
+        assert version == registry.get("m") == registry.get("m", 1) == registry.get("m", "1")
+        assert (version.name, version.version, version.ref) == ("m", 1, "model:m@1")
+        assert version.signature.inputs == (TensorSpec("input", "FP64", (-1, 3)),)
+        assert version.signature.outputs == (
+            TensorSpec("predict", "INT64", (-1,)),
+            TensorSpec("predict_proba", "FP64", (-1, 2)),
+        )
+        assert version.run_id == run.id
+        assert version.inputs[:2] == (f"run:{run.id}", "dataset:d@4")
+        assert (version.evaluation, version.tags) == ({"auc": 0.9}, {"team": "a"})
+        assert version.description == "the first"
+        assert stack.storage.get(f"{version.location}/report.html") == b"<html>"
+        model = registry.load("m")
+        outputs = model.predict({"input": ROWS})
+        np.testing.assert_array_equal(outputs["predict"], fitted().predict(ROWS))
+        np.testing.assert_allclose(
+            outputs["predict_proba"], fitted().predict_proba(ROWS), atol=1e-9
+        )
+        assert isinstance(model.native, LogisticRegression)
+
+    def test_versions_count_up(self, registry: Registry) -> None:
+        assert [self.add(registry).version for _ in range(3)] == [1, 2, 3]
+        assert self.add(registry, "other").version == 1
+        assert [v.version for v in registry.versions("m")] == [1, 2, 3]
+        assert registry.models() == ["m", "other"]
+        assert registry.get("m").version == 3
+
+    def test_aliases_move(self, registry: Registry) -> None:
+        self.add(registry)
+        self.add(registry)
+        registry.set_alias("m", "champion", 1)
+        registry.set_alias("m", "challenger", 2)
+        assert registry.get("m", "champion").version == 1
+        registry.set_alias("m", "champion", 2)
+        assert registry.get("m", "champion").aliases == ("challenger", "champion")
+        assert [v.aliases for v in registry.versions("m")] == [(), ("challenger", "champion")]
+        registry.delete_alias("m", "champion")
+        registry.delete_alias("m", "champion")
+        assert registry.get("m").aliases == ("challenger",)
+
+    def test_what_is_missing_says_what_there_is(self, registry: Registry) -> None:
+        with pytest.raises(NotFoundError, match="there is no model 'm'; registered are: none"):
+            registry.get("m")
+        self.add(registry)
+        registry.set_alias("m", "champion", 1)
+        with pytest.raises(NotFoundError, match="no model 'n'; registered are: m"):
+            registry.versions("n")
+        with pytest.raises(NotFoundError, match=r"no version 2; its versions are: 1; its aliases"):
+            registry.get("m", 2)
+        with pytest.raises(NotFoundError, match=r"no alias 'x'; .* its aliases are: champion"):
+            registry.load("m", "x")
+        with pytest.raises(NotFoundError, match="no version 9"):
+            registry.set_alias("m", "champion", 9)
+        assert registry.get("m", "champion").version == 1
+
+    @pytest.mark.parametrize("name", ["", "a/b", "..", "a b", "x" * 201, "a\n"])
+    def test_bad_names(self, registry: Registry, name: str) -> None:
+        with pytest.raises(InvalidInputError, match="a model's name has letters"):
+            self.add(registry, name)
+        assert registry.models() == []
+
+    @pytest.mark.parametrize("alias", ["", "1", "a/b", "a b", "a\n"])
+    def test_bad_aliases(self, registry: Registry, alias: str) -> None:
+        self.add(registry)
+        with pytest.raises(InvalidInputError, match="an alias begins with a letter"):
+            registry.set_alias("m", alias, 1)
+
+    def test_refused_models_leave_nothing(self, stack: Stack, registry: Registry) -> None:
+        with pytest.raises(UnsafeModelError, match="a pickle"):
+            registry.register("m", b"\x80\x04K\x01.", example=ROWS)
+        with pytest.raises(InvalidInputError, match=r"can't be stored; the formats are: lightgbm"):
+            registry.register("m", object(), example=ROWS)
+        with pytest.raises(InvalidInputError, match="auc is not a finite number"):
+            self.add(registry, evaluation={"auc": math.nan})
+        with pytest.raises(NotFoundError, match="has no run 'nope'"):
+            self.add(registry, run_id="nope")
+        assert registry.models() == []
+        assert list(stack.storage.list("models/")) == []
+        assert stack.ledger.lines(kind="model.*") == []
+
+    @pytest.mark.parametrize("file", ["model.json", "model.skops", "compiled.npz", "example.npz"])
+    def test_changed_files_are_not_loaded(
+        self, stack: Stack, registry: Registry, file: str
+    ) -> None:
+        key = f"{self.add(registry).location}/{file}"
+        data = bytearray(stack.storage.get(key))
+        data[len(data) // 2] ^= 1
+        stack.storage.put(key, bytes(data))
+        with pytest.raises(IntegrityError, match=file):
+            registry.load("m")
+
+    def test_a_lost_file_is_found(self, stack: Stack, registry: Registry) -> None:
+        stack.storage.delete(f"{self.add(registry).location}/model.skops")
+        with pytest.raises(IntegrityError, match=r"the model's file model\.skops is missing"):
+            registry.load("m")
+
+    def test_download(self, registry: Registry, tmp_path: Path) -> None:
+        self.add(registry, report=b"<html>")
+        folder = tmp_path / "files"
+        folder.mkdir()
+        found = registry.download("m", None, folder)
+        assert {p.name for p in folder.iterdir()} == {
+            "compiled.npz", "example.npz", "model.json", "model.skops",
+        }  # fmt: skip
+        model = formats.load(folder, digest=found.digest)
+        assert model.manifest.digest == found.digest
+        np.testing.assert_array_equal(formats.example_inputs(folder)["input"], ROWS[:3])
+
+    def test_threads_get_versions_of_their_own(self, registry: Registry) -> None:
+        start = threading.Barrier(4)
+
+        def register(_: int) -> int:
+            start.wait()
+            return self.add(registry).version
+
+        with ThreadPoolExecutor(4) as pool:
+            assert sorted(pool.map(register, range(4))) == [1, 2, 3, 4]
+
+    def test_a_killed_registration_leaves_no_version(
+        self, stack: Stack, registry: Registry
+    ) -> None:
+        killed = subprocess.run([sys.executable, "-c", _KILLED, str(stack.root), "3"], check=False)
+        assert killed.returncode == -9
+        assert registry.models() == []
+        assert self.add(registry).version == 1
+        registry.load("m")
+
+    def test_an_acknowledged_version_survives_kill(self, stack: Stack, registry: Registry) -> None:
+        killed = subprocess.run(
+            [sys.executable, "-c", _KILLED, str(stack.root), "1000"], check=False
+        )
+        assert killed.returncode == -9
+        assert registry.load("m", 1).predict({"input": ROWS})["predict"].shape == (60,)
+
+    def test_registration_and_moves_stand_in_the_ledger(
+        self, stack: Stack, registry: Registry
+    ) -> None:
+        run = stack.experiments.start_run("e", inputs=["dataset:d@1"])
+        version = self.add(registry, run_id=run.id, inputs=["code:abc", "view:v@1"])
+        registry.set_alias("m", "champion", 1)
+        registry.set_alias("m", "champion", 1)  # no move, no line
+        registry.delete_alias("m", "champion")
+        lines = stack.ledger.lines(kind="model.*", newest_first=False)
+        assert [line.kind for line in lines] == ["model.register", "model.alias", "model.alias"]
+        assert lines[0].inputs == (f"run:{run.id}", "code:abc", "view:v@1")
+        assert lines[0].outputs == ("model:m@1",)
+        assert lines[0].data["digest"] == version.digest
+        assert lines[0].data["trusted"] == []
+        assert lines[1].data == {"alias": "champion", "previous": None, "version": 1}
+        assert lines[2].data == {"alias": "champion", "previous": 1, "version": None}
+        assert [line.kind for line in stack.ledger.origin(version.ref)] == [
+            "model.register",
+            "run.start",
+        ]
+        assert stack.ledger.verify().ok
