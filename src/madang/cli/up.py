@@ -12,13 +12,16 @@ from madang.cli.output import open_stack
 @click.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="The API's address.")
 @click.option("--port", default=8600, show_default=True, help="The API's port; 0 for a free one.")
-def up(host: str, port: int) -> None:
+@click.option(
+    "--inference-port", type=int, help="The inference workers' port (default: as in madang.toml)."
+)
+def up(host: str, port: int, inference_port: int | None) -> None:
     """Run Madang in the foreground, until Ctrl-C: the HTTP API and the inference workers."""
     from madang.server.supervisor import Supervisor
 
     with open_stack() as stack:
         token = _first_admin(stack)
-        supervisor = Supervisor(stack, host=host, port=port)
+        supervisor = Supervisor(stack, host=host, port=port, inference_port=inference_port)
         try:
             supervisor.start()
             click.echo(f"API        {supervisor.url}")

@@ -40,15 +40,24 @@ class Supervisor:
         stack: The project.
         host: The API's address.
         port: The API's port; 0 for any free one.
+        inference_port: The workers' port; 0 for any free one; default: what `madang.toml` says.
     """
 
-    def __init__(self, stack: Stack, *, host: str = "127.0.0.1", port: int = 8600) -> None:
+    def __init__(
+        self,
+        stack: Stack,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 8600,
+        inference_port: int | None = None,
+    ) -> None:
         self._stack = stack
         self._host, self._port = host, port
         self._listener: socket.socket | None = None
         self._control: subprocess.Popen[bytes] | None = None
         self._started = 0.0
         self._failures = 0
+        self._inference_port = inference_port
         self._workers: Workers | None = None
         self._lock: IO[str] | None = None
 
@@ -115,6 +124,8 @@ class Supervisor:
 
         if isinstance(self._stack.serving, LocalServing):
             self._workers = self._stack.serving.workers()
+            if self._inference_port is not None:
+                self._workers.port = self._inference_port
             self._workers.start(timeout_seconds=timeout_seconds)
 
     def _await_control(self, timeout_seconds: float) -> None:
@@ -227,9 +238,9 @@ def _terminate(process: subprocess.Popen[bytes], seconds: float = 10) -> None:
 
 
 @contextlib.contextmanager
-def running(stack: Stack, *, port: int = 0) -> Iterator[Supervisor]:
-    """Madang's processes for the length of a block, for scripts and tests."""
-    supervisor = Supervisor(stack, port=port)
+def running(stack: Stack, *, port: int = 0, inference_port: int = 0) -> Iterator[Supervisor]:
+    """Madang's processes for the length of a block, for scripts and tests; on any free ports."""
+    supervisor = Supervisor(stack, port=port, inference_port=inference_port)
     stop = threading.Event()
     try:
         supervisor.start()

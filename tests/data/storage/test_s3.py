@@ -1,0 +1,159 @@
+"""What the S3 engine alone promises: unsafe servers are refused, and errors say what to do."""
+
+from __future__ import annotations
+
+import re
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pyarrow as pa
+import pytest
+from tests.servers import free_port
+
+from madang.data.storage import connect
+from madang.engines import Context
+from madang.errors import (
+    ConfigurationError,
+    PermissionDeniedError,
+    UnavailableError,
+)
+
+
+@pytest.fixture
+def context(tmp_path):
+    return Context("project", tmp_path)
+
+
+class CarelessS3(BaseHTTPRequestHandler):
+    """Stores bytes, and ignores the conditions that `ignores` names, as some servers do."""
+
+    ignores: frozenset[str]
+    stored: dict[str, bytes]
+    protocol_version = "HTTP/1.1"
+
+    def answer(self, status, body=b"", **headers):
+        self.send_response(status)
+        for name, value in {"ETag": '"1"', "Content-Length": str(len(body)), **headers}.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.send_header("Last-Modified", "Tue, 01 Jan 2013 05:00:00 GMT")
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_PUT(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        only_new = self.headers.get("If-None-Match") == "*" and "create" not in self.ignores
+        if only_new and self.path in self.stored:
+            return self.answer(412)
+        self.stored[self.path] = body
+        return self.answer(200)
+
+    def do_GET(self):
+        body = self.stored[self.path]
+        if "range" in self.ignores:
+            return self.answer(200, body)
+        first, last = map(int, self.headers["Range"].removeprefix("bytes=").split("-"))
+        part = body[first : last + 1]
+        return self.answer(206, part, Content_Range=f"bytes {first}-{last}/{len(body)}")
+
+    def do_DELETE(self):
+        self.stored.pop(self.path, None)
+        self.answer(204)
+
+    def do_POST(self):  # the client deletes in bulk
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        keys = re.findall(rb"<Key>(.*?)</Key>", body)
+        for key in keys:
+            self.stored.pop(f"/lake/{key.decode()}", None)
+        deleted = b"".join(b"<Deleted><Key>%s</Key></Deleted>" % key for key in keys)
+        self.answer(200, b"<DeleteResult>%s</DeleteResult>" % deleted)
+
+    def log_message(self, *args):
+        return
+
+
+@pytest.fixture
+def careless():
+    """Starts a server that ignores what it is told to; gives its URL and what it stores."""
+    servers = []
+
+    def start(*ignores):
+        stored: dict[str, bytes] = {}
+        handler = type("Handler", (CarelessS3,), {"ignores": frozenset(ignores), "stored": stored})
+        server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        servers.append(server)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        endpoint = f"http://127.0.0.1:{server.server_port}"
+        keys = "access_key_id=a&secret_access_key=b&allow_http=true"
+        return f"s3://lake/x?endpoint={endpoint}&{keys}", stored
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def test_a_server_that_does_it_all_is_taken(careless, context):
+    url, stored = careless()
+    connect(url, context)
+    assert stored == {}, "the probe left something behind"
+
+
+def test_a_server_that_ignores_create_only_is_refused(careless, context):
+    url, stored = careless("create")
+    with pytest.raises(ConfigurationError, match=r"can't hold tables safely.*If-None-Match"):
+        connect(url, context)
+    assert stored == {}
+
+
+def test_a_server_that_ignores_ranges_is_refused(careless, context):
+    url, stored = careless("range")
+    with pytest.raises(ConfigurationError, match=r"can't hold tables safely.*range"):
+        connect(url, context)
+    assert stored == {}
+
+
+def test_the_project_is_part_of_every_key(s3_server, s3_url, context, tmp_path):
+    one, two = connect(s3_url, context), connect(s3_url, Context("other", tmp_path))
+    one.put("k", b"1")
+    one.write("t", pa.table({"a": [1]}))
+    assert list(two.list()) == []
+    assert two.tables() == []
+    assert one.delta_location("t")[0].endswith("/project/tables/t")
+
+
+def test_a_wrong_key_is_refused(s3_server, context):
+    url = s3_server.url("x", secret_access_key="wrong-and-never-shown")
+    with pytest.raises(PermissionDeniedError, match="refused the access key; check") as caught:
+        connect(url, context)
+    assert "wrong-and-never-shown" not in str(caught.value)
+
+
+def test_an_absent_server(context):
+    url = f"s3://lake/x?endpoint=http://127.0.0.1:{free_port()}&allow_http=true"
+    with pytest.raises(UnavailableError, match=r"s3://lake/x/project at http://127.0.0.1"):
+        connect(f"{url}&access_key_id=a&secret_access_key=b", context)
+
+
+def test_urls_that_can_not_work(context):
+    with pytest.raises(ConfigurationError, match="names a bucket"):
+        connect("s3:///prefix", context)
+    with pytest.raises(
+        ConfigurationError, match=r"s3:// has no option speed; its options are: acc"
+    ):
+        connect("s3://lake/x?speed=high", context)
+
+
+def test_a_server_that_goes_away(careless, context):
+    url, _ = careless()
+    storage = connect(url, context)
+    storage._options["endpoint"] = f"http://127.0.0.1:{free_port()}"
+    health = storage.health()
+    assert not health.ok
+    assert health.advice
+    with pytest.raises(UnavailableError, match="the store of table 't' does not answer"):
+        storage.write("t", pa.table({"a": [1]}))
+
+
+def test_no_secret_is_shown(s3_url, context, s3_server):
+    storage = connect(s3_url, context)
+    assert s3_server.secret_access_key not in repr(storage) + storage.health().detail
