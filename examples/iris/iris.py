@@ -1,7 +1,6 @@
 """The tutorial of *Everyone's MLOps*: train, register, serve, watch. Run: python iris.py"""
 
 import tempfile
-import urllib.request
 
 from sklearn.datasets import load_iris
 from sklearn.linear_model import LogisticRegression

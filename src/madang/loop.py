@@ -130,9 +130,8 @@ def _ingest_part(
     *,
     valid: _Writer,
 ) -> Report:
-    import pyarrow as pa
 
-    outcome = stack.validation.validate(pa.table({"value": batch["value"]}), contract)
+    outcome = stack.validation.validate(batch, contract)
     if outcome.report.blocked:
         failed = [r for r in outcome.report.results if not r.ok and r.check.severity == "block"]
         raise DataContractError(

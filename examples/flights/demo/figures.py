@@ -3,6 +3,7 @@
 import os
 import threading
 import time
+from typing import Self
 
 import numpy as np
 import polars as pl
@@ -37,7 +38,7 @@ class Memory:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._sample, daemon=True)
 
-    def __enter__(self) -> "Memory":
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -72,7 +73,9 @@ def scores(table: pl.DataFrame, earlier_rate: float, seed: int = 0) -> dict:
         .sort("day")
     )
     bins = table.with_columns(bin=(pl.col("probability") * 10).floor().clip(0, 9))
-    calibration = bins.group_by("bin").agg(pl.len(), pl.col("late").mean(), pl.col("probability").mean())
+    calibration = bins.group_by("bin").agg(
+        pl.len(), pl.col("late").mean(), pl.col("probability").mean()
+    )
     return {
         "scored": len(p),
         "late_rate": float(late.mean()),

@@ -18,17 +18,31 @@ def write_report(path: Path, facts: dict, clock: object) -> Path:
     """Writes one page that needs no network, and returns where it is."""
     april, live = facts["april"], facts["live"]
     tiles = [
-        (f"{facts['first_prediction_s']:.0f} s", "from the start to the first prediction over HTTP"),
-        (f"{april['auc']:.3f}", f"AUC on {april['scored']:,} flights of April (95 %: {april['auc_interval'][0]:.3f} to {april['auc_interval'][1]:.3f})"),
-        (f"{april['brier']:.4f}", f"Brier score; always saying March's rate: {april['brier_of_rate']:.4f}"),
+        (
+            f"{facts['first_prediction_s']:.0f} s",
+            "from the start to the first prediction over HTTP",
+        ),
+        (
+            f"{april['auc']:.3f}",
+            f"AUC on {april['scored']:,} flights of April (95 %: {april['auc_interval'][0]:.3f} to {april['auc_interval'][1]:.3f})",
+        ),
+        (
+            f"{april['brier']:.4f}",
+            f"Brier score; always saying March's rate: {april['brier_of_rate']:.4f}",
+        ),
         (f"{april['late_rate']:.1%}", f"were late; {april['mean_probability']:.1%} predicted"),
-        (f"{live['p50_ms']:.1f} ms", f"median of {live['asked']} single predictions, with the client"),
+        (
+            f"{live['p50_ms']:.1f} ms",
+            f"median of {live['asked']} single predictions, with the client",
+        ),
         (f"{facts['memory_mb']:.0f} MB", "peak memory of all processes"),
     ]
     parts = [
         "<h1>Will the flight arrive more than 15 minutes late?</h1>",
         "<p>Trained on January to March 2013, asked of April's flights at their scheduled departure.</p>",
-        '<div class="tiles">' + "".join(f'<div class="tile"><b>{escape(a)}</b>{escape(b)}</div>' for a, b in tiles) + "</div>",
+        '<div class="tiles">'
+        + "".join(f'<div class="tile"><b>{escape(a)}</b>{escape(b)}</div>' for a, b in tiles)
+        + "</div>",
         "<h2>Late flights by day of April: what happened (bars) and what was predicted (line)</h2>",
         _days(april["days"]),
         "<h2>Calibration: of flights given this probability, how many were late</h2>",
@@ -38,7 +52,9 @@ def write_report(path: Path, facts: dict, clock: object) -> Path:
         "<h2>Where the endpoint's model comes from</h2>",
         _origin(facts),
         "<h2>What was done</h2>",
-        "<pre>" + escape("\n".join(f"{s:6.1f} s  {t}" for s, t in getattr(clock, "lines", []))) + "</pre>",
+        "<pre>"
+        + escape("\n".join(f"{s:6.1f} s  {t}" for s, t in getattr(clock, "lines", [])))
+        + "</pre>",
     ]
     head = f"<!doctype html><html lang=en><meta charset=utf-8><title>Madang: flights</title><style>{STYLE}</style>"
     path.write_text(head + "\n".join(parts), encoding="utf-8")
@@ -52,8 +68,12 @@ def _days(days: list[dict]) -> str:
     for i, day in enumerate(days):
         x, h = i * step, day["late"] * scale
         title = f"<title>{day['day']}: {day['len']} flights, {day['late']:.1%} late, {day['probability']:.1%} predicted</title>"
-        bars.append(f'<rect class="late" x="{x + 3:.1f}" y="{height - h:.1f}" width="{step - 6:.1f}" height="{h:.1f}" opacity=".55">{title}</rect>')
-        bars.append(f'<text x="{x + step / 2:.1f}" y="{height + 14}" text-anchor="middle">{day["day"].day}</text>')
+        bars.append(
+            f'<rect class="late" x="{x + 3:.1f}" y="{height - h:.1f}" width="{step - 6:.1f}" height="{h:.1f}" opacity=".55">{title}</rect>'
+        )
+        bars.append(
+            f'<text x="{x + step / 2:.1f}" y="{height + 14}" text-anchor="middle">{day["day"].day}</text>'
+        )
         points.append(f"{x + step / 2:.1f},{height - day['probability'] * scale:.1f}")
     return f'<svg viewBox="0 0 {width} {height + 20}" width="100%">{"".join(bars)}<polyline class="said" points="{" ".join(points)}"/></svg>'
 
@@ -77,8 +97,14 @@ def _quarantine(found: dict) -> str:
     rows = []
     for dataset, part in found.items():
         reasons = "; ".join(f"{n:,} × {why}" for why, n in part["reasons"].items()) or "nothing"
-        rows.append(f"<tr><td>{escape(dataset)}<td>{part['events']:,}<td>{part['valid']:,}<td>{escape(reasons)}")
-    return "<table><tr><th>dataset<th>events<th>valid<th>quarantined, with reasons" + "".join(rows) + "</table>"
+        rows.append(
+            f"<tr><td>{escape(dataset)}<td>{part['events']:,}<td>{part['valid']:,}<td>{escape(reasons)}"
+        )
+    return (
+        "<table><tr><th>dataset<th>events<th>valid<th>quarantined, with reasons"
+        + "".join(rows)
+        + "</table>"
+    )
 
 
 def _origin(facts: dict) -> str:

@@ -63,7 +63,10 @@ def main() -> None:
         page = write_report(ROOT / "report.html", facts, clock)
         clock.say(f"report: {page}")
         if keep:
-            print("everything keeps running until Ctrl-C; the admin's token is in", stack.home / "admin.token")
+            print(
+                "everything keeps running until Ctrl-C; the admin's token is in",
+                stack.home / "admin.token",
+            )
             wait_for_ctrl_c()
 
 
@@ -71,7 +74,10 @@ def read_events(clock: Clock) -> tuple[dict, dict]:
     """The events until April, and those from then on, by topic."""
     events = {topic: replay.events(topic, months=4) for topic in TOPICS}
     past = {t: e.filter(pl.col("timestamp") < APRIL) for t, e in events.items()}
-    later = {t: e.filter(pl.col("timestamp").is_between(APRIL, MAY, closed="left")) for t, e in events.items()}
+    later = {
+        t: e.filter(pl.col("timestamp").is_between(APRIL, MAY, closed="left"))
+        for t, e in events.items()
+    }
     clock.say(f"read {sum(map(len, events.values())):,} real events of January to April 2013")
     return past, later
 
@@ -98,9 +104,15 @@ def collect(stack: madang.Stack, events: dict, clock: Clock, facts: dict) -> Non
     facts["quarantine"] = {}
     for topic in TOPICS:
         done = ingest(stack, topic)
-        facts["quarantine"][topic] = {"events": done.events, "valid": done.valid, "reasons": dict(done.reasons)}
+        facts["quarantine"][topic] = {
+            "events": done.events,
+            "valid": done.valid,
+            "reasons": dict(done.reasons),
+        }
         reasons = "; ".join(f"{n:,} × {why}" for why, n in done.reasons.items()) or "none"
-        clock.say(f"dataset {topic}: {done.valid:,} rows; quarantined {done.quarantined:,}: {reasons}")
+        clock.say(
+            f"dataset {topic}: {done.valid:,} rows; quarantined {done.quarantined:,}: {reasons}"
+        )
 
 
 def train(stack: madang.Stack, clock: Clock, facts: dict) -> None:
@@ -115,7 +127,9 @@ def train(stack: madang.Stack, clock: Clock, facts: dict) -> None:
     metrics = stack.pipelines.load(run.results["metrics"])
     facts["run"], facts["code"], facts["validation"] = run.id, run.code, metrics
     shown = ", ".join(f"{key} {metrics[key]:.3f}" for key in ("auc", "log_loss", "brier"))
-    clock.say(f"run {run.id[:12]}: on flights of 16 to 31 March that it was not trained on: {shown}")
+    clock.say(
+        f"run {run.id[:12]}: on flights of 16 to 31 March that it was not trained on: {shown}"
+    )
 
 
 def serve(stack: madang.Stack, clock: Clock, facts: dict) -> None:
@@ -124,7 +138,9 @@ def serve(stack: madang.Stack, clock: Clock, facts: dict) -> None:
     stack.registry.set_alias("delay", "champion", version.version)
     endpoint = stack.serving.deploy("delay", [Arm("delay", version.version)])
     facts["model"], facts["endpoint"] = version.ref, f"endpoint:delay@{endpoint.revision}"
-    clock.say(f"{version.ref} ({version.format}) is served at {stack.serving.url()}/v2/models/delay")
+    clock.say(
+        f"{version.ref} ({version.format}) is served at {stack.serving.url()}/v2/models/delay"
+    )
 
 
 def live_day(stack: madang.Stack, april: dict, clock: Clock, facts: dict) -> dict:
@@ -148,12 +164,16 @@ def live_day(stack: madang.Stack, april: dict, clock: Clock, facts: dict) -> dic
                 if not asked:
                     facts["first_prediction_s"] = clock.seconds
                     clock.say(f"FIRST PREDICTION over HTTP, {clock.seconds:.1f} s after the start")
-                asked.append((flights["id"][index], float(answer["predict_proba"][0][1]), answer["id"]))
+                asked.append(
+                    (flights["id"][index], float(answer["predict_proba"][0][1]), answer["id"])
+                )
         append_hour(stack, april, now)
     facts["prediction_id"] = asked[0][2]
     result = compare(stack, asked, facts)
     p50 = sorted(took)[len(took) // 2] * 1000
-    clock.say(f"1 April live: {len(asked)} flights asked one by one ({p50:.2f} ms p50), {told(result)}")
+    clock.say(
+        f"1 April live: {len(asked)} flights asked one by one ({p50:.2f} ms p50), {told(result)}"
+    )
     return {**result, "asked": len(asked), "p50_ms": p50}
 
 
@@ -171,10 +191,17 @@ def rest_of_april(stack: madang.Stack, april: dict, clock: Clock, facts: dict) -
     asked, began = [], time.perf_counter()
     for _, day in table.group_by(pl.col("sched_dep").dt.date(), maintain_order=True):
         answer = stack.serving.predict("delay", matrix(day).to_arrow())
-        asked += zip(day["id"], answer["predict_proba"][:, 1].tolist(), [answer["id"]] * len(day), strict=True)
+        asked += zip(
+            day["id"],
+            answer["predict_proba"][:, 1].tolist(),
+            [answer["id"]] * len(day),
+            strict=True,
+        )
     seconds = time.perf_counter() - began
     result = compare(stack, asked, facts)
-    clock.say(f"rest of April: {len(asked):,} flights asked in batches of a day ({len(asked) / seconds:,.0f}/s), {told(result)}")
+    clock.say(
+        f"rest of April: {len(asked):,} flights asked in batches of a day ({len(asked) / seconds:,.0f}/s), {told(result)}"
+    )
     return {**result, "asked": len(asked)}
 
 

@@ -4,9 +4,9 @@ from datetime import date, timedelta
 
 import lightgbm as lgb
 import polars as pl
+from features.flights import VIEWS
 from sklearn.metrics import log_loss
 
-from features.flights import VIEWS
 from madang import Stack, pipeline, step
 from madang.development.experiments.evaluation import evaluate
 from madang.development.tuning import Float, Int
@@ -97,4 +97,7 @@ def train(start: date = date(2013, 1, 1), end: date = date(2013, 4, 1), trials: 
     whole = features(labels=labels(start=start, end=end))
     params = tune(train=early, valid=late, trials=trials)
     metrics, report = evaluation(early, late, params)
-    return {"model": register(table=whole, params=params, metrics=metrics, report=report), "metrics": metrics}
+    return {
+        "model": register(table=whole, params=params, metrics=metrics, report=report),
+        "metrics": metrics,
+    }

@@ -1,0 +1,146 @@
+"""40 checks over 2 M rows x 20 columns, and a year of JSON events, beside the raw limits.
+
+The table, its checks and the limit by hand are those of the peers' figures: 20 types, 7 not-null,
+1 unique, 4 ranges, 3 sets, 2 patterns, a mean, the number of rows, the set of columns.
+
+    python benchmarks/validation.py [ROWS]
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import statistics
+import sys
+import time
+
+import msgspec
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from madang.data.validation import Check, Column, DataContract, to_html
+from madang.data.validation.polars import PolarsValidation
+
+NUM, INT, CAT = (
+    [f"num{i}" for i in range(8)],
+    [f"int{i}" for i in range(3)],
+    ["cat0", "cat1", "cat2"],
+)
+NOT_NULL = ["id", "num0", "num1", "num2", "num3", "num4", "ts"]
+RANGES = {"num0": (-50, 150), "num1": (-50, 150), "num2": (-50, 150), "int0": (0, 99)}
+SET = ["red", "green", "blue", "grey"]
+PATTERNS = {"code": r"AB-\d{5}", "email": r"[^@]+@[^@]+\.com"}
+ROUNDS = 5
+
+
+def table(rows: int) -> pa.Table:
+    random = np.random.default_rng(3)
+    pick = lambda values: np.array(values)[random.integers(0, len(values), rows)]
+    columns = {"id": pa.array(np.arange(rows))}
+    for name in NUM:
+        mask = random.random(rows) < 0.02 if name in NUM[5:] else None
+        columns[name] = pa.array(random.standard_normal(rows) * 10 + 50, mask=mask)
+    columns |= {name: pa.array(random.integers(0, 100, rows)) for name in INT}
+    columns |= {name: pa.array(pick(SET)) for name in CAT}
+    numbers = pl.Series(random.integers(0, 99999, rows)).cast(pl.String)
+    columns["code"] = ("AB-" + numbers.str.zfill(5)).to_arrow().cast(pa.string())
+    columns["email"] = ("u" + numbers + "@ex.com").to_arrow().cast(pa.string())
+    times = 1_767_225_600_000_000 + random.integers(0, 30 * 86_400_000_000, rows)
+    columns["ts"] = pa.array(times).cast(pa.timestamp("us"))
+    columns["flag"] = pa.array(random.random(rows) < 0.3)
+    columns["opt"] = pa.array(pick(SET), mask=random.random(rows) < 0.1)
+    return pa.table(columns)
+
+
+def contract(data: pa.Table) -> DataContract:
+    checks = [Check("unique", "id"), Check("row_count", None, "block", {"min": 1})]
+    checks += [Check("range", c, arguments={"min": a, "max": b}) for c, (a, b) in RANGES.items()]
+    checks += [Check("in_set", c, arguments={"values": SET}) for c in CAT]
+    checks += [Check("matches", c, arguments={"pattern": p}) for c, p in PATTERNS.items()]
+    checks += [Check("mean", "num0", "warn", {"min": 49, "max": 51})]
+    columns = [Column(f.name, f.type, f.name not in NOT_NULL) for f in data.schema]
+    return DataContract("bench", tuple(columns), tuple(checks))
+
+
+def by_hand(data: pa.Table, engine: str) -> None:
+    frame = pl.from_arrow(data, rechunk=False)
+    asked = [
+        pl.len().alias("n"),
+        pl.col("id").n_unique().alias("u"),
+        pl.col("num0").mean().alias("m"),
+    ]
+    asked += [pl.col(c).null_count().alias(f"nn{c}") for c in NOT_NULL]
+    asked += [
+        ((pl.col(c) < a) | (pl.col(c) > b)).sum().alias(f"r{c}") for c, (a, b) in RANGES.items()
+    ]
+    asked += [(~pl.col(c).is_in(SET)).sum().alias(f"s{c}") for c in CAT]
+    asked += [(~pl.col(c).str.contains(f"^{p}$")).sum().alias(f"p{c}") for c, p in PATTERNS.items()]
+    frame.lazy().select(asked).collect(engine=engine)
+
+
+def seconds(work) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def compare(works: dict) -> dict[str, float]:
+    """The median of each, taken in turns, so that a slow moment meets all of them."""
+    taken = {name: [] for name in works}
+    for _ in range(ROUNDS):
+        for name, work in works.items():
+            taken[name].append(seconds(work))
+    return {name: round(statistics.median(values), 3) for name, values in taken.items()}
+
+
+def flights(rows: int) -> pa.Table:
+    random = np.random.default_rng(5)
+    numbers = random.integers(0, 3000, (rows, 14)).tolist()
+    encode = msgspec.json.encode
+    values = [
+        encode({f"n{i}": v for i, v in enumerate(row)} | {"carrier": "UA", "tailnum": "N14228",
+               "origin": "EWR", "dest": "IAH", "time_hour": "2013-01-01T10:00:00Z"})
+        for row in numbers
+    ]  # fmt: skip
+    return pa.table({"value": pa.array(values, pa.binary())})
+
+
+def main() -> None:
+    rows = int(sys.argv[1]) if len(sys.argv) > 1 else 2_000_000
+    validation, data = PolarsValidation(), table(rows)
+    rule = contract(data)
+    bad = data.set_column(1, "num0", pa.array(np.where(np.arange(rows) % 100, data["num0"], 999.0)))
+    result = {"rows": rows, "columns": data.num_columns}
+    result |= compare({
+        "polars_by_hand_s": lambda: by_hand(data, "auto"),
+        "polars_by_hand_streaming_s": lambda: by_hand(data, "streaming"),
+        "madang_with_full_report_s": lambda: validation.validate(data, rule),
+        "madang_1_percent_bad_s": lambda: validation.validate(bad, rule),
+    })  # fmt: skip
+    best = min(result["polars_by_hand_s"], result["polars_by_hand_streaming_s"])
+    result["ratio_to_polars_by_hand"] = round(result["madang_with_full_report_s"] / best, 2)
+    outcome = validation.validate(data, rule)
+    result["checks"] = len(outcome.report.results)
+    result["html_kB"] = len(to_html(outcome.report)) // 1000
+    small = data.slice(0, 100)
+    result["batch_of_100_ms"] = round(
+        1000 * min(seconds(lambda: validation.validate(small, rule)) for _ in range(20)), 1
+    )
+    events = flights(336_776)
+    inferred = validation.infer(events.slice(0, 10_000), "flights")
+    decode = msgspec.json.decode
+    result |= compare({
+        "events_msgspec_to_dicts_s": lambda: [decode(v) for v in events["value"].to_pylist()],
+        "events_madang_s": lambda: validation.validate(events, inferred),
+    })  # fmt: skip
+    start = time.process_time()  # one thread's work, so the processor's time is the machine's
+    validation.validate(events, inferred)
+    result["events_per_processor_s"] = round(336_776 / (time.process_time() - start))
+    result["events_per_s"] = round(336_776 / result["events_madang_s"])
+    result["peak_MB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()
