@@ -7,9 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from madang.engines import Engine
+
+if TYPE_CHECKING:
+    from madang.development.experiments.formats import LoadedModel
 
 
 class RunStatus(StrEnum):
@@ -66,8 +69,13 @@ class TensorSpec:
 class Signature:
     """What a model takes and gives, as Open Inference Protocol tensors.
 
-    A model of table columns has one input a column, each of shape (-1,) or (-1, 1); a model of a
-    matrix has one input of shape (-1, columns).
+    A model of numbers has one input `input`, FP64 of shape (-1, columns); the columns' names, if
+    it was fitted on named ones, stand in its manifest. A model of a table with other columns has
+    one input a column, of shape (-1,): FP64, INT64, BOOL or BYTES. A model of texts has one input
+    `input`, BYTES of shape (-1,). An ONNX model has its own.
+
+    Outputs: `predict` of shape (-1,), and for classifiers `predict_proba` of shape (-1, classes);
+    an ONNX model has its own.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -129,8 +137,22 @@ class Experiments(Engine):
         params: Mapping[str, Any] | None = None,
         tags: Mapping[str, str] | None = None,
         parent_id: str | None = None,
+        inputs: Sequence[str] = (),
     ) -> Run:
-        """Starts a run; the experiment is made when it doesn't exist."""
+        """Starts a run; the experiment is made when it doesn't exist.
+
+        Args:
+            experiment: The experiment's name.
+            name: For people; a few letters of the id when empty.
+            params: Name to value; kept as text (`str`).
+            tags: Free labels.
+            parent_id: The run that this one is nested in.
+            inputs: References to what the run uses: `dataset:…@…`, `code:…`.
+
+        Raises:
+            NotFoundError: There is no run `parent_id`.
+            InvalidInputError: A name is empty, too long or has control characters.
+        """
 
     @abstractmethod
     def log(
@@ -143,14 +165,32 @@ class Experiments(Engine):
     ) -> None:
         """Adds to a run, all or nothing.
 
+        A metric without a time is of now. The last value of a metric, in `Run.metrics`, is that of
+        the highest step, then time, then of the last call.
+
         Raises:
             NotFoundError: There is no such run.
             ConflictError: A parameter already has another value.
+            InvalidInputError: A name is not usable, or a metric's value is no number.
         """
 
     @abstractmethod
-    def end_run(self, run_id: str, status: RunStatus = RunStatus.FINISHED) -> Run:
-        """Ends a run."""
+    def end_run(
+        self,
+        run_id: str,
+        status: RunStatus = RunStatus.FINISHED,
+        *,
+        metrics: Sequence[Metric] | Mapping[str, float] = (),
+        tags: Mapping[str, str] | None = None,
+    ) -> Run:
+        """Ends a run, and logs its last metrics and tags with it, all or nothing.
+
+        Ending it again with the same status changes nothing but what is logged.
+
+        Raises:
+            NotFoundError: There is no such run.
+            InvalidInputError: The status is not one that a run ends with.
+        """
 
     @abstractmethod
     def get_run(self, run_id: str) -> Run:
@@ -168,15 +208,28 @@ class Experiments(Engine):
 
     @abstractmethod
     def metric_history(self, run_id: str, key: str) -> list[Metric]:
-        """All values of a metric, in the order of step and time."""
+        """All values of a metric, in the order of step, time, and logging.
+
+        Raises:
+            NotFoundError: There is no such run.
+        """
 
     @abstractmethod
     def log_artifact(self, run_id: str, path: str, data: bytes | Path) -> None:
-        """Stores a file under `path` of the run's artifacts."""
+        """Stores a file under `path` of the run's artifacts.
+
+        Raises:
+            NotFoundError: There is no such run.
+            InvalidInputError: The path is not usable.
+        """
 
     @abstractmethod
     def artifacts(self, run_id: str) -> list[str]:
-        """The paths of a run's artifacts; read one with `storage.get(f"runs/{run_id}/{path}")`."""
+        """The paths of a run's artifacts; read one with `storage.get(f"runs/{run_id}/{path}")`.
+
+        Raises:
+            NotFoundError: There is no such run.
+        """
 
 
 class Registry(ABC):
@@ -201,6 +254,7 @@ class Registry(ABC):
         report: bytes | None = None,
         tags: Mapping[str, str] | None = None,
         description: str = "",
+        trusted: Sequence[str] = (),
     ) -> ModelVersion:
         """Stores a fitted model as the next version of `name`.
 
@@ -212,13 +266,17 @@ class Registry(ABC):
             run_id: The run that made it.
             inputs: References to what it was made from.
             evaluation: Metric name to value.
-            report: An evaluation report (HTML).
+            report: An evaluation report (HTML), kept as `report.html` at the version's location.
             tags: Free labels.
             description: For people.
+            trusted: Further types, by full name, that may be loaded with it; an explicit choice
+                that stands in the ledger, because loading them may run their code.
 
         Raises:
-            InvalidInputError: The model is of no supported format.
-            UnsafeModelError: It holds types that are not trusted to load.
+            InvalidInputError: The model is of no supported format, or its stored form predicts
+                otherwise; or an evaluation value is not finite.
+            NotFoundError: There is no run `run_id`.
+            UnsafeModelError: It is a pickle, or holds types that are not trusted to load.
         """
 
     @abstractmethod
@@ -250,8 +308,18 @@ class Registry(ABC):
         """Removes an alias; repeating it is safe."""
 
     @abstractmethod
-    def load(self, name: str, version: int | str | None = None) -> Any:
-        """The model object, loaded without pickle after its digest was checked.
+    def download(self, name: str, version: int | str | None, folder: Path) -> ModelVersion:
+        """Writes a version's files into an empty folder, for `formats.load(folder, digest=…)`.
+
+        Raises:
+            NotFoundError: As `get`.
+        """
+
+    @abstractmethod
+    def load(self, name: str, version: int | str | None = None) -> LoadedModel:
+        """A version ready to predict, loaded without pickle after its digest was checked.
+
+        `.native` of what is returned is the library's own object.
 
         Raises:
             NotFoundError: As `get`.

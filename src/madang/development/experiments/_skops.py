@@ -1,0 +1,171 @@
+"""scikit-learn estimators and pipelines, stored by skops: a zip of JSON and arrays, no pickle."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import skops.io
+from sklearn.base import is_classifier
+from skops.io.exceptions import UnsupportedTypeException
+
+from madang.development.experiments._manifest import Manifest
+from madang.development.experiments._tensors import MATRIX, Arrays, from_example
+from madang.development.experiments.compiled import compile_linear
+from madang.development.experiments.formats import Format, Predictor
+from madang.errors import InvalidInputError, UnsafeModelError
+
+_FILE = "model.skops"
+
+TRUSTED = frozenset(
+    {
+        "numpy.dtype",
+        "sklearn.calibration._CalibratedClassifier",
+        "sklearn.calibration._SigmoidCalibration",
+        "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
+        "sklearn.feature_selection._univariate_selection.f_classif",
+        "sklearn.metrics._dist_metrics.EuclideanDistance64",
+        "sklearn.neighbors._kd_tree.KDTree",
+        "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
+        "sklearn.tree._tree.Tree",
+    }
+)
+"""Types beyond skops' own list that are always loaded: scikit-learn's containers of fitted numbers,
+which call nothing that the file names."""
+
+# Their `predict` is the class of the largest `predict_proba`, so that one call gives both outputs.
+_ARGMAX = frozenset(
+    {
+        "DecisionTreeClassifier", "ExtraTreesClassifier", "GaussianNB",
+        "GradientBoostingClassifier", "HistGradientBoostingClassifier", "LogisticRegression",
+        "RandomForestClassifier",
+    }
+)  # fmt: skip
+
+
+class SkopsFormat(Format):
+    """Fitted scikit-learn estimators and pipelines."""
+
+    packages = ("scikit-learn", "skops")
+
+    def inputs(self, model: Any, example: Any) -> tuple[Arrays, tuple[str, ...]]:
+        return from_example(example, _names(model))
+
+    def original(self, model: Any, columns: tuple[str, ...]) -> Predictor:
+        return SklearnPredictor(model, columns)
+
+    def write(self, model: Any, folder: Path, trusted: Sequence[str]) -> dict[str, Any]:
+        try:
+            skops.io.dump(model, folder / _FILE)
+        except UnsupportedTypeException as error:
+            raise InvalidInputError(f"skops can't store this model: {error}") from error
+        _canonicalize(folder / _FILE)
+        _refuse_untrusted(folder, trusted)
+        classes = getattr(model, "classes_", None)
+        return {} if classes is None else {"classes": np.asarray(classes).tolist()}
+
+    def read(self, folder: Path, manifest: Manifest, trusted: Sequence[str]) -> Predictor:
+        _refuse_untrusted(folder, trusted)
+        model = skops.io.load(folder / _FILE, trusted=sorted(TRUSTED | set(trusted)))
+        return SklearnPredictor(model, manifest.columns)
+
+    def compile(self, model: Any, folder: Path, inputs: Arrays) -> dict[str, Any]:
+        return compile_linear(model, folder, inputs)
+
+
+class SklearnPredictor:
+    """Calls an estimator; safe for many threads, because predicting changes nothing in it."""
+
+    def __init__(self, model: Any, columns: tuple[str, ...]) -> None:
+        self.native = model
+        self._columns = columns if _names(model) else ()
+        last = model.steps[-1][1] if hasattr(model, "steps") else model
+        self._proba = is_classifier(model) and hasattr(model, "predict_proba")
+        self._argmax = (
+            self._proba
+            and type(last).__module__.startswith("sklearn.")
+            and type(last).__name__ in _ARGMAX
+            and np.ndim(model.classes_) == 1
+        )
+
+    def __call__(self, inputs: Arrays) -> Arrays:
+        rows = self._rows(inputs)
+        try:
+            outputs = self._predict(rows)
+        except (ValueError, TypeError) as error:
+            raise InvalidInputError(f"the model can't take these inputs: {error}") from error
+        return {key: _plain(value) for key, value in outputs.items()}
+
+    def _predict(self, rows: Any) -> Arrays:
+        if not self._proba:
+            return {"predict": self.native.predict(rows)}
+        proba = self.native.predict_proba(rows)
+        if isinstance(proba, list):  # one array for each of several targets
+            return {"predict": self.native.predict(rows)}
+        labels = (
+            self.native.classes_[np.argmax(proba, axis=1)]
+            if self._argmax
+            else self.native.predict(rows)
+        )
+        return {"predict": labels, "predict_proba": proba}
+
+    def _rows(self, inputs: Arrays) -> Any:
+        if not self._columns and MATRIX in inputs:
+            return inputs[MATRIX]
+        # Polars is in the core install and scikit-learn reads column names from it; pandas isn't.
+        import polars as pl
+
+        if MATRIX in inputs and len(inputs) == 1:
+            return pl.DataFrame(inputs[MATRIX], schema=list(self._columns))
+        return pl.DataFrame(dict(inputs))
+
+
+def _canonicalize(path: Path) -> None:
+    """Rewrites a skops file without times and memory addresses, so that equal models are equal.
+
+    skops names each object, and the array that belongs to it, by its address (`id`); only their
+    being the same or not has a meaning.
+    """
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    numbers: dict[int, int] = {}
+    names: dict[str, str] = {}
+
+    def renumber(node: dict[str, Any]) -> dict[str, Any]:
+        if isinstance(node.get("__id__"), int):
+            node["__id__"] = numbers.setdefault(node["__id__"], len(numbers) + 1)
+        if node.get("file") in members:
+            old = node["file"]
+            node["file"] = names.setdefault(old, f"{len(names) + 1}{Path(old).suffix}")
+        return node
+
+    schema = json.loads(members.pop("schema.json"), object_hook=renumber)
+    content = {"schema.json": json.dumps(schema, indent=1).encode()}
+    content |= {names[old]: data for old, data in members.items() if old in names}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in sorted(content.items()):
+            archive.writestr(zipfile.ZipInfo(name), data)  # its date is always 1980
+
+
+def _plain(array: Any) -> Any:
+    array = np.asarray(array)
+    return array.astype(np.str_) if array.dtype == object else array
+
+
+def _names(model: Any) -> tuple[str, ...]:
+    return tuple(str(name) for name in getattr(model, "feature_names_in_", ()))
+
+
+def _refuse_untrusted(folder: Path, trusted: Sequence[str]) -> None:
+    """Raises `UnsafeModelError` for types that are neither skops', nor ours, nor the caller's."""
+    found = set(skops.io.get_untrusted_types(file=folder / _FILE)) - TRUSTED - set(trusted)
+    if found:
+        names = sorted(found)
+        raise UnsafeModelError(
+            f"the model holds types that are not trusted to load: {', '.join(names)}; if you know "
+            f"what their code does, allow them: register(…, trusted={names})"
+        )
