@@ -23,7 +23,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 import rfc8785
@@ -186,6 +186,15 @@ class Intent:
     id: str
     outputs: list[str] = field(default_factory=list)
     data: dict[str, Any] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Settles(Protocol):
+    """Something whose state is outside of the metadata database, changed between two lines."""
+
+    def settle(self) -> object:
+        """Closes the intents of processes that died, by what it finds in the outside system."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -456,7 +465,9 @@ def process_name(pid: int) -> str:
 def is_alive(owner: str) -> bool:
     """Whether the process that opened an intent still runs; another host's is taken to run."""
     node, pid, ticks = owner.rsplit("/", 2)
-    return node != os.uname().nodename or _start_ticks(int(pid)) == ticks
+    if node != os.uname().nodename:
+        return True
+    return ticks != "gone" and _start_ticks(int(pid)) == ticks
 
 
 def _start_ticks(pid: int) -> str:
@@ -470,6 +481,6 @@ def _start_ticks(pid: int) -> str:
 
 
 __all__: Sequence[str] = [
-    "GENESIS", "Intent", "Ledger", "Line", "Notes", "Verification", "act_as", "acting_as", "canonical",
+    "GENESIS", "Intent", "Ledger", "Line", "Notes", "Settles", "Verification", "act_as", "acting_as", "canonical",
     "current_actor", "format_time", "is_alive", "is_noting", "new_id", "note", "noting", "now_us", "process_name", "this_process",
 ]  # fmt: skip

@@ -98,6 +98,15 @@ def ingest(
     return Ingested(events, valid.rows, bad.rows, versions, reasons)
 
 
+def settle(stack: Stack) -> None:
+    """Writes down the outcome of what a killed process left open in outside systems."""
+    from madang.ledger import Settles
+
+    for component in (stack.storage, stack.collection, stack.features):
+        if isinstance(component, Settles):
+            component.settle()
+
+
 def _batches(consumer: Consumer, size: int) -> Iterator[pa.RecordBatch]:
     while (batch := consumer.poll(max_events=size, timeout_seconds=0.2)).num_rows:
         yield batch

@@ -112,7 +112,7 @@ def test_outside_of_a_repository(tmp_path, monkeypatch):
     with pytest.raises(NotFoundError):
         versions.read("HEAD", "a.py")
     health = versions.health()
-    assert not health.ok
+    assert health.ok  # a project may live without
     assert "git init" in health.advice
 
 

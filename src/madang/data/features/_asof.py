@@ -102,7 +102,7 @@ def _search(
     """For each wanted (entity, time), the index of the last row at or before of the same entity."""
     order = None
     if len(packed) > 1 and not (packed[1:] >= packed[:-1]).all():
-        order = np.argsort(-packed, kind="stable")[::-1]
+        order = np.argsort(packed, kind="stable")  # stable: of equal rows the last stays the last
         packed = packed[order]
     turn = np.argsort(wanted)
     places = np.empty(len(wanted), np.int64)

@@ -187,9 +187,9 @@ def _title(value: Any) -> str:
 
 
 def _home(owner: Any) -> str:
-    """The module's name; of a file in `features/` not its path and text, which decide nothing."""
+    """The module's name; one for every file in `features/`, loaded here or imported by the user."""
     module = str(getattr(owner, "__module__", ""))
-    return "features" if module.startswith(_MODULES) else module
+    return "features" if module.startswith((_MODULES, "features.")) else module
 
 
 def _source(function: FunctionType) -> str:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pyarrow as pa
 
-from madang.data.features import _asof, _codec, _history, definitions
+from madang.data.features import _history, definitions
 from madang.data.features._naming import outputs
+from madang.data.features._newest import newest_rows
 from madang.data.features._registry import RegisteredView, ViewRegistry
 from madang.data.features._times import to_us
 from madang.data.features.contract import FeatureView, OnlineRow, OnlineStore
@@ -199,7 +199,7 @@ class FeatureStore:
         resolved = self._resolve(view)
         limit = _microseconds(until or datetime.now(UTC))
         table, inputs = self._compute(resolved, resolved.features, versions, tables)
-        packed = _packed(resolved, self._registry.digest(resolved), table, limit)
+        packed = newest_rows(resolved, self._registry.digest(resolved), table, limit)
         name, count = resolved.name, len(packed.keys)
         data = {"entities": count, "until": format_time(limit)}
         with self._context.ledger.intent(
@@ -233,7 +233,7 @@ class FeatureStore:
         """
         resolved = self._resolve(view)
         table = _history.checked(resolved, pa.table(rows), resolved.features)
-        packed = _packed(resolved, self._registry.digest(resolved), table, None)
+        packed = newest_rows(resolved, self._registry.digest(resolved), table, None)
         return self.online.put(resolved.name, packed.keys, packed.rows, packed.description)
 
     def reader(
@@ -318,33 +318,6 @@ class FeatureStore:
         digest = self._registry.digest(view)
         note(newest=(f"view:{view.name}", digest))
         return table, [*refs, f"view:{view.name}@{digest}"]
-
-
-def _packed(view: FeatureView, digest: str, table: pa.Table, until_us: int | None) -> _Packed:
-    """The newest row of each entity, as the online store takes it."""
-    found, times = _asof.newest_indices(table, view.entity, view.timestamp, until_us=until_us)
-    newest = _asof.take(table, [*view.entity, *view.features], found)
-    description = _codec.describe(
-        newest,
-        view.entity,
-        view.features,
-        view=view.name,
-        definition=digest,
-        ttl_us=definitions.ttl_us(view),
-    )
-    layout = _codec.Layout(description)
-    keys = layout.keys({name: newest[name].to_pylist() for name in view.entity})
-    last_us = int(times.max()) if len(times) else None
-    # No key is None: rows with a null in their entity are left out above.
-    return _Packed(cast("list[bytes]", keys), layout.pack(newest, times), description, last_us)
-
-
-@dataclass(frozen=True)
-class _Packed:
-    keys: list[bytes]
-    rows: list[bytes]
-    description: dict[str, Any]
-    last_us: int | None
 
 
 def _name(view: ViewName) -> str:

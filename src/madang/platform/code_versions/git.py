@@ -94,7 +94,8 @@ class GitCodeVersions(CodeVersions):
         except GitMissingError as error:
             return Health(False, str(error), "install git, so that runs record their code")
         except NoRepositoryError as error:
-            return Health(False, str(error), "run: git init, so that runs record their code")
+            # No fault: a project may live without, and its runs say so.
+            return Health(True, str(error), "run: git init, so that runs record their code")
         except (ConfigurationError, OSError) as error:
             return Health(False, str(error), "do what git says")
         return Health(True, f"{version}, {top}")
