@@ -19,3 +19,13 @@ def stack(tmp_path):
     madang.init(tmp_path, name="test")
     with madang.open(tmp_path) as opened:
         yield opened
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """Lets xdist send what a test printed or logged, even half of a surrogate pair."""
+    report = yield
+    report.sections = [
+        (name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections
+    ]
+    return report

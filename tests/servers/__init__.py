@@ -48,6 +48,7 @@ def running(
     env: dict[str, str] | None = None,
     cwd: Path | None = None,
     seconds: float = 60,
+    stop: signal.Signals = signal.SIGTERM,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Runs a server in a process group of its own until the block ends."""
     with log.open("ab") as output:
@@ -70,7 +71,7 @@ def running(
         yield process
     finally:
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGTERM)
+            os.killpg(process.pid, stop)
         try:
             process.wait(10)
         except subprocess.TimeoutExpired:

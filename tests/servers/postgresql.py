@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import shutil
-import socket
+import signal
 import subprocess
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,55 +28,85 @@ def _binaries() -> Path:
     missing("PostgreSQL's server is not installed (Debian: postgresql)")
 
 
+@contextlib.contextmanager
+def _folder() -> Iterator[Path]:
+    # Not pytest's own: every pytest that starts closes those for other users.
+    with tempfile.TemporaryDirectory(prefix="madang-postgresql-") as name:
+        yield Path(name)
+
+
+class PostgreSQL:
+    """A server's files and port, to be started with `with server.running():`, also again."""
+
+    def __init__(self, folder: Path) -> None:
+        self._binaries = _binaries()
+        self._data, self._log = folder / "data", folder / "log"
+        self._as_user: list[str] = []
+        self.port = free_port()
+        if os.geteuid() == 0:  # the server refuses to run as root
+            user = pwd.getpwnam("nobody")
+            os.chown(folder, user.pw_uid, user.pw_gid)
+            self._as_user = [
+                *("setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups")
+            ]
+        self._run("initdb", "-U", "madang", "--auth=trust", "-E", "UTF8")
+
+    @property
+    def url(self) -> str:
+        return f"postgresql://madang@127.0.0.1:{self.port}/postgres"
+
+    def _command(self, program: str, *arguments: str) -> list[str]:
+        return [*self._as_user, str(self._binaries / program), "-D", str(self._data), *arguments]
+
+    def _run(self, program: str, *arguments: str) -> None:
+        subprocess.run(self._command(program, *arguments), check=True, capture_output=True, cwd="/")
+
+    def _ready(self) -> bool:
+        import psycopg
+
+        try:
+            psycopg.connect(self.url).close()
+        except psycopg.OperationalError:  # not there, or "the database system is starting up"
+            return False
+        return True
+
+    def running(self):
+        # fsync=off: what is killed here is our client or the server, never the machine.
+        settings = (
+            "fsync=off",
+            "listen_addresses=127.0.0.1",
+            "unix_socket_directories=",
+            "max_connections=200",
+        )
+        options = [word for setting in settings for word in ("-c", setting)]
+        command = self._command("postgres", "-p", str(self.port), *options)
+        # SIGINT is a fast shutdown; SIGTERM would wait until the clients go away.
+        return running(command, self._ready, self._log, cwd=Path("/"), stop=signal.SIGINT)
+
+
 @pytest.fixture(scope="session")
-def postgresql_server(tmp_path_factory):
+def postgresql_server():
     """`postgresql://…` of an empty server; use `postgresql_url` for a schema of one's own."""
-    binaries = _binaries()
-    folder = tmp_path_factory.mktemp("postgresql")
-    as_user: list[str] = []
-    if os.geteuid() == 0:  # the server refuses to run as root
-        user = pwd.getpwnam("nobody")
-        for path in (folder, *folder.parents[:2]):
-            path.chmod(0o755)
-        os.chown(folder, user.pw_uid, user.pw_gid)
-        as_user = ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
-    data, port = folder / "data", free_port()
-    subprocess.run(
-        [*as_user, binaries / "initdb", "-D", data, "-U", "madang", "--auth=trust", "-E", "UTF8"],
-        check=True,
-        capture_output=True,
-        cwd="/",
-    )
-    command = [*as_user, str(binaries / "postgres"), "-D", str(data), "-p", str(port)]
-    command += ["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="]
+    with _folder() as folder:
+        server = PostgreSQL(folder)
+        with server.running():
+            yield server.url
 
-    def ready():
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", port)) == 0
 
-    log = folder.parent / "postgresql.log"
-    with running(command, ready, log, cwd=Path("/")):
-        yield f"postgresql://madang@127.0.0.1:{port}/postgres"
+@pytest.fixture
+def stopped_postgresql():
+    """A server of one's own, started with `with stopped_postgresql.running():`, also again."""
+    with _folder() as folder:
+        yield PostgreSQL(folder)
 
 
 @pytest.fixture
 def postgresql_url(postgresql_server, request):
     """A URL with a fresh schema, dropped afterwards."""
-    import time
-
     import psycopg
 
     schema = f"test_{os.getpid()}_{abs(hash(request.node.nodeid))}"
-    deadline = time.monotonic() + 30
-    while True:
-        try:
-            admin = psycopg.connect(postgresql_server, autocommit=True)
-            break
-        except psycopg.OperationalError:  # "the database system is starting up"
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.1)
-    with admin:
+    with psycopg.connect(postgresql_server, autocommit=True) as admin:
         admin.execute(f"CREATE SCHEMA {schema}")
     yield f"{postgresql_server}?schema={schema}"
     with psycopg.connect(postgresql_server, autocommit=True) as admin:

@@ -1,0 +1,145 @@
+"""The contract on a real Apache Kafka broker."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from tests.data.collection.crash_programs import Program, consume
+from tests.servers import free_port
+
+from madang import engines
+from madang.data.collection import connect, events
+from madang.errors import ConfigurationError, NotFoundError, UnavailableError
+from madang.testing.collection import CollectionContract, drain, values
+
+_numbers = itertools.count()
+
+
+@pytest.fixture
+def open_kafka(kafka_server, tmp_path):
+    """Opens `project` on the test broker; closes what it opened."""
+    opened = []
+
+    def open_(project, options=""):
+        url = f"kafka://{kafka_server}?acks=all{options}"
+        opened.append(connect(url, engines.Context(project, tmp_path)))
+        return opened[-1]
+
+    yield open_
+    for collection in opened:
+        collection.close()
+
+
+@pytest.fixture
+def project():
+    return f"project-{next(_numbers)}"
+
+
+class TestKafkaCollection(CollectionContract):
+    @pytest.fixture
+    def collection(self, open_kafka, project):
+        return open_kafka(project)
+
+    @pytest.fixture
+    def reopen(self, open_kafka, project):
+        return lambda: open_kafka(project)
+
+
+def test_projects_do_not_see_each_other(open_kafka, project):
+    one, two = open_kafka(project), open_kafka(f"{project}-b")
+    one.create_topic("t")
+    assert two.topics() == []
+    two.create_topic("t")
+    one.append("t", events([b"1"]))
+    two.append("t", events([b"2"]))
+    assert values(one.read("t", 0, 0)) == [b"1"]
+    assert values(two.read("t", 0, 0)) == [b"2"]
+
+
+def test_other_programs_see_plain_kafka(open_kafka, project, kafka_server):
+    from confluent_kafka import Consumer, Producer, TopicPartition
+
+    collection = open_kafka(project)
+    collection.create_topic("t", partitions=5)
+    producer = Producer({"bootstrap.servers": kafka_server, "partitioner": "murmur2_random"})
+    keys = [b"key-%d" % at for at in range(100)]
+    for key in keys:
+        producer.produce(f"{project}.t", b"theirs", key)
+    assert producer.flush(20) == 0
+    collection.append("t", events([b"ours"] * 100, keys=keys))
+    for partition in range(5):
+        batch = collection.read("t", partition, 0)
+        by = {b"theirs": [], b"ours": []}
+        for row in batch.to_pylist():
+            by[row["value"]].append(row["key"])
+        assert by[b"theirs"] == by[b"ours"] != []
+    consumer = Consumer({"bootstrap.servers": kafka_server, "group.id": "plain"})
+    consumer.assign([TopicPartition(f"{project}.t", 0, 0)])
+    assert consumer.consume(1, 20)[0].value() == b"theirs"
+    consumer.close()
+
+
+def test_events_with_times_of_long_ago_are_kept(open_kafka, project, kafka_server):
+    from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
+
+    open_kafka(project).create_topic("t")
+    resource = ConfigResource(ResourceType.TOPIC, f"{project}.t")
+    admin = AdminClient({"bootstrap.servers": kafka_server})
+    found = admin.describe_configs([resource])[resource].result(20)
+    assert found["retention.ms"].value == "-1"
+    assert found["message.timestamp.type"].value == "CreateTime"
+
+
+def test_the_broker_did_not_make_a_topic_by_itself(open_kafka, project):
+    collection = open_kafka(project)
+    for call in (
+        lambda: collection.append("t", events([b"x"])),
+        lambda: collection.read("t", 0, 0),
+        lambda: collection.topic("t"),
+        lambda: collection.consumer("t", "g"),
+    ):
+        with pytest.raises(NotFoundError, match="there is no topic 't'"):
+            call()
+    assert collection.topics() == []
+
+
+def test_a_consumer_killed_before_its_commit_reads_again(
+    open_kafka, project, kafka_server, tmp_path
+):
+    collection = open_kafka(project)
+    collection.create_topic("t")
+    collection.append("t", events([b"%d" % at for at in range(30)]))
+    program = Program(consume, tmp_path, f"kafka://{kafka_server}", project)
+    program.wait_for(1)
+    program.kill()
+    member = collection.consumer("t", "g")
+    assert [row["offset"] for row in drain(member, 20)] == list(range(10, 30))
+    member.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("kafka://host?acks=1", "acks=all only, found acks=1"),
+        ("kafka:///", "names a broker"),
+        ("kafka://host?x=1", "no option x; its options are: acks, brokers"),
+        ("kafka://host?replication=0", "replication must be a positive number: '0'"),
+    ],
+)
+def test_unusable_urls(tmp_path, url, message):
+    with pytest.raises(ConfigurationError, match=message):
+        connect(url, engines.Context("test", tmp_path))
+
+
+def test_nobody_there(tmp_path, monkeypatch):
+    from madang.data.collection import kafka
+
+    monkeypatch.setattr(kafka, "TIMEOUT_SECONDS", 0.5)
+    collection = connect(f"kafka://127.0.0.1:{free_port()}", engines.Context("test", tmp_path))
+    health = collection.health()
+    assert not health.ok
+    assert "no broker at 127.0.0.1" in health.detail
+    with pytest.raises(UnavailableError, match="topic 't'"):
+        collection.append("t", events([b"x"]))
+    collection.close()
