@@ -1,6 +1,6 @@
 """The ledger beside raw SQLite with the same sync setting, in one run, as ratios.
 
-    python benchmarks/ledger.py [--lines 20000] [--json]
+    python benchmarks/ledger.py [--lines 100000] [--json]
 
 Appending: one line in a transaction of its own (`Ledger.record`) beside one INSERT of a row of the
 same size in a transaction of its own (WAL, synchronous=FULL), the two by turns, because the disk's
@@ -79,7 +79,7 @@ def hash_all(path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="the ledger beside raw SQLite")
-    parser.add_argument("--lines", type=int, default=20_000)
+    parser.add_argument("--lines", type=int, default=100_000)
     parser.add_argument("--json", action="store_true")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="madang-bench-") as name:

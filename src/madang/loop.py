@@ -11,16 +11,17 @@ versions the registry's, endpoints and predictions the serving component's.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from madang.errors import DataContractError, NotFoundError
+from madang.errors import ConflictError, DataContractError, NotFoundError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from madang.data.collection import Consumer
+    from madang.data.collection import Consumer, Topic
     from madang.data.validation import DataContract, Report
     from madang.stack import Stack
 
@@ -28,6 +29,9 @@ QUARANTINE = "_quarantine"
 """A dataset's bad rows are in the dataset of its name with this ending."""
 
 _OFFSETS = "madang.offsets"
+
+# A group of a broker takes some seconds to give out its partitions.
+_JOIN_SECONDS = 30
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,7 @@ def ingest(
     Raises:
         NotFoundError: There is no such topic, or no contract for the dataset.
         DataContractError: A check with severity "block" failed; nothing of that batch was written.
+        ConflictError: Another process ingests this topic into this dataset now.
     """
     from madang.data.validation.contract_file import contract_path, read_contract
 
@@ -83,7 +88,7 @@ def ingest(
     reasons: dict[str, int] = {}
     consumer = stack.collection.consumer(topic, f"ingest.{name}")
     try:
-        for batch in _batches(consumer, batch_events):
+        for batch in _batches(consumer, stack.collection.topic(topic), batch_events):
             for part, missing in _parts(batch, list(writers.values())):
                 report = _ingest_part(stack, part, contract, missing, valid=writers[name])
                 _count(report, reasons)
@@ -107,9 +112,22 @@ def settle(stack: Stack) -> None:
             component.settle()
 
 
-def _batches(consumer: Consumer, size: int) -> Iterator[pa.RecordBatch]:
-    while (batch := consumer.poll(max_events=size, timeout_seconds=0.2)).num_rows:
-        yield batch
+def _batches(consumer: Consumer, topic: Topic, size: int) -> Iterator[pa.RecordBatch]:
+    """The events up to where the topic ended when this began, so that it ends under a steady load."""
+    deadline = time.monotonic() + _JOIN_SECONDS
+    while True:
+        batch = consumer.poll(max_events=size, timeout_seconds=0.2)
+        if batch.num_rows:
+            yield batch
+        position = consumer.position()
+        if position:
+            if all(offset >= topic.next_offsets[p] for p, offset in position.items()):
+                return
+        elif time.monotonic() > deadline:
+            raise ConflictError(
+                f"other ingestions hold all {topic.partitions} partitions of topic {topic.name!r}; "
+                "let them finish"
+            )
 
 
 def _parts(
