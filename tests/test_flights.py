@@ -92,12 +92,12 @@ def test_from_events_to_predictions_with_their_origin(project, events):
 
         version = stack.registry.get("delay", "challenger")
         stack.serving.deploy("delay", [Arm("delay", version.version)])
-        labels = stack.pipelines.load(run.steps[5].outputs[0], pl.DataFrame)
+        labels = stack.pipelines.load(run.steps[1].outputs[0], pl.DataFrame)
         from pipelines.train import matrix
 
         rows = matrix(labels.head(50))
-        answer = stack.serving.predict("delay", rows.to_arrow())
-        expected = stack.registry.load("delay").native.predict_proba(rows.to_pandas())
+        answer = stack.serving.predict("delay", rows)
+        expected = stack.registry.load("delay").native.predict_proba(rows)
         assert answer["predict_proba"] == pytest.approx(expected, abs=1e-12)
 
         origin = {ref for line in stack.ledger.origin("endpoint:delay@1") for ref in line.inputs}

@@ -58,7 +58,7 @@ def ingest(
     topic: str,
     dataset: str | None = None,
     *,
-    batch_events: int = 100_000,
+    batch_events: int = 25_000,
     on_batch: Callable[[Report], None] | None = None,
 ) -> Ingested:
     """Moves a topic's new events, validated, into a dataset, and the bad ones to its quarantine.

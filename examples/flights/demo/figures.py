@@ -8,7 +8,6 @@ from typing import Self
 import numpy as np
 import polars as pl
 import psutil
-from sklearn.metrics import roc_auc_score
 
 
 class Clock:
@@ -35,6 +34,7 @@ class Memory:
 
     def __init__(self) -> None:
         self.peak_mb = 0.0
+        self.parts: dict[int, float] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._sample, daemon=True)
 
@@ -50,7 +50,9 @@ class Memory:
         me = psutil.Process()
         while not self._stop.wait(0.25):
             pids = [os.getpid(), *(child.pid for child in me.children(recursive=True))]
-            self.peak_mb = max(self.peak_mb, sum(map(_pss_mb, pids)))
+            now = {pid: _pss_mb(pid) for pid in pids}
+            if sum(now.values()) > self.peak_mb:
+                self.peak_mb, self.parts = sum(now.values()), now
 
 
 def _pss_mb(pid: int) -> float:
@@ -63,6 +65,8 @@ def _pss_mb(pid: int) -> float:
 
 def scores(table: pl.DataFrame, earlier_rate: float, seed: int = 0) -> dict:
     """How predicted probabilities did; intervals are bootstrapped over flights."""
+    from sklearn.metrics import roc_auc_score  # seconds to import, and not needed before
+
     p, late = table["probability"].to_numpy(), table["late"].to_numpy()
     rng = np.random.default_rng(seed)
     draws = [rng.integers(0, len(p), len(p)) for _ in range(200)]

