@@ -14,6 +14,9 @@ import msgspec
 if TYPE_CHECKING:
     from madang.stack import Stack
 
+# A sum of integers is a decimal in DuckDB; as text it would be no number to the reader.
+_encode = msgspec.json.Encoder(enc_hook=str, decimal_format="number").encode
+
 as_json = click.option("--json", "json", is_flag=True, help="Print JSON.")
 """The option of every command that prints data."""
 
@@ -33,7 +36,7 @@ def open_stack() -> Iterator[Stack]:
 
 def print_json(value: Any) -> None:
     """Prints a value (dataclasses and dates included) as one JSON document."""
-    sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(value, enc_hook=str)) + b"\n")
+    sys.stdout.buffer.write(msgspec.json.format(_encode(value)) + b"\n")
     sys.stdout.flush()
 
 

@@ -50,6 +50,22 @@ def token(name: str, label: str, days: float | None) -> None:
     click.echo(secret)
 
 
+@user.command("tokens")
+@click.argument("name", required=False)
+@as_json
+def list_tokens(name: str | None, json: bool) -> None:
+    """List valid tokens (of one user), without their secrets; revoke one by its id."""
+    with open_stack() as stack:
+        found = stack.identity.tokens(name)
+    if json:
+        print_json(found)
+    else:
+        rows = [
+            (t.id, t.user, t.label, format_us(t.created_us), format_us(t.expires_us)) for t in found
+        ]
+        print_table(["token", "user", "label", "made (UTC)", "ends (UTC)"], rows)
+
+
 @user.command()
 @click.argument("token_id")
 def revoke(token_id: str) -> None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import threading
+from typing import TYPE_CHECKING
 
 import click
 
 from madang.cli.output import open_stack
+
+if TYPE_CHECKING:
+    from madang.stack import Stack
 
 
 @click.command()
@@ -17,10 +21,12 @@ from madang.cli.output import open_stack
 )
 def up(host: str, port: int, inference_port: int | None) -> None:
     """Run Madang in the foreground, until Ctrl-C: the HTTP API and the inference workers."""
+    from madang.loop import settle
     from madang.server.supervisor import Supervisor
 
     with open_stack() as stack:
         token = _first_admin(stack)
+        settle(stack)
         supervisor = Supervisor(stack, host=host, port=port, inference_port=inference_port)
         try:
             supervisor.start()
@@ -34,10 +40,8 @@ def up(host: str, port: int, inference_port: int | None) -> None:
             supervisor.stop()
 
 
-def _first_admin(stack: object) -> str | None:
-    from madang.security.identity.local import LocalIdentityProvider
-    from madang.stack import Stack
+def _first_admin(stack: Stack) -> str | None:
+    from madang.security.identity import HasFirstAdmin
 
-    assert isinstance(stack, Stack)
     identity = stack.identity
-    return identity.first_admin() if isinstance(identity, LocalIdentityProvider) else None
+    return identity.first_admin() if isinstance(identity, HasFirstAdmin) else None

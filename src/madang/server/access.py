@@ -1,23 +1,34 @@
-"""Every route needs an identity and a permission, unless it stands in `PUBLIC`.
+"""Every request needs an identity and a permission, unless its path stands in `PUBLIC`.
 
-A route says what it needs by `**needs("run:read")`; one that says nothing is refused to everybody,
-so a forgotten line closes a route instead of opening it.
+Who asks is found out before anything is read or looked up, so a stranger can't tell a path that
+exists from one that doesn't, and can't make the server hold a big body. A route says what it needs
+by `**needs("run:read")`; one that says nothing is refused to everybody, so a forgotten line closes a
+route instead of opening it.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import Request
 from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
 
-from madang.errors import AuthenticationError, PermissionDeniedError
+from madang.errors import AuthenticationError, MadangError, PermissionDeniedError
 from madang.ledger import act_as
 from madang.security.identity import Identity
 from madang.stack import Stack
 
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
 PUBLIC = frozenset({"/healthz"})
-"""The routes that need no identity."""
+"""The paths that need no identity."""
+
+MAX_BODY_BYTES = 256 << 20
+"""A request's body is held in memory; what is bigger goes into the storage another way."""
 
 
 def needs(permission: str) -> dict[str, Any]:
@@ -31,27 +42,93 @@ def stack_of(request: Request) -> Stack:
     return stack
 
 
+def error_response(error: str, message: str, status: int) -> JSONResponse:
+    """Every error's form: `{"error": NAME, "message": TEXT}`."""
+    headers = {"WWW-Authenticate": "Bearer"} if status == 401 else None  # RFC 9110, 11.6.1
+    return JSONResponse({"error": error, "message": message}, status, headers)
+
+
+class Gate:
+    """Lets in who has a valid token; what the request does is recorded as theirs.
+
+    Args:
+        app: What is behind it.
+        stack: The project, for its identity component.
+        max_body_bytes: Larger bodies are answered with 413.
+    """
+
+    def __init__(self, app: ASGIApp, *, stack: Stack, max_body_bytes: int) -> None:
+        self._app = app
+        self._stack = stack
+        self._max_body_bytes = max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":  # the lifespan; a WebSocket has no route, so it is closed
+            await self._app(scope, receive, send)
+            return
+        try:
+            if scope["path"] not in PUBLIC:
+                identity = await self._authenticate(Headers(scope=scope))
+                scope.setdefault("state", {})["identity"] = identity
+                act_as(f"user:{identity.name}")
+            receive = self._limited(Headers(scope=scope), receive)
+        except MadangError as error:
+            await error_response(type(error).__name__, str(error), error.status)(
+                scope, receive, send
+            )
+        except HTTPException as error:
+            await error_response("InvalidInputError", error.detail, error.status_code)(
+                scope, receive, send
+            )
+        else:
+            await self._app(scope, receive, send)
+
+    async def _authenticate(self, headers: Headers) -> Identity:
+        """Raises `AuthenticationError` without a token, or with one that is not valid."""
+        kind, _, token = headers.get("authorization", "").partition(" ")
+        if kind.lower() != "bearer" or not token.strip():
+            raise AuthenticationError(
+                "this needs a token; send the header Authorization: Bearer TOKEN"
+            )
+        return await run_in_threadpool(self._stack.identity.authenticate, token=token.strip())
+
+    def _limited(self, headers: Headers, receive: Receive) -> Receive:
+        """Counts the body's bytes: a header may say less than comes, or nothing."""
+        length = headers.get("content-length", "0")
+        if not length.isdecimal():
+            raise HTTPException(400, f"Content-Length must be a number, found {length!r}")
+        left = self._max_body_bytes
+        if int(length) > left:
+            raise self._too_big()
+
+        async def counted() -> Message:
+            nonlocal left
+            message = await receive()
+            left -= len(message.get("body", b""))
+            if left < 0:
+                raise self._too_big()
+            return message
+
+        return counted
+
+    def _too_big(self) -> HTTPException:
+        return HTTPException(
+            413, f"the body has more than {self._max_body_bytes} bytes; send it in parts"
+        )
+
+
 async def authorize(request: Request) -> None:
-    """Finds out who asks and whether they may; what the request does is recorded as theirs.
+    """Checks that whoever the gate let in may use the route.
 
     Raises:
-        AuthenticationError: No token, or one that is not valid.
         PermissionDeniedError: The roles don't grant what the route needs.
     """
-    route = request.scope["route"]
-    if route.path in PUBLIC:
+    if request.url.path in PUBLIC:
         return
-    kind, _, token = request.headers.get("authorization", "").partition(" ")
-    if kind.lower() != "bearer" or not token:
-        raise AuthenticationError("this needs a token; send the header Authorization: Bearer TOKEN")
-    identity: Identity = await run_in_threadpool(
-        stack_of(request).identity.authenticate, token=token.strip()
-    )
-    permission = (route.openapi_extra or {}).get("x-permission")
+    identity: Identity = request.state.identity
+    permission = (getattr(request.scope["route"], "openapi_extra", None) or {}).get("x-permission")
     if permission is None or not identity.may(permission):
         raise PermissionDeniedError(
             f"{identity.name} may not {permission or 'use this route'}; "
             f"its roles are: {', '.join(identity.roles) or 'none'}"
         )
-    request.state.identity = identity
-    act_as(f"user:{identity.name}")

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
 
 import madang
 from madang.errors import MadangError
-from madang.server.access import authorize, needs
+from madang.server.access import MAX_BODY_BYTES, Gate, authorize, error_response, needs
 from madang.server.data import router as data
 from madang.server.deployment import router as deployment
 from madang.server.development import router as development
 from madang.server.platform import router as platform
 from madang.server.project import router as project
 from madang.server.security import router as security
+from madang.server.wire import refuse_half_characters
 from madang.server.workflow import router as workflow
 
 if TYPE_CHECKING:
@@ -25,8 +28,10 @@ if TYPE_CHECKING:
 
     from madang.stack import Stack
 
+_log = logging.getLogger("madang.server")
 
-def create_app(stack: Stack) -> FastAPI:
+
+def create_app(stack: Stack, *, max_body_bytes: int = MAX_BODY_BYTES) -> FastAPI:
     """The application that serves one project's stack."""
 
     @asynccontextmanager
@@ -37,7 +42,7 @@ def create_app(stack: Stack) -> FastAPI:
     app = FastAPI(
         title="Madang",
         version=madang.__version__,
-        dependencies=[Depends(authorize)],
+        dependencies=[Depends(authorize), Depends(refuse_half_characters)],
         lifespan=lifespan,
         # The page of documentation would load scripts from elsewhere; its schema is a route below.
         openapi_url=None,
@@ -45,8 +50,11 @@ def create_app(stack: Stack) -> FastAPI:
         redoc_url=None,
     )
     app.state.stack = stack
+    app.add_middleware(Gate, stack=stack, max_body_bytes=max_body_bytes)
     app.add_exception_handler(MadangError, _expected)
     app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _refused)
+    app.add_exception_handler(Exception, _unexpected)
 
     @app.get("/healthz", tags=["project"])
     def healthz() -> dict[str, str]:
@@ -55,7 +63,10 @@ def create_app(stack: Stack) -> FastAPI:
 
     @app.get("/openapi.json", **needs("project:read"), include_in_schema=False)
     def openapi() -> dict[str, Any]:
-        return app.openapi()
+        document = app.openapi()
+        schemes = document.setdefault("components", {}).setdefault("securitySchemes", {})
+        schemes["token"] = {"type": "http", "scheme": "bearer"}  # what `needs` refers to
+        return document
 
     for part in (project, data, development, deployment, workflow, platform, security):
         app.include_router(part, prefix="/api/v1")
@@ -64,10 +75,30 @@ def create_app(stack: Stack) -> FastAPI:
 
 async def _expected(_: Request, error: Exception) -> JSONResponse:
     status = error.status if isinstance(error, MadangError) else 500
-    return JSONResponse({"error": type(error).__name__, "message": str(error)}, status)
+    if status == 500:
+        _log.error("a request failed", exc_info=error)
+    return error_response(type(error).__name__, str(error), status)
 
 
 async def _invalid(_: Request, error: Exception) -> JSONResponse:
     found = error.errors() if isinstance(error, RequestValidationError) else []
     parts = [f"{'.'.join(str(p) for p in item['loc'])}: {item['msg']}" for item in found]
-    return JSONResponse({"error": "InvalidInputError", "message": "; ".join(parts)}, 422)
+    return error_response("InvalidInputError", "; ".join(parts), 422)
+
+
+async def _refused(request: Request, error: Exception) -> JSONResponse:
+    """What the framework itself refuses: unknown paths, other methods, bodies too big."""
+    assert isinstance(error, HTTPException)
+    if error.status_code == 404:
+        return error_response("NotFoundError", f"there is no {request.url.path}", 404)
+    if error.status_code == 405:
+        message = f"{request.url.path} can't be asked by {request.method}"
+        return error_response("InvalidInputError", message, 405)
+    return error_response("InvalidInputError", error.detail, error.status_code)
+
+
+async def _unexpected(_: Request, error: Exception) -> JSONResponse:
+    """A fault of ours: the server's log has the traceback, the client learns the kind."""
+    return error_response(
+        "InternalError", f"{type(error).__name__}; the server's log has more", 500
+    )

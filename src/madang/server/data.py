@@ -14,7 +14,7 @@ from madang.data.collection import Topic, events
 from madang.data.storage import ObjectInfo, TableVersion
 from madang.errors import InvalidInputError
 from madang.server.access import needs, stack_of
-from madang.server.wire import body_table, table_response
+from madang.server.wire import Limit, Position, body_table, encode_json, table_response
 
 router = APIRouter(tags=["data"])
 
@@ -38,9 +38,9 @@ def versions(request: Request, name: str) -> list[TableVersion]:
 def read(
     request: Request,
     name: str,
-    version: int | None = None,
+    version: Position | None = None,
     at: datetime | None = None,
-    limit: int = 1000,
+    limit: Limit = 1000,
 ) -> Response:
     """The first `limit` rows of a version; JSON, or an Arrow stream by `Accept`."""
     import pyarrow as pa
@@ -67,7 +67,7 @@ async def write(
 
 
 @router.get("/objects", **needs("dataset:read"))
-def objects(request: Request, prefix: str = "", limit: int = 1000) -> list[ObjectInfo]:
+def objects(request: Request, prefix: str = "", limit: Limit = 1000) -> list[ObjectInfo]:
     """Objects whose key starts with `prefix`."""
     found = []
     for info in stack_of(request).storage.list(prefix):
@@ -97,8 +97,19 @@ def query(request: Request, body: Query) -> Response:
 # -- data contracts ------------------------------------------------------------------------------
 
 
+@router.post("/datasets/{name}/contract", status_code=201, **needs("dataset:write"))
+def infer(request: Request, name: str) -> dict[str, str]:
+    """Proposes `contracts/NAME.yaml` from the dataset, to be edited there."""
+    from madang.data.validation.contract_file import contract_path, write_contract
+
+    stack = stack_of(request)
+    path = contract_path(stack.root, name)
+    write_contract(stack.validation.infer(stack.storage.read(name), name), path, inferred=True)
+    return {"path": str(path.relative_to(stack.root)), "yaml": path.read_text("utf-8")}
+
+
 @router.post("/datasets/{name}/validate", **needs("dataset:read"))
-def validate(request: Request, name: str, version: int | None = None) -> dict[str, Any]:
+def validate(request: Request, name: str, version: Position | None = None) -> dict[str, Any]:
     """Checks a dataset's rows against its contract, and reports; changes nothing."""
     from madang.data.validation.contract_file import contract_path, read_contract
     from madang.data.validation.report import to_dict
@@ -173,7 +184,7 @@ def append(request: Request, name: str, new: list[NewEvent]) -> dict[int, tuple[
 
 @router.get("/topics/{name}/events", **needs("topic:read"))
 def replay(
-    request: Request, name: str, partition: int = 0, offset: int = 0, limit: int = 100
+    request: Request, name: str, partition: Position = 0, offset: Position = 0, limit: Limit = 100
 ) -> list[dict[str, Any]]:
     """Events from an offset on; a value that is not UTF-8 is given as base64."""
     batch = stack_of(request).collection.read(name, partition, offset, max_events=limit)
@@ -220,6 +231,12 @@ def views(request: Request) -> list[dict[str, Any]]:
     ]
 
 
+@router.post("/features", **needs("feature:write"))
+def register(request: Request) -> dict[str, str]:
+    """Puts the definitions in `features/*.py` in force; view name to the definition's hash."""
+    return stack_of(request).features.load_definitions()
+
+
 @router.post("/features/{view}/materialize", **needs("feature:write"))
 def materialize(request: Request, view: str, until: datetime | None = None) -> dict[str, int]:
     """Writes each entity's newest row to the online store."""
@@ -236,7 +253,5 @@ class OnlineRead(BaseModel):
 @router.post("/features/read", **needs("feature:read"))
 def online(request: Request, body: OnlineRead) -> Response:
     """The newest feature values of entities."""
-    import msgspec
-
     rows = stack_of(request).features.read(body.views, body.entities)
-    return Response(msgspec.json.encode(rows, enc_hook=str), media_type="application/json")
+    return Response(encode_json(rows), media_type="application/json")

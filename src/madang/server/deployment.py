@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field
 
 from madang.deployment.serving import Arm, Endpoint
 from madang.server.access import needs, stack_of
+from madang.server.wire import encode_json
 
 router = APIRouter(tags=["deployment"])
 
@@ -71,10 +72,8 @@ class Predict(BaseModel):
 @router.post("/endpoints/{name}/predict", **needs("endpoint:predict"))
 def predict(request: Request, name: str, body: Predict) -> Response:
     """Asks an endpoint; output name to values, and the prediction's id."""
-    import msgspec
-
     answer = stack_of(request).serving.predict(name, body.inputs)
     plain = {
         key: value.tolist() if hasattr(value, "tolist") else value for key, value in answer.items()
     }
-    return Response(msgspec.json.encode(plain, enc_hook=str), media_type="application/json")
+    return Response(encode_json(plain), media_type="application/json")

@@ -7,12 +7,13 @@ from pydantic import BaseModel
 
 from madang.development.experiments import Metric, ModelVersion, Run
 from madang.server.access import needs, stack_of
+from madang.server.wire import Limit
 
 router = APIRouter(tags=["development"])
 
 
 @router.get("/experiments/runs", **needs("run:read"))
-def runs(request: Request, experiment: str | None = None, limit: int = 100) -> list[Run]:
+def runs(request: Request, experiment: str | None = None, limit: Limit = 100) -> list[Run]:
     """Runs of experiments, newest first."""
     return list(stack_of(request).experiments.runs(experiment, limit=limit))
 

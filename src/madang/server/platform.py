@@ -11,6 +11,7 @@ from madang.platform.code_versions import CodeVersion
 from madang.platform.configuration import Setting
 from madang.platform.logs import LogRecord
 from madang.server.access import needs, stack_of
+from madang.server.wire import Limit, Position
 
 router = APIRouter(tags=["platform"])
 
@@ -22,7 +23,7 @@ def settings(request: Request, prefix: str = "") -> list[Setting]:
 
 
 @router.get("/configuration/{key:path}", **needs("configuration:read"))
-def setting(request: Request, key: str, version: int | None = None) -> Setting:
+def setting(request: Request, key: str, version: Position | None = None) -> Setting:
     """A setting now, or as it was at a version."""
     return stack_of(request).configuration.get(key, version=version)
 
@@ -55,9 +56,9 @@ def logs(
     level: str | None = None,
     run: str | None = None,
     step: str | None = None,
-    since_us: int | None = None,
-    until_us: int | None = None,
-    limit: int = 100,
+    since_us: Position | None = None,
+    until_us: Position | None = None,
+    limit: Limit = 100,
 ) -> list[LogRecord]:
     """Log records that match, newest first."""
     fields = {key: value for key, value in (("run", run), ("step", step)) if value is not None}

@@ -12,6 +12,7 @@ from madang.doctor import Box, examine
 from madang.errors import NotFoundError
 from madang.ledger import Line, Verification
 from madang.server.access import needs, stack_of
+from madang.server.wire import Limit, Position
 
 router = APIRouter(tags=["project"])
 
@@ -39,9 +40,9 @@ def lines(
     kind: str | None = None,
     subject: str | None = None,
     actor: str | None = None,
-    since_us: int | None = None,
-    until_us: int | None = None,
-    limit: int = 100,
+    since_us: Position | None = None,
+    until_us: Position | None = None,
+    limit: Limit = 100,
 ) -> list[Line]:
     """Lines that match, newest first."""
     return stack_of(request).ledger.lines(

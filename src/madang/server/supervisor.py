@@ -57,6 +57,7 @@ class Supervisor:
         self._control: subprocess.Popen[bytes] | None = None
         self._started = 0.0
         self._failures = 0
+        self._left: list[str] = []  # runs of control processes that were killed
         self._inference_port = inference_port
         self._workers: Workers | None = None
         self._lock: IO[str] | None = None
@@ -82,6 +83,7 @@ class Supervisor:
         self._end_earlier()
         self._listener = self._listen()
         self._spawn_control()
+        self._write_state()  # before it is ready: killed now, the next one must know of it
         self._start_workers(timeout_seconds)
         self._await_control(timeout_seconds)
         self._write_state()
@@ -154,6 +156,7 @@ class Supervisor:
         lived = time.monotonic() - self._started
         self._failures = self._failures + 1 if lived < 2 * _MAX_BACKOFF_SECONDS else 0
         if lived >= min(0.1 * 2**self._failures, _MAX_BACKOFF_SECONDS):
+            self._left += _group(self._control.pid)
             self._spawn_control()
             self._write_state()
 
@@ -166,13 +169,18 @@ class Supervisor:
             self.stop()
 
     def stop(self) -> None:
-        """Ends the processes: workers answer what they have begun. Repeating it is safe."""
+        """Ends the processes. Repeating it is safe.
+
+        Workers answer what they have begun; pipeline runs that the API started are cancelled, and
+        can be resumed.
+        """
         if self._listener is not None:
             self._listener.close()
             self._listener = None
         if self._control is not None:
             _terminate(self._control)
-            self._control = None
+            _end([*self._left, *_group(self._control.pid)])
+            self._control, self._left = None, []
         if self._workers is not None:
             self._workers.stop()
             self._workers = None
@@ -203,14 +211,31 @@ class Supervisor:
         with contextlib.suppress(FileNotFoundError, msgspec.DecodeError):
             state: dict[str, Any] = msgspec.json.decode(self._state.read_bytes())
             control = state.get("control")
-            if control and is_alive(control):
-                pid = int(control.rsplit("/", 2)[1])
-                os.kill(pid, signal.SIGTERM)
-                deadline = time.monotonic() + 10
-                while is_alive(control) and time.monotonic() < deadline:
-                    time.sleep(0.02)
-                if is_alive(control):
-                    os.kill(pid, signal.SIGKILL)
+            if control:
+                _end([control])
+
+
+def _group(leader: int) -> list[str]:
+    """The processes that a control process started: pipeline runs, which don't end with it."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        with contextlib.suppress(ValueError, ProcessLookupError):
+            pid = int(folder.name)
+            if pid != leader and os.getpgid(pid) == leader:
+                found.append(process_name(pid))
+    return found
+
+
+def _end(names: list[str], seconds: float = 10) -> None:
+    """Asks processes to end, and kills those that don't in time."""
+    names = [name for name in names if name.startswith(f"{os.uname().nodename}/")]
+    for signal_number, patience in ((signal.SIGTERM, seconds), (signal.SIGKILL, seconds)):
+        for name in filter(is_alive, names):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(name.rsplit("/", 2)[1]), signal_number)
+        deadline = time.monotonic() + patience
+        while any(map(is_alive, names)) and time.monotonic() < deadline:
+            time.sleep(0.02)
 
 
 def _locked(path: Path) -> IO[str]:

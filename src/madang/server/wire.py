@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+import re
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
-from fastapi import Request, Response
+from fastapi import Query, Request, Response
 
 from madang.errors import InvalidInputError
 
@@ -16,8 +17,20 @@ if TYPE_CHECKING:
     from madang.stack import Stack
     from madang.workflow.pipelines import Artifact, PipelineRun
 
+Limit = Annotated[int, Query(ge=1, le=1_000_000)]
+"""How many at most."""
+
+Position = Annotated[int, Query(ge=0, lt=1 << 63)]
+"""A version, an offset, a time in microseconds: what every engine can hold."""
+
 ARROW = "application/vnd.apache.arrow.stream"
 """The media type of Arrow IPC streams: ask for it by `Accept`, send it by `Content-Type`."""
+
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]|\xed[\xa0-\xbf]")
+
+# A sum of integers is a decimal in DuckDB; as text it would be no number to the client.
+encode_json = msgspec.json.Encoder(enc_hook=str, decimal_format="number").encode
+"""Any value as JSON: what it has no word for is text, NaN is null."""
 
 
 def table_response(request: Request, table: pa.Table) -> Response:
@@ -29,8 +42,26 @@ def table_response(request: Request, table: pa.Table) -> Response:
         with pa.ipc.new_stream(sink, table.schema) as writer:
             writer.write_table(table)
         return Response(sink.getvalue().to_pybytes(), media_type=ARROW)
-    body = msgspec.json.encode(table.to_pylist(), enc_hook=str)
-    return Response(body, media_type="application/json")
+    return Response(encode_json(table.to_pylist()), media_type="application/json")
+
+
+async def refuse_half_characters(request: Request) -> None:
+    r"""Refuses JSON with half a surrogate pair (`"\ud800"`), which Python takes and no store does.
+
+    Raises:
+        InvalidInputError: The body holds one.
+    """
+    if request.headers.get("content-type", "").startswith(ARROW):
+        return
+    body = await request.body()
+    if not _SURROGATE.search(body):
+        return
+    try:
+        json.dumps(json.loads(body), ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInputError(f"the body holds text that is no Unicode: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise InvalidInputError(f"the body is not JSON: {error}") from error
 
 
 async def body_table(request: Request) -> pa.Table:
@@ -44,12 +75,14 @@ async def body_table(request: Request) -> pa.Table:
     body = await request.body()
     try:
         if request.headers.get("content-type", "").startswith(ARROW):
-            return pa.ipc.open_stream(body).read_all()
+            table = pa.ipc.open_stream(body).read_all()
+            table.validate(full=True)  # offsets that lead out of the buffers would crash later
+            return table
         rows = json.loads(body)
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             raise InvalidInputError("the body must be a JSON list of rows (objects)")
         return pa.Table.from_pylist(rows)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, ValueError, OSError) as error:
+    except (pa.ArrowException, ValueError, OSError, OverflowError, RecursionError) as error:
         if isinstance(error, InvalidInputError):
             raise
         raise InvalidInputError(

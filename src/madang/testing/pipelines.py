@@ -1,7 +1,7 @@
 """The contract suite of `workflow.pipelines`.
 
-    class TestMyPipelines(PipelinesContract):
-        pass        # over the fixture `stack`, a project whose `pipelines` is the engine under test
+class TestMyPipelines(PipelinesContract):
+    pass        # over the fixture `stack`, a project whose `pipelines` is the engine under test
 """
 
 from __future__ import annotations
@@ -324,7 +324,9 @@ class PipelinesContract:
                 return crash()
             """,
         ).flow
-        with pytest.raises(StepFailedError, match="after 2 attempt.*its process ended by signal SIGKILL"):
+        with pytest.raises(
+            StepFailedError, match="after 2 attempt.*its process ended by signal SIGKILL"
+        ):
             flow.run(stack)
 
     def test_a_failed_run_is_resumed_without_repeating_finished_steps(self, stack, marks):

@@ -1,0 +1,163 @@
+"""Natural micro-batching: what was parsed in one turn of the event loop is predicted in one call.
+
+There is no timer and nothing waits: a lone request is predicted at once, and under load the batch
+is as large as what came in while the last one was computed. A request's outputs don't depend on
+the others in its batch: a batch that fails is predicted again one by one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from madang.deployment.serving._endpoints import SLOW_SECONDS, Version
+from madang.deployment.serving._tensors import Array, InferRequest
+
+if TYPE_CHECKING:
+    from madang.deployment.serving._exchange import Exchange
+
+MAX_BATCH_ROWS = 4096
+# NumPy keeps texts at one width: a long text would widen those of all others in the batch.
+_MAX_TEXT_ITEM_BYTES = 1024
+
+Outputs = dict[str, Array]
+Result = Outputs | Exception
+
+
+class Call:
+    """One request on its way through a model."""
+
+    __slots__ = ("exchange", "id", "inputs", "request", "rows", "version")
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        request: InferRequest,
+        version: Version,
+        inputs: Outputs,
+        request_id: str,
+    ) -> None:
+        self.exchange = exchange
+        self.request = request
+        self.version = version
+        self.inputs = inputs
+        self.id = request_id
+        self.rows = len(next(iter(inputs.values()))) if inputs else 1
+
+
+class Batcher:
+    """Collects calls for each version, and gives each its result through `finish`."""
+
+    def __init__(self, finish: Callable[[Call, Result], None]) -> None:
+        self._finish = finish
+        self._loop = asyncio.get_running_loop()
+        self._pending: dict[Version, list[Call]] = {}
+        self._scheduled = False
+        self._threads = ThreadPoolExecutor(4, thread_name_prefix="predict")
+
+    def add(self, call: Call) -> None:
+        """Takes a call; its result comes in this turn of the loop, or later for a slow model."""
+        self._pending.setdefault(call.version, []).append(call)
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._scheduled = False
+        for version in [version for version in self._pending if not version.busy]:
+            calls = self._pending.pop(version)
+            if version.seconds > SLOW_SECONDS:
+                self._in_thread(version, calls)
+            else:
+                for batch in _batches(calls):
+                    self._deliver(batch, _predict(batch))
+
+    def _in_thread(self, version: Version, calls: list[Call]) -> None:
+        batch, *rest = _batches(calls)
+        if rest:
+            self._pending[version] = [call for later in rest for call in later]
+        version.busy = True
+        future = self._loop.run_in_executor(self._threads, _predict, batch)
+        future.add_done_callback(lambda done: self._thread_done(version, batch, done))
+
+    def _thread_done(
+        self, version: Version, batch: list[Call], done: asyncio.Future[list[Result]]
+    ) -> None:
+        version.busy = False
+        self._deliver(batch, done.result())
+        if self._pending and not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._flush)
+
+    def _deliver(self, batch: list[Call], results: list[Result]) -> None:
+        batch[0].version.counters.batches += 1
+        for call, result in zip(batch, results, strict=True):
+            self._finish(call, result)
+
+    def close(self) -> None:
+        """Ends the threads after what they do now."""
+        self._threads.shutdown()
+
+
+def _batches(calls: list[Call]) -> list[list[Call]]:
+    """Calls that go through the model together, in order."""
+    if len(calls) == 1 or not calls[0].version.batchable:
+        return [[call] for call in calls]
+    batches: list[list[Call]] = []
+    rows = MAX_BATCH_ROWS
+    for call in calls:
+        alone = any(
+            array.dtype.kind == "U" and array.itemsize > _MAX_TEXT_ITEM_BYTES
+            for array in call.inputs.values()
+        )
+        if alone or rows + call.rows > MAX_BATCH_ROWS:
+            batches.append([])
+            rows = 0
+        batches[-1].append(call)
+        rows += MAX_BATCH_ROWS if alone else call.rows
+    return batches
+
+
+def _predict(batch: list[Call]) -> list[Result]:
+    version = batch[0].version
+    if len(batch) == 1:
+        return [_predict_one(batch[0])]
+    inputs = {
+        name: np.concatenate([call.inputs[name] for call in batch]) for name in batch[0].inputs
+    }
+    try:
+        outputs = version.predict(inputs)
+    except Exception:  # one request's values; which one, and why, shows when each goes alone
+        return [_predict_one(call) for call in batch]
+    rows = sum(call.rows for call in batch)
+    if any(array.shape[:1] != (rows,) for array in outputs.values()):
+        version.batchable = False
+        return [_predict_one(call) for call in batch]
+    return _split(batch, outputs)
+
+
+def _split(batch: list[Call], outputs: Outputs) -> list[Result]:
+    results: list[Result] = []
+    start = 0
+    for call in batch:
+        end = start + call.rows
+        results.append({name: array[start:end] for name, array in outputs.items()})
+        start = end
+    return results
+
+
+def _predict_one(call: Call) -> Result:
+    try:
+        return call.version.predict(call.inputs)
+    except Exception as error:  # any model's own; it becomes this request's answer
+        return error
+
+
+def now() -> float:
+    """The clock of latencies, in seconds."""
+    return time.perf_counter()

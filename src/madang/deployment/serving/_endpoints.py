@@ -1,0 +1,176 @@
+"""Loaded models behind endpoints: choosing an arm, and moving to what is wanted."""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping
+from hashlib import blake2b
+from itertools import accumulate
+from pathlib import Path
+from random import random
+from typing import Any, Protocol
+
+import numpy as np
+
+from madang.deployment.serving._metrics import Counters, Snapshot
+from madang.deployment.serving._state import Files, WantedArm, WantedEndpoint
+from madang.deployment.serving._tensors import DATATYPES, Array, encode
+from madang.development.experiments.contract import Signature
+
+# A call that takes longer than this moves to a thread, so that it doesn't stop the event loop.
+SLOW_SECONDS = 0.005
+
+
+class Model(Protocol):
+    """What is served: `madang.development.experiments.formats.LoadedModel`."""
+
+    @property
+    def signature(self) -> Signature:
+        """What it takes and gives."""
+        ...
+
+    def predict(self, inputs: Mapping[str, Any]) -> dict[str, Array]:
+        """Predicts a batch of rows."""
+        ...
+
+
+class Version:
+    """One model version behind one endpoint.
+
+    Attributes:
+        label: The version's name in the protocol.
+        seconds: A running mean of what a call of the model takes.
+        busy: A call runs in a thread now.
+    """
+
+    def __init__(self, endpoint: WantedEndpoint, arm: WantedArm, model: Model) -> None:
+        self.endpoint = endpoint.name
+        self.log = endpoint.log
+        self.model_name = arm.model
+        self.number = arm.version
+        self.label = str(arm.version)
+        self.weight = arm.weight
+        self.model = model
+        self.inputs = {spec.name: spec for spec in model.signature.inputs}
+        self.output_names = {spec.name: encode(spec.name) for spec in model.signature.outputs}
+        # Rows of different requests can go through the model together if only their number differs.
+        self.batchable = all(
+            spec.shape[:1] == (-1,) and -1 not in spec.shape[1:]
+            for spec in (*model.signature.inputs, *model.signature.outputs)
+        )
+        self.head = b'{"model_name":%b,"model_version":%b,"id":' % (
+            encode(endpoint.name),
+            encode(self.label),
+        )
+        self.seconds = 0.0
+        self.busy = False
+        self.counters = Counters()
+
+    def predict(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Calls the model and remembers how long it took."""
+        start = time.perf_counter()
+        outputs = self.model.predict(inputs)
+        self.seconds += 0.2 * (time.perf_counter() - start - self.seconds)
+        return outputs
+
+    def warm_up(self, example: Mapping[str, Array]) -> None:
+        """Predicts the stored example, so that no request pays for imports and first calls.
+
+        Raises:
+            TypeError: An output is of a type that the protocol doesn't have.
+        """
+        for name, array in self.model.predict(example).items():
+            if array.dtype.kind != "U" and array.dtype not in DATATYPES.values():
+                raise TypeError(f"the model's output {name!r} is of type {array.dtype}")
+        start = time.perf_counter()
+        self.model.predict({name: array[:1] for name, array in example.items()})
+        self.seconds = time.perf_counter() - start
+
+    def metadata(self, labels: Iterable[str]) -> dict[str, Any]:
+        """`$metadata_model_response` of the specification."""
+        signature = self.model.signature
+        return {
+            "name": self.endpoint,
+            "versions": list(labels),
+            "platform": "madang",
+            "inputs": [_spec(spec) for spec in signature.inputs],
+            "outputs": [_spec(spec) for spec in signature.outputs],
+        }
+
+
+def _spec(spec: Any) -> dict[str, Any]:
+    return {"name": spec.name, "datatype": spec.datatype, "shape": list(spec.shape)}
+
+
+class ServedEndpoint:
+    """An endpoint's loaded versions and their shares of the traffic."""
+
+    def __init__(self, wanted: WantedEndpoint, versions: list[Version]) -> None:
+        self.wanted = wanted
+        self.versions = {version.label: version for version in versions}
+        self._arms = [version for version in versions if version.weight > 0]
+        total = sum(version.weight for version in self._arms)
+        self._edges = list(accumulate(version.weight / total for version in self._arms))
+        self.main = max(self._arms, key=lambda version: version.weight)
+
+    def choose(self, request_id: str | None) -> Version:
+        """The version that answers: the same for the same id, by chance without one."""
+        if len(self._arms) == 1:
+            return self._arms[0]
+        if request_id is None:
+            share = random()  # noqa: S311 - no secret depends on it
+        else:
+            digest = blake2b(request_id.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+            share = int.from_bytes(digest) / 2**64
+        return self._arms[min(bisect_right(self._edges, share), len(self._arms) - 1)]
+
+
+class Models:
+    """Loads model folders; a model that several endpoints serve is loaded once. For one thread."""
+
+    def __init__(self, files: Files) -> None:
+        self._files = files
+        self._loaded: dict[str, Model] = {}
+
+    def endpoint(self, wanted: WantedEndpoint) -> ServedEndpoint:
+        """Loads all arms of an endpoint.
+
+        Raises:
+            Exception: Whatever the model's format raises; nothing of the endpoint is changed.
+        """
+        return ServedEndpoint(wanted, [self._version(wanted, arm) for arm in wanted.arms])
+
+    def _version(self, wanted: WantedEndpoint, arm: WantedArm) -> Version:
+        from madang.development.experiments import formats
+
+        folder = self._files.models / arm.digest
+        if arm.digest not in self._loaded:
+            self._loaded[arm.digest] = formats.load(folder, digest=arm.digest)
+        version = Version(wanted, arm, self._loaded[arm.digest])
+        version.warm_up(_first_rows(formats.example_inputs(folder)))
+        return version
+
+    def keep_only(self, digests: set[str]) -> bool:
+        """Forgets the other models; says whether there were any."""
+        others = self._loaded.keys() - digests
+        for digest in others:
+            del self._loaded[digest]
+        return bool(others)
+
+
+def _first_rows(example: Mapping[str, Array]) -> dict[str, Array]:
+    return {name: np.ascontiguousarray(array[:8]) for name, array in example.items()}
+
+
+def read_error(error: BaseException, folder: Path) -> str:
+    """Why a model could not be loaded, in one line without this machine's paths."""
+    text = " ".join(str(error).split()).replace(str(folder) + "/", "")
+    return f"{type(error).__name__}: {text}"[:500]
+
+
+def count_into(snapshot: Snapshot, endpoints: Iterable[ServedEndpoint]) -> None:
+    """Makes each version count where the metrics are read; a version that returns goes on."""
+    for endpoint in endpoints:
+        for version in endpoint.versions.values():
+            version.counters = snapshot.of(version.endpoint, version.label)

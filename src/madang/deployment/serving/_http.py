@@ -1,0 +1,291 @@
+"""HTTP/1.1 for the inference server: one asyncio protocol over httptools' parser.
+
+Requests of one connection may be pipelined; they are answered in order, whatever order they are
+finished in. Every size and time is limited, and a connection whose peer does not read is not read
+from (back-pressure), so that no client can take the worker's memory or keep it from others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Protocol, cast
+
+import httptools
+
+from madang.deployment.serving._exchange import Exchange, Limits, decompressed
+from madang.errors import InvalidInputError
+
+
+class Service(Protocol):
+    """What a connection hands its requests to."""
+
+    limits: Limits
+    draining: bool
+    date: bytes
+    connections: set[Connection]
+
+    def admit(self, exchange: Exchange) -> tuple[int, str] | None:
+        """Asked when the headers are there, before a body is read: an error to refuse it."""
+        ...
+
+    def handle(self, exchange: Exchange) -> None:
+        """Answers the exchange, now or later."""
+        ...
+
+
+class Connection(asyncio.Protocol):
+    """One client's connection."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self._limits = service.limits
+        self._loop = asyncio.get_running_loop()
+        self._parser = httptools.HttpRequestParser(self)
+        self._exchanges: deque[Exchange] = deque()
+        self._current: Exchange | None = None
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._header_bytes = 0
+        self._in_headers = False
+        self._began_here = self._completed_here = False  # in the data at hand
+        self._refusal: tuple[int, str] | None = None
+        self._ended = False  # nothing that still comes is looked at
+        self._paused = False  # reading
+        self._blocked = False  # the peer does not read what was written
+        self._since = self._loop.time()
+        self._transport: asyncio.Transport = cast("asyncio.Transport", None)
+
+    # -- transport ----------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        connections = self.service.connections
+        if len(connections) >= self._limits.max_connections:
+            self._refuse(503, f"the server has {len(connections)} connections; try again later")
+        connections.add(self)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.service.connections.discard(self)
+        self._ended = True
+        self._exchanges.clear()
+
+    def eof_received(self) -> bool:
+        if not self._exchanges:
+            return False
+        self._exchanges[-1].keep_alive = False  # a half-closed client still gets its answers
+        self._ended = True
+        return True
+
+    def data_received(self, data: bytes) -> None:
+        if self._ended:
+            return
+        self._began_here = self._completed_here = False
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            # An offer to speak another protocol is not taken; what follows can't be parsed.
+            if self._exchanges:
+                self._exchanges[-1].keep_alive = False
+            self._ended = True
+        except httptools.HttpParserError as error:
+            self._refusal = self._refusal or (400, f"this is not HTTP/1.1: {error}")
+        if self._in_headers:
+            # Where one request ends and the next begins in the same data, the next starts at 0.
+            self._header_bytes += 0 if self._began_here and self._completed_here else len(data)
+            if self._header_bytes > self._limits.max_header_bytes:
+                self._refusal = self._refusal or self._too_long()
+        if self._refusal is not None and not self._ended:
+            self._refuse(*self._refusal)
+        self._regulate()
+
+    def pause_writing(self) -> None:
+        self._blocked = True
+        self._since = self._loop.time()
+        self._regulate()
+
+    def resume_writing(self) -> None:
+        self._blocked = False
+        self._regulate()
+
+    def _regulate(self) -> None:
+        pause = self._blocked or len(self._exchanges) >= self._limits.max_pipelined
+        if pause != self._paused and not self._transport.is_closing():
+            self._paused = pause
+            if pause:
+                self._transport.pause_reading()
+            else:
+                self._transport.resume_reading()
+
+    # -- parser -------------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        self._current = Exchange(self)
+        self._in_headers = self._began_here = True
+        self._header_bytes = 0
+        self._parts.clear()
+        self._size = 0
+        if not self._exchanges:
+            self._since = self._loop.time()
+
+    def on_url(self, url: bytes) -> None:
+        if self._current is not None:
+            self._current.url += url
+            if len(self._current.url) > self._limits.max_header_bytes:
+                self._refusal = self._refusal or self._too_long()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        exchange = self._current
+        if exchange is None:
+            return
+        if not self._in_headers:
+            self._refusal = self._refusal or (400, "trailers after the body are not taken")
+            return
+        self._size += len(name) + len(value)
+        if self._size > self._limits.max_header_bytes:
+            self._refusal = self._refusal or self._too_long()
+            return
+        name = name.lower()
+        if name == b"authorization":
+            exchange.authorization = value
+        elif name == b"content-length":
+            if int(value) > self._limits.max_body_bytes:
+                self._refusal = self._refusal or self._too_large()
+        elif name == b"inference-header-content-length":
+            if not value.isdigit() or len(value) > 12:
+                self._refusal = (400, "Inference-Header-Content-Length is not a number")
+            else:
+                exchange.header_length = int(value)
+        elif name == b"content-encoding":
+            exchange.encoding = value.lower()
+        elif name == b"expect" and value.lower() == b"100-continue":
+            self._continue()
+
+    def on_headers_complete(self) -> None:
+        self._in_headers = False
+        exchange = self._current
+        if exchange is None or self._refusal is not None:
+            return
+        exchange.method = self._parser.get_method()
+        exchange.keep_alive = self._parser.should_keep_alive()
+        self._refusal = self.service.admit(exchange)
+        self._size = 0
+
+    def on_body(self, part: bytes) -> None:
+        if self._refusal is None:
+            self._size += len(part)
+            if self._size > self._limits.max_body_bytes:
+                self._refusal = self._too_large()
+                self._parts.clear()
+            elif self._current is not None and self._current.method == b"POST":
+                self._parts.append(part)  # another method's body means nothing and is not kept
+
+    def on_message_complete(self) -> None:
+        exchange, self._current = self._current, None
+        self._completed_here = True
+        if exchange is None or self._refusal is not None or self._ended:
+            return
+        parts = self._parts
+        exchange.body = parts[0] if len(parts) == 1 else b"".join(parts)
+        self._exchanges.append(exchange)
+        if not exchange.keep_alive:
+            self._ended = True
+        if exchange.encoding and not self._decompress(exchange):
+            return
+        self.service.handle(exchange)
+
+    def _decompress(self, exchange: Exchange) -> bool:
+        try:
+            exchange.body = decompressed(
+                exchange.body, exchange.encoding, self._limits.max_body_bytes
+            )
+        except InvalidInputError as error:
+            exchange.fail(415, str(error))
+            return False
+        return True
+
+    def _continue(self) -> None:
+        """Answers `Expect: 100-continue` in its turn (RFC 9110, section 10.1.1)."""
+        interim = Exchange(self)
+        self._exchanges.append(interim)
+        interim.response = b"HTTP/1.1 100 Continue\r\n\r\n"
+        self.write_finished()
+
+    # -- answers ------------------------------------------------------------------------------
+
+    def is_last(self, exchange: Exchange) -> bool:
+        """Whether nothing came after it on the connection."""
+        return bool(self._exchanges) and self._exchanges[-1] is exchange
+
+    def write_finished(self) -> None:
+        """Writes the answers that are finished and whose turn it is."""
+        exchanges = self._exchanges
+        ready = []
+        keep = True
+        while exchanges and exchanges[0].response is not None and keep:
+            exchange = exchanges.popleft()
+            ready.append(cast("bytes", exchange.response))
+            keep = exchange.keep_alive
+        if not ready or self._transport.is_closing():
+            return
+        self._transport.write(ready[0] if len(ready) == 1 else b"".join(ready))
+        if not keep:
+            self._end()
+        elif not exchanges:
+            self._since = self._loop.time()
+        if self._paused:
+            self._regulate()
+
+    def _too_large(self) -> tuple[int, str]:
+        return 413, f"the body is larger than {self._limits.max_body_bytes} bytes; send fewer rows"
+
+    def _too_long(self) -> tuple[int, str]:
+        return 431, f"the request's head is larger than {self._limits.max_header_bytes} bytes"
+
+    def _refuse(self, status: int, message: str) -> None:
+        """Answers in the connection's order, and closes after it."""
+        exchange = self._current or Exchange(self)
+        self._current = None
+        exchange.keep_alive = False
+        self._ended = True
+        self._parts.clear()
+        self._exchanges.append(exchange)
+        extra = b"www-authenticate: Bearer\r\n" if status == 401 else b""
+        exchange.fail(status, message, extra)
+
+    def _end(self) -> None:
+        """Closes so that the answer arrives: with unread bytes, close() would reset it away."""
+        self._ended = True
+        self._exchanges.clear()
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+        self._loop.call_later(self._limits.linger_seconds, self._transport.close)
+
+    # -- time ---------------------------------------------------------------------------------
+
+    def check_time(self, now: float) -> None:
+        """Called now and then: ends what takes too long."""
+        waited = now - self._since
+        if self._transport.is_closing():
+            return
+        if self._blocked:
+            if waited > self._limits.write_timeout_seconds:
+                self._transport.abort()
+        elif self._exchanges or self._ended:
+            return
+        elif self._current is not None:
+            if waited > self._limits.request_timeout_seconds:
+                seconds = self._limits.request_timeout_seconds
+                self._refuse(408, f"the request was not complete after {seconds:g} s")
+        elif waited > self._limits.idle_timeout_seconds:
+            self._transport.close()
+
+    def close_idle(self) -> bool:
+        """Closes the connection if nothing is under way on it; says whether it is closed."""
+        if not self._exchanges and self._current is None:
+            self._transport.close()
+        return self._transport.is_closing()
+
+    def abort(self) -> None:
+        """Drops the connection."""
+        self._transport.abort()

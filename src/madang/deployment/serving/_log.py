@@ -1,0 +1,260 @@
+"""The prediction log: each answered prediction becomes one event of the topic `predictions.NAME`.
+
+    {"id": …, "endpoint": …, "model": …, "version": 3, "time": …, "latency_seconds": …,
+     "inputs": [$request_input, …], "outputs": [$response_output, …]}
+
+A request only leaves its bytes here; a thread makes the events and appends them in batches. The
+queue is bounded and never makes a prediction wait: what doesn't fit is counted as lost. What was
+queued is written when the worker drains; a worker that is killed loses what it had not appended,
+at most about `INTERVAL_SECONDS` of it while the topic takes events.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any, Protocol
+
+import msgspec
+
+from madang.deployment.serving._batching import Call
+from madang.deployment.serving._tensors import Array, encode, json_output
+from madang.errors import InvalidInputError, NotFoundError
+
+INTERVAL_SECONDS = 0.1
+_RETRY_SECONDS = 1.0
+_LOGGER = logging.getLogger("madang.serving")
+
+
+class _Inputs(msgspec.Struct):
+    inputs: msgspec.Raw
+
+
+_raw_inputs = msgspec.json.Decoder(_Inputs).decode
+
+
+class Record:
+    """What is kept of an answered prediction until the log's thread makes an event of it."""
+
+    __slots__ = ("call", "header_length", "outputs", "response", "seconds", "time_ns")
+
+    def __init__(
+        self,
+        call: Call,
+        outputs: dict[str, Array],
+        response: bytes,
+        header_length: int | None,
+        seconds: float,
+    ) -> None:
+        self.call = call
+        self.outputs = outputs
+        self.response = response
+        self.header_length = header_length
+        self.seconds = seconds
+        self.time_ns = time.time_ns()
+
+    def size(self) -> int:
+        """About how many bytes it holds."""
+        return len(self.call.exchange.body) + len(self.response)
+
+    def event(self) -> bytes:
+        """The event's JSON; the parts that were JSON already are taken over as they are."""
+        call, version = self.call, self.call.version
+        body = call.exchange.body
+        if call.exchange.header_length is None:
+            inputs = bytes(_raw_inputs(body).inputs)
+        else:
+            names = {name: encode(name) for name in call.inputs}
+            inputs = b"[%b]" % b",".join(json_output(names[n], a) for n, a in call.inputs.items())
+        if self.header_length is None:
+            # The response ends in `,"outputs":[…]}` after its id, as `render` made it.
+            start = len(version.head) + len(encode(call.id)) + len(b',"outputs":')
+            outputs = self.response[start:-1]
+        else:
+            known = version.output_names
+            chosen = [o.name for o in call.request.outputs or ()] or list(self.outputs)
+            outputs = b"[%b]" % b",".join(json_output(known[n], self.outputs[n]) for n in chosen)
+        return (
+            b'{"id":%b,"endpoint":%b,"model":%b,"version":%d,"time":"%b","latency_seconds":%.6f,'
+            b'"inputs":%b,"outputs":%b}'
+        ) % (
+            encode(call.id),
+            encode(version.endpoint),
+            encode(version.model_name),
+            version.number,
+            _rfc3339(self.time_ns),
+            self.seconds,
+            inputs,
+            outputs,
+        )
+
+
+@lru_cache(maxsize=4)
+def _second(seconds: int) -> bytes:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}".encode()
+
+
+def _rfc3339(time_ns: int) -> bytes:
+    seconds, rest = divmod(time_ns, 1_000_000_000)
+    return b"%b.%06dZ" % (_second(seconds), rest // 1000)
+
+
+class Topics(Protocol):
+    """What the log needs of a collection engine."""
+
+    def append(self, topic: str, events: Any) -> Any:
+        """Appends events durably."""
+        ...
+
+    def close(self) -> None:
+        """Gives the connection back."""
+        ...
+
+
+class PredictionLog:
+    """The queue, and the thread that empties it.
+
+    Args:
+        connect: Opens the collection; called in the thread when there is something to write, and
+            again after a failure.
+        max_records: So many predictions may wait.
+        max_bytes: So many bytes of requests and responses may wait.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], Topics],
+        *,
+        max_records: int = 100_000,
+        max_bytes: int = 128 * 1024 * 1024,
+    ) -> None:
+        self._connect = connect
+        self._max_records = max_records
+        self._max_bytes = max_bytes
+        self._queue: deque[Record] = deque()
+        self._bytes = 0
+        self._taken_bytes = 0
+        self._wake = threading.Event()
+        self._closing = threading.Event()
+        self._topics: Topics | None = None
+        self._failing = False
+        self.written = 0
+        self._refused = 0  # counted by the event loop's thread
+        self._failed = 0  # counted by the log's thread
+        self._waiting = 0
+        self._thread: threading.Thread | None = None
+
+    @property
+    def queued(self) -> int:
+        """Predictions that wait to be written."""
+        return len(self._queue) + self._waiting
+
+    @property
+    def lost(self) -> int:
+        """Predictions that were answered and not logged."""
+        return self._refused + self._failed
+
+    def put(self, record: Record) -> None:
+        """Queues a prediction, or counts it as lost; never waits. For the event loop's thread."""
+        size = record.size()
+        if (
+            self.queued >= self._max_records
+            or self._bytes - self._taken_bytes + size > self._max_bytes
+        ):
+            self._refused += 1
+            return
+        self._bytes += size
+        self._queue.append(record)
+        if not self._wake.is_set():
+            self._start()
+            self._wake.set()
+
+    def _start(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="prediction-log", daemon=True)
+            self._thread.start()
+
+    def close(self, timeout_seconds: float) -> None:
+        """Writes what is queued; what is not written by then is counted as lost."""
+        self._closing.set()
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join(timeout_seconds)
+        self._refused += self.queued
+
+    def _run(self) -> None:
+        while not (self._closing.is_set() and not self._queue):
+            self._wake.wait()
+            self._closing.wait(INTERVAL_SECONDS)  # let a batch come together
+            self._wake.clear()
+            self._write([self._queue.popleft() for _ in range(min(len(self._queue), 10_000))])
+            if self._queue or self._closing.is_set():
+                self._wake.set()
+
+    def _write(self, records: list[Record]) -> None:
+        by_endpoint: dict[str, list[Record]] = {}
+        for record in records:
+            by_endpoint.setdefault(record.call.version.endpoint, []).append(record)
+        self._waiting = len(records)
+        for endpoint, some in by_endpoint.items():
+            self._append(endpoint, some)
+            self._waiting -= len(some)
+        self._taken_bytes += sum(record.size() for record in records)
+
+    def _append(self, endpoint: str, records: list[Record]) -> None:
+        """Appends until it is written, or until it can't be: tries again while the server is away."""
+        from madang.data.collection.contract import events
+
+        batch = events(
+            [record.event() for record in records],
+            keys=[record.call.id.encode("utf-8", "replace") for record in records],
+            timestamps=[record.time_ns // 1000 for record in records],
+        )
+        while True:
+            try:
+                self._opened().append(f"predictions.{endpoint}", batch)
+            except InvalidInputError as error:
+                if len(records) == 1:
+                    self._lose(endpoint, records, error)
+                else:  # one is too large for the topic; the others are not lost with it
+                    for record in records:
+                        self._append(endpoint, [record])
+                return
+            except NotFoundError as error:
+                self._lose(endpoint, records, error)
+                return
+            except Exception as error:  # the thread must outlive whatever a broker's client raises
+                if self._give_up(endpoint, records, error):
+                    return
+            else:
+                self._failing = False
+                self.written += len(records)
+                return
+
+    def _opened(self) -> Topics:
+        if self._topics is None:
+            self._topics = self._connect()
+        return self._topics
+
+    def _give_up(self, endpoint: str, records: list[Record], error: Exception) -> bool:
+        """Waits before the next try, with a new connection; or loses the events when draining."""
+        topics, self._topics = self._topics, None
+        if topics is not None:
+            topics.close()
+        if self._closing.is_set():
+            self._lose(endpoint, records, error)
+            return True
+        if not self._failing:
+            _LOGGER.warning("predictions.%s: %s; trying again", endpoint, error)
+        self._failing = True
+        self._closing.wait(_RETRY_SECONDS)
+        return False
+
+    def _lose(self, endpoint: str, records: list[Record], error: Exception) -> None:
+        self._failed += len(records)
+        _LOGGER.warning("predictions.%s: lost %d events: %s", endpoint, len(records), error)

@@ -1,0 +1,152 @@
+"""A worker's counters, and all workers' counters as Prometheus text.
+
+The text format: https://prometheus.io/docs/instrumenting/exposition_formats/
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+
+BUCKETS_SECONDS = (
+    0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0,
+)  # fmt: skip
+
+
+class Counters(msgspec.Struct):
+    """What was counted for one version behind one endpoint."""
+
+    predictions: int = 0
+    rows: int = 0
+    batches: int = 0
+    seconds: float = 0.0
+    buckets: list[int] = msgspec.field(default_factory=lambda: [0] * (len(BUCKETS_SECONDS) + 1))
+    errors: dict[str, int] = {}
+
+    def observe(self, seconds: float, rows: int) -> None:
+        """Counts an answered prediction."""
+        self.predictions += 1
+        self.rows += rows
+        self.seconds += seconds
+        self.buckets[bisect_left(BUCKETS_SECONDS, seconds)] += 1
+
+    def add(self, other: Counters) -> None:
+        """Adds another worker's counts."""
+        self.predictions += other.predictions
+        self.rows += other.rows
+        self.batches += other.batches
+        self.seconds += other.seconds
+        self.buckets = [a + b for a, b in zip(self.buckets, other.buckets, strict=True)]
+        for status, count in other.errors.items():
+            self.errors[status] = self.errors.get(status, 0) + count
+
+
+class Snapshot(msgspec.Struct):
+    """All counts of a worker; the keys are `ENDPOINT/VERSION`, empty where they are unknown."""
+
+    versions: dict[str, Counters] = {}
+    log_written: int = 0
+    log_lost: int = 0
+    log_queued: int = 0
+    connections: int = 0
+
+    def of(self, endpoint: str, version: str) -> Counters:
+        """The counters of a version behind an endpoint; made at first use."""
+        return self.versions.setdefault(f"{endpoint}/{version}", Counters())
+
+    def error(self, endpoint: str, version: str, status: int) -> None:
+        """Counts a refused or failed request."""
+        errors = self.of(endpoint, version).errors
+        errors[str(status)] = errors.get(str(status), 0) + 1
+
+    def add(self, other: Snapshot) -> None:
+        """Adds another worker's counts."""
+        for key, counters in other.versions.items():
+            self.versions.setdefault(key, Counters()).add(counters)
+        self.log_written += other.log_written
+        self.log_lost += other.log_lost
+        self.log_queued += other.log_queued
+        self.connections += other.connections
+
+
+def merged(own: Snapshot, folder: Path, own_file: Path) -> Snapshot:
+    """This worker's counts and what the others last wrote, those that ended included.
+
+    The files of workers that ended count on, so that a restarted worker never makes a counter fall.
+    """
+    total = Snapshot()
+    total.add(own)
+    for file in folder.glob("*.json"):
+        if file != own_file:
+            total.add(msgspec.json.decode(file.read_bytes(), type=Snapshot))
+    return total
+
+
+def exposition(total: Snapshot) -> bytes:
+    """Prometheus text of a snapshot."""
+    lines: list[str] = []
+    named = [(_labels(key), counters) for key, counters in sorted(total.versions.items())]
+    _family(
+        lines, "madang_predictions_total", "counter", "Answered predictions",
+        [(labels, c.predictions) for labels, c in named],
+    )  # fmt: skip
+    _family(
+        lines, "madang_prediction_rows_total", "counter", "Rows predicted",
+        [(labels, c.rows) for labels, c in named],
+    )  # fmt: skip
+    _family(
+        lines, "madang_model_calls_total", "counter", "Calls of the model; one may answer many",
+        [(labels, c.batches) for labels, c in named],
+    )  # fmt: skip
+    _family(
+        lines, "madang_prediction_errors_total", "counter", "Refused or failed requests",
+        [(f'{labels},status="{s}"', n) for labels, c in named for s, n in sorted(c.errors.items())],
+    )  # fmt: skip
+    _histogram(lines, named)
+    _family(
+        lines, "madang_prediction_log_written_total", "counter", "Events in the prediction log",
+        [("", total.log_written)],
+    )  # fmt: skip
+    _family(
+        lines, "madang_prediction_log_lost_total", "counter", "Predictions that were not logged",
+        [("", total.log_lost)],
+    )  # fmt: skip
+    _family(
+        lines, "madang_prediction_log_queued", "gauge", "Predictions waiting for the log",
+        [("", total.log_queued)],
+    )  # fmt: skip
+    _family(
+        lines, "madang_connections", "gauge", "Open connections", [("", total.connections)]
+    )  # fmt: skip
+    return ("\n".join(lines) + "\n").encode()
+
+
+def _family(
+    lines: list[str], name: str, kind: str, text: str, samples: Iterable[tuple[str, float]]
+) -> None:
+    lines += [f"# HELP {name} {text}.", f"# TYPE {name} {kind}"]
+    lines += [f"{name}{{{labels}}} {value}" if labels else f"{name} {value}"
+              for labels, value in samples]  # fmt: skip
+
+
+def _histogram(lines: list[str], named: list[tuple[str, Counters]]) -> None:
+    name = "madang_prediction_seconds"
+    lines += [
+        f"# HELP {name} From the whole request to its answer, in seconds.",
+        f"# TYPE {name} histogram",
+    ]
+    for labels, counters in named:
+        total = 0
+        for edge, count in zip((*BUCKETS_SECONDS, "+Inf"), counters.buckets, strict=True):
+            total += count
+            lines.append(f'{name}_bucket{{{labels},le="{edge}"}} {total}')
+        lines.append(f"{name}_sum{{{labels}}} {counters.seconds}")
+        lines.append(f"{name}_count{{{labels}}} {total}")
+
+
+def _labels(key: str) -> str:
+    endpoint, _, version = key.rpartition("/")
+    return f'endpoint="{endpoint}",model_version="{version}"'

@@ -1,0 +1,340 @@
+"""Madang's own inference server: worker processes that read a desired-state file.
+
+`local://HOST:PORT?workers=N`; the default is `local://127.0.0.1:8500?workers=1`, and port 0 takes
+any free one. The endpoints' state is in the metadata database; the file is made from it.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Self
+
+import msgspec
+
+from madang.deployment.serving._endpoint_table import EndpointTable
+from madang.deployment.serving._state import (
+    AcceptedToken,
+    Ack,
+    Desired,
+    Files,
+    WantedArm,
+    WantedEndpoint,
+    write_atomically,
+)
+from madang.deployment.serving.contract import Arm, Endpoint, Serving
+from madang.deployment.serving.workers import Workers
+from madang.engines import Context, EngineURL, Health
+from madang.errors import (
+    AlreadyExistsError,
+    ConfigurationError,
+    InvalidInputError,
+    MadangError,
+    NotFoundError,
+    UnavailableError,
+)
+
+if TYPE_CHECKING:
+    from madang.deployment.serving._model_files import ModelFiles
+    from madang.development.experiments import ModelVersion
+    from madang.security.identity.contract import TokenGrant
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+_PERMISSIONS = ("endpoint:predict", "endpoint:read")
+
+
+class LocalServing(Serving):
+    """Endpoints on this machine. Safe for many threads and processes."""
+
+    def __init__(self, context: Context, *, host: str, port: int, workers: int) -> None:
+        self._context = context
+        self._project = context.project
+        self._files = Files(context.home)
+        self._host, self._port, self._count = host, port, workers
+        self._client: Any = None
+
+    @cached_property
+    def _table(self) -> EndpointTable:
+        return EndpointTable(self._context.metadata, self._context.ledger)
+
+    @cached_property
+    def _models(self) -> ModelFiles:
+        from madang.deployment.serving._model_files import ModelFiles
+
+        return ModelFiles(self._files.models, self._context.component("experiments").registry)
+
+    @classmethod
+    def from_url(cls, url: EngineURL, context: Context) -> Self:
+        url.check_options({"workers"})
+        text = url.query.get("workers", "1")
+        if not text.isdigit() or not 1 <= int(text) <= 256:
+            raise ConfigurationError(f"local://?workers must be a number from 1 to 256: {text!r}")
+        return cls(
+            context,
+            host=url.host or "127.0.0.1",
+            port=8500 if url.port is None else url.port,
+            workers=int(text),
+        )
+
+    # -- endpoints ----------------------------------------------------------------------------
+
+    def deploy(
+        self, name: str, arms: Sequence[Arm], *, log: bool = True, timeout_seconds: float = 60
+    ) -> Endpoint:
+        _check(name, arms)
+        registry = self._context.component("experiments").registry
+        versions = [registry.get(arm.model, arm.version) for arm in arms]
+        _check_versions(versions)
+        if log:
+            self._make_topic(f"predictions.{name}")
+        self._files.make()
+        wanted = tuple(
+            WantedArm(version.name, version.version, float(arm.weight), version.digest)
+            for arm, version in zip(arms, versions, strict=True)
+        )
+        with self._files.locked():
+            for arm in wanted:
+                self._models.fetch(arm)
+            before, endpoint, revision = self._table.change(
+                name, wanted, log=log, kind="endpoint.deploy"
+            )
+            self._write_desired()
+        self.refresh_tokens()
+        problem = self._await(revision, name, timeout_seconds)
+        if problem:
+            self._take_back(before, endpoint, problem)
+            raise UnavailableError(
+                f"endpoint {name!r} was not deployed: {problem}; it is back at what it was"
+            )
+        self._remove_unused()
+        return _endpoint(endpoint)
+
+    def undeploy(self, name: str) -> None:
+        if self._table.find(name) is None:
+            return
+        with self._files.locked():
+            _, _, revision = self._table.change(name, (), log=False, kind="endpoint.undeploy")
+            self._write_desired()
+        problem = self._await(revision, name, 30)
+        if problem:
+            raise UnavailableError(
+                f"endpoint {name!r} is removed, and a worker still has to follow: {problem}"
+            )
+        self._remove_unused()
+
+    def endpoints(self) -> list[Endpoint]:
+        return [_endpoint(wanted) for wanted in self._table.read()[1]]
+
+    def get(self, name: str) -> Endpoint:
+        return _endpoint(self._wanted(name))
+
+    def _wanted(self, name: str) -> WantedEndpoint:
+        found = self._table.find(name)
+        if found is None:
+            known = ", ".join(endpoint.name for endpoint in self.endpoints()) or "none"
+            raise NotFoundError(f"there is no endpoint {name!r}; endpoints: {known}")
+        return found
+
+    # -- asking -------------------------------------------------------------------------------
+
+    def url(self) -> str | None:
+        acks = self._files.live_acks()
+        if not acks:
+            return None
+        host = f"[{acks[0].host}]" if ":" in acks[0].host else acks[0].host
+        return f"http://{host}:{acks[0].port}"
+
+    def predict(self, name: str, inputs: Any) -> Mapping[str, Any]:
+        from madang.deployment.serving._client import Client
+
+        wanted = self._wanted(name)
+        url = self.url()
+        if url is None:
+            raise UnavailableError("no inference worker runs; start them: madang up")
+        if self._client is None:
+            self._client = Client()
+        arrays = self._arrays(wanted.arms[0], inputs)
+        found: dict[str, Any] = self._client.predict(url, self._files.own_token(), name, arrays)
+        return found
+
+    def _arrays(self, arm: WantedArm, inputs: Any) -> dict[str, Any]:
+        """The input tensors of a table, an array or a mapping, as the model's manifest says."""
+        from madang.development.experiments._manifest import read_manifest
+        from madang.development.experiments._tensors import checked, to_inputs
+
+        manifest = read_manifest(self._files.models / arm.digest, arm.digest)
+        named = to_inputs(inputs, manifest.signature, manifest.columns)
+        return checked(named, manifest.signature.inputs)
+
+    # -- processes and access -----------------------------------------------------------------
+
+    def workers(self, *, arguments: Sequence[str] = ()) -> Workers:
+        """The worker processes as `madang.toml` says, not started; the files are up to date."""
+        self.sync()
+        return Workers(
+            self._context.home,
+            host=self._host,
+            port=self._port,
+            count=self._count,
+            arguments=arguments,
+        )
+
+    def sync(self) -> None:
+        """Makes the files agree with the database, whatever a process that died left behind."""
+        self._files.make()
+        self._files.own_token()
+        with self._files.locked():
+            for endpoint in self._table.read()[1]:
+                for arm in endpoint.arms:
+                    self._models.fetch(arm)
+            self._write_desired()
+        self.refresh_tokens()
+
+    def refresh_tokens(self, grants: Sequence[TokenGrant] | None = None) -> None:
+        """Hands the workers the tokens that they accept; they follow within 0.1 seconds.
+
+        To be called after tokens, roles or users changed.
+
+        Args:
+            grants: The valid tokens; by default, what the identity component knows, if its tokens
+                can be checked without asking it.
+        """
+        from madang.security.identity.contract import GrantsOffline, allows
+
+        if grants is None:
+            identity = self._context.component("identity")
+            grants = identity.grants() if isinstance(identity, GrantsOffline) else ()
+        accepted = {
+            grant.digest: AcceptedToken(
+                grant.name,
+                tuple(p for p in _PERMISSIONS if allows(grant.permissions, p)),
+                grant.expires_us,
+            )
+            for grant in grants
+        }
+        self._files.make()
+        data = msgspec.json.encode(accepted, order="deterministic")
+        if not self._files.tokens.exists() or self._files.tokens.read_bytes() != data:
+            write_atomically(self._files.tokens, data)
+
+    # -- state --------------------------------------------------------------------------------
+
+    def _take_back(
+        self, before: WantedEndpoint | None, failed: WantedEndpoint, reason: str
+    ) -> None:
+        """Returns to what was before, unless somebody else changed the endpoint meanwhile."""
+        arms, log = (before.arms, before.log) if before else ((), False)
+        with self._files.locked():
+            if self._table.find(failed.name) != failed:
+                return
+            self._table.change(failed.name, arms, log=log, kind="endpoint.revert", reason=reason)
+            self._write_desired()
+
+    def _write_desired(self) -> None:
+        """Writes the workers' file from the database; the lock on the folder is held."""
+        revision, endpoints = self._table.read()
+        desired = Desired(
+            revision=revision,
+            project=self._project,
+            root=str(self._context.root),
+            urls=dict(self._context.stack.project.urls) if self._context.stack else {},
+            endpoints=tuple(endpoints),
+        )
+        data = msgspec.json.encode(desired, order="deterministic")
+        if not self._files.desired.exists() or self._files.desired.read_bytes() != data:
+            write_atomically(self._files.desired, data)
+
+    def _await(self, revision: int, name: str, timeout_seconds: float) -> str:
+        """Waits until all workers have worked through a revision; what is wrong, or nothing."""
+        deadline = time.monotonic() + timeout_seconds
+        while True:
+            acks = self._files.live_acks()
+            problem = _problem(acks, name)
+            behind = [ack.pid for ack in acks if ack.revision < revision]
+            if not behind:
+                return problem
+            if time.monotonic() > deadline:
+                return f"worker {behind[0]} did not follow within {timeout_seconds:g} s"
+            time.sleep(0.02)
+
+    def _remove_unused(self) -> None:
+        """Deletes models that neither the database nor a worker wants."""
+        with self._files.locked():
+            revision, endpoints = self._table.read()
+            if any(ack.revision < revision for ack in self._files.live_acks()):
+                return
+            self._models.keep_only({arm.digest for e in endpoints for arm in e.arms})
+
+    def _make_topic(self, name: str) -> None:
+        collection = self._context.component("collection")
+        try:
+            collection.topic(name)
+        except NotFoundError:
+            try:
+                collection.create_topic(name)
+            except AlreadyExistsError:
+                return  # another process was first
+
+    def health(self) -> Health:
+        try:
+            acks = self._files.live_acks()
+        except (MadangError, OSError) as error:
+            return Health(False, str(error), "stop the workers and delete .madang/serving/ack")
+        if not acks:
+            return Health(True, "no worker runs", "start them: madang up")
+        errors = [f"{name}: {why}" for ack in acks for name, why in ack.errors.items()]
+        if errors:
+            return Health(False, errors[0], "deploy the endpoint again")
+        served = len(acks[0].endpoints)
+        return Health(True, f"{len(acks)} workers at {self.url()} serve {served} endpoints")
+
+    def close(self) -> None:
+        if self._client is not None:
+            self._client.close()
+
+
+def _problem(acks: Sequence[Ack], name: str) -> str:
+    for ack in acks:
+        if name in ack.errors:
+            return f"worker {ack.pid} could not load it: {ack.errors[name]}"
+    return ""
+
+
+def _endpoint(wanted: WantedEndpoint) -> Endpoint:
+    arms = tuple(Arm(arm.model, arm.version, arm.weight) for arm in wanted.arms)
+    return Endpoint(wanted.name, arms, wanted.revision, wanted.log)
+
+
+def _check(name: str, arms: Sequence[Arm]) -> None:
+    if not _NAME.fullmatch(name):
+        raise InvalidInputError(
+            f"an endpoint's name has up to 200 letters, digits, '.', '-' and '_': {name!r}"
+        )
+    if not arms:
+        raise InvalidInputError(f"endpoint {name!r} needs at least one arm: a model version")
+    for arm in arms:
+        if not 0 <= arm.weight < float("inf"):
+            raise InvalidInputError(
+                f"{arm.model}@{arm.version} has weight {arm.weight}; a weight is 0 or more"
+            )
+    if not any(arm.weight for arm in arms):
+        raise InvalidInputError(f"all weights of endpoint {name!r} are 0; one must be above")
+
+
+def _check_versions(versions: Sequence[ModelVersion]) -> None:
+    """The protocol names an arm by its version number alone, and all arms get the same requests."""
+    numbers: dict[int, ModelVersion] = {}
+    for version in versions:
+        other = numbers.setdefault(version.version, version)
+        if other is not version:
+            raise InvalidInputError(
+                f"{other.name}@{other.version} and {version.name}@{version.version} have the same "
+                "version number, which is what tells them apart behind an endpoint"
+            )
+        if version.signature.inputs != versions[0].signature.inputs:
+            raise InvalidInputError(
+                f"{version.name}@{version.version} takes other inputs than "
+                f"{versions[0].name}@{versions[0].version}; give it an endpoint of its own"
+            )

@@ -1,0 +1,295 @@
+"""The inference worker: a process that does nothing but answer predictions.
+
+    python -m madang.deployment.serving.worker --home .madang --port 8500
+
+It reads only files (see `_state.py`): it needs no database and no other process to be alive, and
+goes on when they are killed. Several workers share one port: they inherit its listening socket
+(`--fd`), or each binds it with SO_REUSEPORT.
+
+SIGTERM or SIGINT drains it: no new connections, every request under way is answered, the
+prediction log is written. A second signal, or `--drain-seconds`, ends it at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import logging
+import os
+import signal
+import socket
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import uvloop
+
+from madang.deployment.serving._endpoints import Models, ServedEndpoint, count_into, read_error
+from madang.deployment.serving._exchange import Limits
+from madang.deployment.serving._http import Connection
+from madang.deployment.serving._log import PredictionLog, Topics
+from madang.deployment.serving._metrics import Snapshot, merged
+from madang.deployment.serving._service import Service
+from madang.deployment.serving._state import (
+    AcceptedToken,
+    Ack,
+    Desired,
+    Files,
+    fingerprint,
+    hash_token,
+    start_ticks,
+    write_atomically,
+)
+from madang.errors import MadangError
+
+POLL_SECONDS = 0.1
+GRACE_SECONDS = 0.3
+_LOGGER = logging.getLogger("madang.serving")
+
+
+class Worker:
+    """One worker: its socket, its service, and the files that it follows."""
+
+    def __init__(self, home: Path, listener: socket.socket, limits: Limits | None = None) -> None:
+        self.files = Files(home)
+        self.files.make()
+        self._home = home
+        self._listener = listener
+        self._desired = Desired()
+        self._seen: tuple[Any, ...] = ()
+        self._seen_tokens: tuple[Any, ...] = ()
+        self._models = Models(self.files)
+        self._stop = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._log = PredictionLog(self._topics)
+        self._metrics = self.files.metrics / f"{os.getpid()}.json"
+        self._ack = self.files.acks / f"{os.getpid()}.json"
+        self.service = Service(limits=limits or Limits(), log=self._log, totals=self._totals)
+
+    async def run(self, drain_seconds: float) -> None:
+        """Serves until a signal comes, then drains."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self._on_signal)
+        self._follow_tokens()
+        await self._follow_desired()  # until then, connections wait in the socket's queue
+        server = await self._loop.create_server(
+            lambda: Connection(self.service), sock=self._listener, backlog=1024
+        )
+        followers: list[asyncio.Task[Any]] = [
+            asyncio.create_task(self._follow()),
+            asyncio.create_task(self._tick()),
+        ]
+        stop: asyncio.Task[Any] = asyncio.create_task(self._stop.wait())
+        # A follower ends only by an error of ours: better to end, and be started again.
+        done, _ = await asyncio.wait([stop, *followers], return_when=asyncio.FIRST_COMPLETED)
+        for task in followers:
+            task.cancel()
+        self._stop.clear()
+        await self._drain(server, drain_seconds)
+        for task in done:
+            task.result()
+
+    def _on_signal(self) -> None:
+        self._stop.set()
+
+    async def _drain(self, server: asyncio.Server, drain_seconds: float) -> None:
+        self.service.draining = True
+        self._ack.unlink(missing_ok=True)  # nobody waits for a worker that leaves
+        await asyncio.sleep(0.01)  # accept what waits in the backlog
+        server.close()
+        start = self._loop.time()
+        while self._are_open(self._loop.time() - start) and not self._stop.is_set():
+            if self._loop.time() - start > drain_seconds:
+                break
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stop.wait(), 0.02)
+        for connection in list(self.service.connections):
+            connection.abort()
+        self.service.close()
+        await self._loop.run_in_executor(None, self._log.close, max(1.0, drain_seconds / 2))
+        self._write_metrics()
+
+    def _are_open(self, drained_seconds: float) -> bool:
+        """Closes idle connections, after a while in which their next answer may tell them so."""
+        connections = list(self.service.connections)
+        if drained_seconds < GRACE_SECONDS:
+            return bool(connections)
+        closed = [connection.close_idle() for connection in connections]
+        return not all(closed)
+
+    # -- following the desired state ----------------------------------------------------------
+
+    async def _follow(self) -> None:
+        while True:
+            await asyncio.sleep(POLL_SECONDS)
+            self._follow_tokens()
+            await self._follow_desired()
+
+    async def _follow_desired(self) -> None:
+        seen = fingerprint(self.files.desired)
+        if seen != self._seen or not self.service.started:
+            self._seen = seen
+            await self._reconcile()
+
+    def _follow_tokens(self) -> None:
+        seen = (fingerprint(self.files.tokens), fingerprint(self.files.token))
+        if seen == self._seen_tokens:
+            return
+        try:
+            tokens = self.files.read_tokens()
+            if self.files.token.exists():
+                own = self.files.token.read_text("ascii").strip()
+                everything = ("endpoint:predict", "endpoint:read")
+                tokens[hash_token(own)] = AcceptedToken("local", everything)
+        except (MadangError, OSError) as error:
+            _LOGGER.error("the accepted tokens stay as they are: %s", error)  # noqa: TRY400
+        else:
+            self.service.accept(tokens)
+        self._seen_tokens = seen
+
+    async def _reconcile(self) -> None:
+        """Moves to what is wanted; an endpoint that can't be loaded stays as it is."""
+        try:
+            desired = self.files.read_desired()
+        except (MadangError, OSError) as error:
+            _LOGGER.error("what is served stays as it is: %s", error)  # noqa: TRY400
+            return
+        served = self.service.endpoints
+        changed = [
+            wanted
+            for wanted in desired.endpoints
+            if wanted.name not in served or served[wanted.name].wanted != wanted
+        ]
+        loaded, errors = await self._loop.run_in_executor(None, self._load, changed)
+        names = {wanted.name for wanted in desired.endpoints}
+        endpoints = {name: endpoint for name, endpoint in served.items() if name in names}
+        endpoints.update(loaded)
+        count_into(self.service.counts, endpoints.values())
+        self._desired = desired
+        # One assignment on the loop's thread: a request sees the old endpoints or the new ones.
+        self.service.endpoints = endpoints
+        self.service.unserved = {n: why for n, why in errors.items() if n not in endpoints}
+        self.service.started = True
+        dropped = self._models.keep_only(
+            {a.digest for e in endpoints.values() for a in e.wanted.arms}
+        )
+        _tidy(unfreeze=dropped)
+        self._acknowledge(errors)
+
+    def _load(self, changed: list[Any]) -> tuple[dict[str, ServedEndpoint], dict[str, str]]:
+        """Loads endpoints in a thread; what fails, and why, is part of the acknowledgement."""
+        loaded, errors = {}, {}
+        for wanted in changed:
+            try:
+                loaded[wanted.name] = self._models.endpoint(wanted)
+            except Exception as error:  # a model's format may raise anything
+                _LOGGER.exception("endpoint %s was not loaded", wanted.name)
+                errors[wanted.name] = read_error(error, self.files.models)
+        return loaded, errors
+
+    def _acknowledge(self, errors: dict[str, str]) -> None:
+        host, port = self._listener.getsockname()[:2]
+        ack = Ack(
+            pid=os.getpid(),
+            started=start_ticks(os.getpid()),
+            host=host,
+            port=port,
+            revision=self._desired.revision,
+            endpoints={n: e.wanted.revision for n, e in self.service.endpoints.items()},
+            errors=errors,
+        )
+        write_atomically(self._ack, msgspec.json.encode(ack))
+
+    # -- counts and the log -------------------------------------------------------------------
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(1)
+            self.service.tick(self._loop.time())
+            self._write_metrics()
+
+    def _snapshot(self) -> Snapshot:
+        counts = self.service.counts
+        counts.connections = len(self.service.connections)
+        counts.log_written, counts.log_lost = self._log.written, self._log.lost
+        counts.log_queued = self._log.queued
+        return counts
+
+    def _totals(self) -> Snapshot:
+        return merged(self._snapshot(), self.files.metrics, self._metrics)
+
+    def _write_metrics(self) -> None:
+        data = msgspec.json.encode(self._snapshot())
+        part = self._metrics.with_suffix(".part")
+        part.write_bytes(data)  # without fsync: counts of a machine that crashed are of no use
+        part.replace(self._metrics)
+
+    def _topics(self) -> Topics:
+        """Opens the project's collection for the log, without the ledger around it."""
+        from madang import engines
+        from madang.stack import Project, Stack
+
+        desired = self._desired
+        stack = Stack(Project(desired.project, Path(desired.root), desired.urls))
+        stack.context.home = self._home
+        topics: Topics = engines.connect(
+            "data.collection", desired.urls.get("collection"), stack.context
+        )
+        return topics
+
+
+def _tidy(*, unfreeze: bool) -> None:
+    """Sets what lives long apart: else the collector walks all modules and models, some 100 ms.
+
+    A model that was dropped may hold cycles, so that it is looked at once more.
+    """
+    if unfreeze:
+        gc.unfreeze()
+    gc.collect()
+    gc.freeze()
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that other workers of this user may bind too; connections are spread over them."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    listener.bind((host, port))
+    listener.listen(1024)
+    listener.setblocking(False)
+    return listener
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs a worker until it is told to stop."""
+    parser = argparse.ArgumentParser(prog="madang.deployment.serving.worker")
+    parser.add_argument("--home", type=Path, required=True, help="the project's .madang folder")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8500)
+    parser.add_argument("--fd", type=int, help="an inherited listening socket")
+    parser.add_argument("--drain-seconds", type=float, default=10)
+    parser.add_argument("--max-body-bytes", type=int, default=Limits.max_body_bytes)
+    given = parser.parse_args(arguments)
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
+    os.umask(0o077)  # what it writes is for its owner only
+    # The log's thread gives way to the event loop after 0.2 ms instead of 5.
+    sys.setswitchinterval(0.0002)
+    gc.set_threshold(20_000, 10, 10)  # a request leaves no cycles
+    listener = (
+        socket.socket(fileno=given.fd) if given.fd is not None else listen(given.host, given.port)
+    )
+
+    async def run() -> None:
+        limits = Limits(max_body_bytes=given.max_body_bytes)
+        await Worker(given.home, listener, limits).run(given.drain_seconds)
+
+    uvloop.run(run())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
