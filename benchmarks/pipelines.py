@@ -47,12 +47,25 @@ def zero() -> int:
 def inc(x: int) -> int:
     return x + 1
 
+LENGTH = {"chain": 50, "long": 100}
+
 @pipeline
-def chain(n: int = 50):
+def chain(n: int):
     x = zero()
     for _ in range(n - 1):
         x = inc(x)
     return x
+
+if __name__ == "__main__":
+    with madang.open() as stack:
+        if sys.argv[1] == "table":
+            from madang_table import table
+        run = table.run(stack) if sys.argv[1] == "table" else chain.run(stack, n=LENGTH[sys.argv[1]])
+        print(run.status, run.ended_us - run.started_us)
+"""
+
+MADANG_TABLE = """
+from madang import pipeline, step
 
 @step
 def produce() -> object:
@@ -60,17 +73,13 @@ def produce() -> object:
     return make_table()
 
 @step
-def total(frame: "pandas.DataFrame") -> float:
-    return float(frame["f0"].sum())
+def total(frame) -> float:
+    import pyarrow.compute as pc
+    return pc.sum(frame["f0"]).as_py()
 
 @pipeline
 def table():
     return total(produce())
-
-if __name__ == "__main__":
-    with madang.open() as stack:
-        run = {"chain": chain, "table": table}[sys.argv[1]].run(stack)
-        print(run.status, run.ended_us - run.started_us)
 """
 
 HAMILTON = """
@@ -142,6 +151,7 @@ result = globals()[sys.argv[1]].execute_in_process(instance=DagsterInstance.get(
 print(result.success)
 """
 
+LONGER = "chain of 100, s"
 PEERS = {"hamilton": HAMILTON, "kedro": KEDRO, "dagster": DAGSTER}
 
 
@@ -171,6 +181,7 @@ def fresh(tool: str, text: str) -> tuple[Path, Path]:
     script.write_text(textwrap.dedent(text))
     if tool == "madang":
         madang.init(folder, name="bench")
+        (folder / "madang_table.py").write_text(MADANG_TABLE)
     return folder, script
 
 
@@ -197,14 +208,14 @@ def main() -> None:
             for key, (seconds, _output) in found.items():
                 kept[key] = min(seconds, kept.get(key, 1e9))
             if name == "madang":
-                inside = int(found["chain of 50, s"][1].split()[1]) / 1000 / 50
-                kept["ms a step, worker's start included"] = min(
-                    inside, kept.get("ms a step, worker's start included", 1e9)
-                )
+                folder, script = fresh(name, text)
+                kept[LONGER] = min(wall(python, script, "long", folder)[0], kept.get(LONGER, 1e9))
+    # What 50 more steps take: the start of the process doesn't count.
+    ours = best["madang"]
+    ours["ms a step"] = (ours.pop(LONGER) - ours["chain of 50, s"]) / 50 * 1000
     if given.json:
         print(json.dumps(best))
         return
-    ours = best["madang"]
     for name, figures in best.items():
         for key, value in figures.items():
             ratio = f"   {value / ours[key]:5.1f} x Madang" if name != "madang" else ""

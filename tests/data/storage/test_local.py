@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 
 from madang.data.storage import connect
+from madang.data.storage.local import LocalStorage
 from madang.engines import Context
 from madang.errors import ConfigurationError, InvalidInputError, NotFoundError
 
@@ -172,6 +173,7 @@ STREAM = """
 import resource, sys, pathlib
 import numpy, pyarrow as pa
 from madang.data.storage import connect
+from madang.data.storage.local import LocalStorage
 from madang.engines import Context
 
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
@@ -214,3 +216,18 @@ def test_objects_alone_import_no_table_library(tmp_path):
         [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_a_file_is_adopted_without_a_copy(tmp_path):
+    storage = LocalStorage(tmp_path / "store")
+    file = storage.scratch()
+    assert not file.exists()
+    file.write_bytes(b"content")
+    inode = file.stat().st_ino
+    info = storage.adopt("a/b", file)
+    assert (info.key, info.size_bytes) == ("a/b", 7)
+    assert storage.get("a/b") == b"content"
+    assert storage.path("a/b").stat().st_ino == inode
+    assert not file.exists()
+    with pytest.raises(NotFoundError, match="can't become object 'c': it is not there"):
+        storage.adopt("c", file)

@@ -68,12 +68,12 @@ def test_kill_9_of_the_runner_and_resume(tmp_path):
         process = subprocess.Popen(
             command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
         )
-        _wait_for(lambda: len(marked()) >= before + 2 or process.poll() is not None)  # noqa: B023
+        _wait_for(lambda: len(marked()) >= before + 2 or process.poll() is not None)
         process.send_signal(signal.SIGKILL)
         process.wait()
         process.stderr.close()
         for _, pid in marked():
-            _wait_for(lambda: not _alive(int(pid)))  # noqa: B023 - the worker ends with its runner
+            _wait_for(lambda: not _alive(int(pid)))
         with madang.open(tmp_path) as stack:
             run = stack.pipelines.list()[0]
             run_id = run.id
@@ -171,7 +171,7 @@ def test_ctrl_c_cancels_the_run_and_its_processes(tmp_path):
     assert "interrupted" in errors
     assert "Traceback" not in errors
     for pid in pids.read_text().split():
-        _wait_for(lambda: not _alive(int(pid)))  # noqa: B023
+        _wait_for(lambda: not _alive(int(pid)))
     with madang.open(tmp_path) as stack:
         run = stack.pipelines.get(stack.pipelines.list()[0].id)
         assert run.status is Status.CANCELLED

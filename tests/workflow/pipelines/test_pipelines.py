@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import madang
 import pytest
+
+import madang
 from madang.testing.pipelines import PipelinesContract, _marks, marks  # noqa: F401 - fixtures
 
 

@@ -165,6 +165,22 @@ class LocalFiles(ABC):
     def path(self, key: str) -> Path:
         """Where the object lies; it exists only after `put`."""
 
+    @abstractmethod
+    def scratch(self) -> Path:
+        """A path for a file that is to be written and then adopted; nothing is there yet.
+
+        A file that is left there is removed after a day.
+        """
+
+    @abstractmethod
+    def adopt(self, key: str, file: Path) -> ObjectInfo:
+        """Makes a file that was written at a `scratch` path the object, without copying it.
+
+        Raises:
+            NotFoundError: There is no such file.
+            InvalidInputError: The key is not usable.
+        """
+
 
 class DeltaTables(ABC):
     """An ability: tables are Delta tables, for engines that read them by themselves."""

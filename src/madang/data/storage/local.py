@@ -24,6 +24,7 @@ from madang.data.storage._tables import TableStorage
 from madang.data.storage.contract import LocalFiles, ObjectInfo
 from madang.engines import Context, EngineURL, Health
 from madang.errors import AlreadyExistsError, InvalidInputError, NotFoundError
+from madang.ledger import new_id
 
 _LOG_ENTRY = re.compile(r"\d{20}\.json")
 _SCRATCH_SECONDS = 86_400
@@ -100,6 +101,27 @@ class LocalStorage(TableStorage, LocalFiles):
 
     def path(self, key: str) -> Path:
         return self._objects / check_key(key)
+
+    def scratch(self) -> Path:
+        _files.make_folder(self._scratch)
+        return self._scratch / new_id()
+
+    def adopt(self, key: str, file: Path) -> ObjectInfo:
+        path = self.path(key)
+        try:
+            _files.sync_file(file)
+        except FileNotFoundError as error:
+            raise NotFoundError(f"{file} can't become object {key!r}: it is not there") from error
+        try:
+            _files.make_folder(path.parent)
+            file.replace(path)
+        except (NotADirectoryError, IsADirectoryError) as error:
+            raise InvalidInputError(
+                f"object {key!r} can't be stored: a key can't be a folder of another one "
+                f"({error.filename} is in the way)"
+            ) from error
+        _files.sync_folder(path.parent)
+        return _info(key, path.stat())
 
     def _walk(self, folder: str, prefix: str) -> Iterator[ObjectInfo]:
         """Objects below `folder` ("" or ending with /) in the order of their keys."""

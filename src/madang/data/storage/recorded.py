@@ -75,6 +75,10 @@ class RecordedStorage(Storage):
         self, key: str, data: bytes | memoryview | Path, *, overwrite: bool = True
     ) -> ObjectInfo:
         info = self.engine.put(key, data, overwrite=overwrite)
+        self._record_put(key, info)
+        return info
+
+    def _record_put(self, key: str, info: ObjectInfo) -> None:
         if not key.startswith(UNRECORDED):
             self._ledger.record(
                 "object.put",
@@ -82,7 +86,6 @@ class RecordedStorage(Storage):
                 outputs=[f"object:{key}"],
                 data={"size_bytes": info.size_bytes, "e_tag": info.e_tag},
             )
-        return info
 
     def get(self, key: str) -> bytes:
         return self.engine.get(key)
@@ -208,6 +211,14 @@ class RecordedStorage(Storage):
 class _WithFiles(RecordedStorage, LocalFiles):
     def path(self, key: str) -> Path:
         return cast("LocalFiles", self.engine).path(key)
+
+    def scratch(self) -> Path:
+        return cast("LocalFiles", self.engine).scratch()
+
+    def adopt(self, key: str, file: Path) -> ObjectInfo:
+        info = cast("LocalFiles", self.engine).adopt(key, file)
+        self._record_put(key, info)
+        return info
 
 
 class _WithDelta(RecordedStorage, DeltaTables):

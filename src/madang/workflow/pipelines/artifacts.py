@@ -25,16 +25,19 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, Any, BinaryIO, get_type_hints
 
 import msgspec
 
-from madang.errors import IntegrityError, InvalidInputError
+from madang.errors import IntegrityError, InvalidInputError, NotFoundError
 from madang.workflow.scheduling.contract import Argument, Artifact, StepTask
 
 if TYPE_CHECKING:
-    from madang.data.storage import Storage
+    import pyarrow as pa
+
+    from madang.data.storage import LocalFiles, Storage
     from madang.stack import Stack
 
 INLINE_BYTES = 16_384
@@ -42,7 +45,16 @@ INLINE_BYTES = 16_384
 
 _JSON = "application/json"
 _ARROW = "application/vnd.apache.arrow.file"
-_encode_json = msgspec.json.Encoder(order="sorted").encode
+
+
+def _number(value: Any) -> Any:
+    """NumPy's scalars, which a metric often is, as Python's numbers."""
+    if type(value).__module__ == "numpy" and hasattr(value, "item"):
+        return value.item()
+    raise TypeError(f"{type(value).__module__}.{type(value).__qualname__} is no JSON value")
+
+
+_encode_json = msgspec.json.Encoder(order="sorted", enc_hook=_number).encode
 
 
 @dataclass(frozen=True)
@@ -59,28 +71,29 @@ def dump(value: Any, storage: Callable[[], Storage]) -> Artifact:
     Raises:
         InvalidInputError: The value is of no kind that can be stored.
     """
+    if hasattr(value, "__arrow_c_stream__"):
+        return _dump_table(value, storage)
     kind, media_type, data = _encode(value)
     digest = hashlib.sha256(data).hexdigest()
-    size = data.nbytes if isinstance(data, memoryview) else len(data)
-    if size <= INLINE_BYTES:
-        return Artifact(digest, kind, media_type, size, bytes(data))
-    artifact = Artifact(digest, kind, media_type, size)
+    if len(data) <= INLINE_BYTES:
+        return Artifact(digest, kind, media_type, len(data), data)
+    artifact = Artifact(digest, kind, media_type, len(data))
     storage().put(artifact.key, data)
     return artifact
 
 
-def _encode(value: Any) -> tuple[str, str, bytes | memoryview]:
+def _encode(value: Any) -> tuple[str, str, bytes]:
     if isinstance(value, str):
-        return "text", "text/plain; charset=utf-8", value.encode()
+        return "text", "text/plain; charset=utf-8", _encode_text(value)
     if isinstance(value, bytes):
         return "bytes", "application/octet-stream", value
     if isinstance(value, Figure):
         return "figure", value.media_type, value.data
-    if hasattr(value, "__arrow_c_stream__"):
-        return "table", _ARROW, _encode_table(value)
     numpy = sys.modules.get("numpy")
     if numpy is not None and isinstance(value, numpy.ndarray):
         return "array", "application/x-npy", _encode_array(value)
+    if numpy is not None and isinstance(value, numpy.generic):
+        value = value.item()
     figure = _figure(value)
     if figure is not None:
         return "figure", figure.media_type, figure.data
@@ -96,12 +109,19 @@ def _encode(value: Any) -> tuple[str, str, bytes | memoryview]:
     return "model", "application/zip", _encode_model(value)
 
 
+def _encode_text(value: str) -> bytes:
+    try:
+        return value.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInputError(f"a step can't hand on this str: {error}") from error
+
+
 def _is_metrics(value: Any) -> bool:
     return (
         isinstance(value, dict)
         and bool(value)
         and all(
-            isinstance(k, str) and isinstance(v, int | float) and not isinstance(v, bool)
+            isinstance(k, str) and isinstance(v, Real) and not isinstance(v, bool)
             for k, v in value.items()
         )
     )
@@ -119,21 +139,70 @@ def _encode_value(value: Any) -> bytes:
 
 
 def _holds_non_finite(value: Any) -> bool:
-    if isinstance(value, float):
+    if isinstance(value, Real):
         return value != value or value in (float("inf"), float("-inf"))  # noqa: PLR0124 - NaN
     if isinstance(value, dict):
         return any(_holds_non_finite(v) for v in value.values())
     return isinstance(value, list | tuple) and any(_holds_non_finite(v) for v in value)
 
 
-def _encode_table(value: Any) -> memoryview:
+class _Hashing:
+    """A file whose bytes are hashed on their way."""
+
+    closed = False
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.hash = hashlib.sha256()
+        self.size_bytes = 0
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data).cast("B")
+        self.hash.update(view)
+        self.size_bytes += len(view)
+        written = len(view)
+        while view:  # one call takes at most 2 GiB
+            view = view[self._file.write(view) :]
+        return written
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
+def _dump_table(value: Any, storage: Callable[[], Storage]) -> Artifact:
+    """A large table goes to its file batch by batch, and is never held a second time."""
     import pyarrow as pa
 
+    from madang.data.storage import LocalFiles
+
     table = pa.table(value)
+    if table.nbytes > INLINE_BYTES:
+        store = storage()
+        if isinstance(store, LocalFiles):
+            file = store.scratch()
+            artifact = _write_table(table, file)
+            store.adopt(artifact.key, file)
+        else:
+            with tempfile.TemporaryDirectory() as folder:
+                file = Path(folder) / "table"
+                artifact = _write_table(table, file)
+                store.put(artifact.key, file)
+        return artifact
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)
-    return memoryview(sink.getvalue())
+    data = sink.getvalue().to_pybytes()
+    return Artifact(hashlib.sha256(data).hexdigest(), "table", _ARROW, len(data), data)
+
+
+def _write_table(table: pa.Table, file: Path) -> Artifact:
+    import pyarrow as pa
+
+    with file.open("xb", buffering=0) as raw:
+        sink = _Hashing(raw)
+        with pa.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table)
+    return Artifact(sink.hash.hexdigest(), "table", _ARROW, sink.size_bytes)
 
 
 def _encode_array(value: Any) -> bytes:
@@ -180,8 +249,7 @@ def load(artifact: Artifact, storage: Callable[[], Storage], wanted: Any = None)
     if artifact.kind == "table":
         return _load_table(artifact, storage, wanted)
     data = artifact.inline if artifact.inline is not None else storage().get(artifact.key)
-    if hashlib.sha256(data).hexdigest() != artifact.digest:
-        raise IntegrityError(f"{artifact.ref}: the stored bytes are not what was written")
+    _check(artifact, data)
     if artifact.kind == "text":
         return data.decode()
     if artifact.kind == "bytes":
@@ -197,20 +265,38 @@ def load(artifact: Artifact, storage: Callable[[], Storage], wanted: Any = None)
     return msgspec.json.decode(data)
 
 
+def _check(artifact: Artifact, data: bytes | memoryview) -> None:
+    if hashlib.sha256(data).hexdigest() != artifact.digest:
+        raise IntegrityError(f"{artifact.ref}: the stored bytes are not what was written")
+
+
+def _mapped(artifact: Artifact, store: LocalFiles) -> pa.Buffer:
+    import pyarrow as pa
+
+    try:
+        return pa.memory_map(str(store.path(artifact.key))).read_buffer()
+    except FileNotFoundError as error:
+        raise NotFoundError(
+            f"{artifact.ref} is no longer in the storage; run the step that made it again"
+        ) from error
+
+
 def _load_table(artifact: Artifact, storage: Callable[[], Storage], wanted: Any) -> Any:
     import pyarrow as pa
 
     from madang.data.storage import LocalFiles
 
     if artifact.inline is not None:
-        source: Any = pa.BufferReader(artifact.inline)
+        buffer = pa.py_buffer(artifact.inline)
     else:
         store = storage()
         if isinstance(store, LocalFiles):
             # Mapped, not copied: two steps that read one table share its pages.
-            source = pa.memory_map(str(store.path(artifact.key)))
+            buffer = _mapped(artifact, store)
         else:
-            source = pa.BufferReader(store.get(artifact.key))
+            buffer = pa.py_buffer(store.get(artifact.key))
+    _check(artifact, memoryview(buffer))
+    source = pa.BufferReader(buffer)
     table = pa.ipc.open_file(source).read_all()
     name = f"{getattr(wanted, '__module__', '')}.{getattr(wanted, '__qualname__', '')}"
     if name.startswith("polars.") and name.endswith(".DataFrame"):
