@@ -143,7 +143,9 @@ def _parts(
         for partition in np.unique(partitions):
             taken = (partitions == partition) & (offsets < writer.taken.get(str(partition), 0))
             held[taken] |= 1 << bit
-    for code in np.unique(held):
+    # What one writer holds already comes first: were later events written before it and the process
+    # killed then, the version's offsets would say that the earlier ones are there too.
+    for code in np.unique(held)[::-1]:
         missing = [w for bit, w in enumerate(writers) if not code >> bit & 1]
         if missing:
             yield batch.filter(pa.array(held == code)), missing

@@ -191,8 +191,10 @@ class Step(Generic[P, R]):
         if module is None or "<" in name:
             return None
         if module.__name__ in ("__main__", SCRIPT):
-            file = getattr(module, "__file__", None)
-            return (f"file:{Path(file).resolve()}", name) if file else None
+            # A notebook has no file; standard input and `-c` have one that doesn't exist.
+            file = Path(getattr(module, "__file__", None) or "")
+            importable = file.suffix == ".py" and file.is_file()
+            return (f"file:{file.resolve()}", name) if importable else None
         return module.__name__, name
 
 

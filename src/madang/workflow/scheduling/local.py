@@ -67,7 +67,7 @@ class LocalScheduling(Scheduling):
     def from_url(cls, url: EngineURL, context: Context) -> Self:
         url.check_options({"slots"})
         text = url.query.get("slots") or str(os.cpu_count() or 1)
-        if not text.isdigit() or int(text) < 1:
+        if not text.isdecimal() or int(text) < 1:
             raise ConfigurationError(f"scheduling: slots must be a positive number, found {text!r}")
         return cls(context.root, int(text))
 
