@@ -72,7 +72,9 @@ def scores(table: pl.DataFrame, earlier_rate: float, seed: int = 0) -> dict:
     draws = [rng.integers(0, len(p), len(p)) for _ in range(200)]
     aucs = [roc_auc_score(late[d], p[d]) for d in draws if 0 < late[d].sum() < len(d)]
     days = (
-        table.group_by(pl.col("sched_dep").dt.date().alias("day"))
+        table.group_by(
+            pl.col("sched_dep").dt.convert_time_zone("America/New_York").dt.date().alias("day")
+        )
         .agg(pl.len(), pl.col("late").mean(), pl.col("probability").mean())
         .sort("day")
     )

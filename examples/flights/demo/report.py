@@ -89,7 +89,7 @@ def _calibration(bins: list[dict]) -> str:
     return (
         f'<svg viewBox="-30 -5 {size + 40} {size + 30}" width="380"><rect width="{size}" height="{size}" fill="#f8f9fb"/>'
         f'<line x1="0" y1="{size}" x2="{size}" y2="0" stroke="#b8c0cc"/>{"".join(dots)}'
-        f'<text x="0" y="{size + 16}">0 %</text><text x="{size - 30}" y="{size + 16}">100 % predicted</text></svg>'
+        f'<text x="0" y="{size + 16}">0 %</text><text x="{size}" y="{size + 16}" text-anchor="end">predicted 100 %</text></svg>'
     )
 
 

@@ -112,4 +112,7 @@ def train(start: date = date(2013, 1, 1), end: date = date(2013, 4, 1), trials: 
     table = features(labels=labels(start=start, end=end))
     params = tune(table=table, trials=trials)
     metrics, report = evaluation(table, params)
-    return {"model": register(table=table, params=params, metrics=metrics, report=report), "metrics": metrics}
+    return {
+        "model": register(table=table, params=params, metrics=metrics, report=report),
+        "metrics": metrics,
+    }
