@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 import pyarrow as pa
-
 from features.flights import VIEWS
+
 from madang import Stack, pipeline, step
 from madang.development.tuning import Float, Int
 

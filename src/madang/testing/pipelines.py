@@ -254,7 +254,7 @@ class PipelinesContract:
                 return after(bad()), after(good())
             """,
         ).flow
-        with pytest.raises(StepFailedError, match="step 'bad' failed after 1 attempt.*the reason"):
+        with pytest.raises(StepFailedError, match=r"step 'bad' failed after 1 attempt.*the reason"):
             flow.run(stack)
         run = stack.pipelines.get(stack.pipelines.list()[0].id)
         assert run.status is Status.FAILED
@@ -325,7 +325,7 @@ class PipelinesContract:
             """,
         ).flow
         with pytest.raises(
-            StepFailedError, match="after 2 attempt.*its process ended by signal SIGKILL"
+            StepFailedError, match=r"after 2 attempt.*its process ended by signal SIGKILL"
         ):
             flow.run(stack)
 
@@ -431,7 +431,7 @@ class PipelinesContract:
                 return make()
             """,
         ).flow
-        with pytest.raises(StepFailedError, match="can't hand on a builtins.object"):
+        with pytest.raises(StepFailedError, match=r"can't hand on a builtins.object"):
             flow.run(stack)
 
     @pytest.mark.parametrize(

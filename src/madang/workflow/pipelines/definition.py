@@ -188,13 +188,12 @@ class Step(Generic[P, R]):
         """(module, qualified name) for another process to import; `None` if it can't."""
         name = self.function.__qualname__
         module = sys.modules.get(self.function.__module__)
-        if module is None or "<" in name:
+        # A notebook has no file; standard input and `-c` have one that doesn't exist.
+        file = Path(getattr(module, "__file__", None) or "")
+        if module is None or "<" in name or not file.is_file():
             return None
         if module.__name__ in ("__main__", SCRIPT):
-            # A notebook has no file; standard input and `-c` have one that doesn't exist.
-            file = Path(getattr(module, "__file__", None) or "")
-            importable = file.suffix == ".py" and file.is_file()
-            return (f"file:{file.resolve()}", name) if importable else None
+            return (f"file:{file.resolve()}", name) if file.suffix == ".py" else None
         return module.__name__, name
 
 

@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import dis
 import hashlib
-import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from types import CodeType, FunctionType, ModuleType
+from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 from madang.workflow.pipelines._sources import add_module, is_ours
@@ -24,9 +23,32 @@ _FOLLOWED = (FunctionType, ModuleType, list, tuple, set, frozenset, Mapping)
 _PLAIN = (str, bytes, int, float, complex, bool, type(None))
 
 
+class _Seen(dict[str, bytes]):
+    """What was found by name, and which objects were looked at.
+
+    Attributes:
+        functions: By their identity, because two closures, or a function and what a decorator made
+            of it, have one name.
+        within: The containers that are being looked into, because one may hold itself.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(python=sys.version.encode())
+        self.functions: dict[int, FunctionType] = {}
+        self.within: set[int] = set()
+
+    def free(self, name: str) -> str:
+        """A name that nothing has yet; the same one for the same code."""
+        number, found = 1, name
+        while found in self:
+            number += 1
+            found = f"{name} {number}"
+        return found
+
+
 def fingerprint(function: Callable[..., Any]) -> str:
     """SHA-256, as hex, over everything that a step's function depends on."""
-    seen: dict[str, bytes] = {"python": sys.version.encode()}
+    seen = _Seen()
     _function(function, seen)
     digest = hashlib.sha256()
     for name in sorted(seen):
@@ -34,14 +56,18 @@ def fingerprint(function: Callable[..., Any]) -> str:
     return digest.hexdigest()
 
 
-def _function(function: Any, seen: dict[str, bytes]) -> None:
-    function = inspect.unwrap(getattr(function, "function", function))
+def _function(function: Any, seen: _Seen) -> None:
+    function = getattr(function, "function", function)  # a step holds it
+    if isinstance(function, MethodType):
+        _value(f"method {function.__qualname__}", type(function.__self__), seen)
+        function = function.__func__
     if not isinstance(function, FunctionType):
         _value(getattr(function, "__qualname__", repr(type(function))), type(function), seen)
         return
-    name = f"function {function.__module__}.{function.__qualname__}"
-    if name in seen:
+    if id(function) in seen.functions:
         return
+    seen.functions[id(function)] = function
+    name = seen.free(f"function {function.__module__}.{function.__qualname__}")
     seen[name] = b""  # recursion ends here
     parts = [_code(function.__code__)]
     parts += [_constant(function.__defaults__), _constant(function.__kwdefaults__)]
@@ -54,6 +80,8 @@ def _function(function: Any, seen: dict[str, bytes]) -> None:
         if not isinstance(value, (*_PLAIN, *_FOLLOWED, type)):
             # Some other object: what it holds can't be known, but the source that makes it can.
             add_module(function.__module__, seen)
+    if hasattr(function, "__wrapped__"):  # what a decorator was given, where it says so
+        _function(function.__wrapped__, seen)
 
 
 def _names(function: FunctionType) -> Iterator[tuple[str, Any]]:
@@ -102,7 +130,7 @@ def _constant(value: Any) -> bytes:
     return repr(value).encode()
 
 
-def _value(name: str, value: Any, seen: dict[str, bytes]) -> None:
+def _value(name: str, value: Any, seen: _Seen) -> None:
     """Adds what a named value depends on."""
     if isinstance(value, _PLAIN):
         seen[f"value {name}"] = _constant(value)
@@ -120,13 +148,18 @@ def _value(name: str, value: Any, seen: dict[str, bytes]) -> None:
         add_module(owner.__module__, seen)
 
 
-def _container(name: str, value: Any, seen: dict[str, bytes]) -> None:
+def _container(name: str, value: Any, seen: _Seen) -> None:
+    if id(value) in seen.within:
+        return
     if isinstance(value, Mapping):
         items = [(repr(k), v) for k, v in value.items()]
     elif isinstance(value, set | frozenset):
         items = [(str(i), v) for i, v in enumerate(sorted(value, key=repr))]
     else:
         items = [(str(i), v) for i, v in enumerate(value)]
-    seen[f"container {name}"] = repr([key for key, _ in items]).encode()
+    keys = [key for key, _ in items]
+    seen[f"container {name}"] = repr((type(value).__qualname__, keys)).encode()
+    seen.within.add(id(value))
     for key, item in items:
         _value(f"{name}[{key}]", item, seen)
+    seen.within.discard(id(value))
