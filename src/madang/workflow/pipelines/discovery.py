@@ -54,9 +54,8 @@ def pipelines_in(root: Path, path: Path) -> list[Pipeline[Any, Any]]:
     Raises:
         InvalidInputError: It can't be imported; with the reason.
     """
-    if str(root) not in sys.path:
-        sys.path.insert(0, str(root))
     module_name = ".".join(path.relative_to(root).with_suffix("").parts)
+    _put_first(root, path, module_name)
     try:
         module = importlib.import_module(module_name)
     except Exception as error:
@@ -68,3 +67,17 @@ def pipelines_in(root: Path, path: Path) -> list[Pipeline[Any, Any]]:
         for value in vars(module).values()
         if isinstance(value, Pipeline) and value.__module__ == module_name
     ]
+
+
+def _put_first(root: Path, path: Path, module_name: str) -> None:
+    """Lets imports find this project's module, in a process that opened others before it."""
+    if sys.path[:1] != [str(root)]:
+        sys.path[:] = [str(root), *(place for place in sys.path if place != str(root))]
+    loaded = sys.modules.get(module_name)
+    if loaded is None or getattr(loaded, "__file__", None) == str(path):
+        return
+    package = module_name.partition(".")[0]
+    for name in list(sys.modules):
+        if name == package or name.startswith(f"{package}."):
+            del sys.modules[name]
+    importlib.invalidate_caches()
