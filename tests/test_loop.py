@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import signal
 import subprocess
@@ -15,7 +16,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 import madang
 from madang.data.collection import events
-from madang.errors import DataContractError, InvalidInputError, NotFoundError
+from madang.errors import ConflictError, DataContractError, InvalidInputError, NotFoundError
 from madang.loop import QUARANTINE, ingest
 
 CONTRACT = """
@@ -241,3 +242,14 @@ def test_null_and_missing_columns_end_in_the_dataset(trips):
     table = trips.storage.read("trips").read_all()
     assert table.schema.field("minutes").type == pa.float64()
     assert table["minutes"].to_pylist() == [None, None]
+
+
+def test_one_ingestion_at_a_time(trips):
+    fill(trips, [trip(1)])
+    folder = trips.home / "ingest"
+    folder.mkdir()
+    with (folder / "trips.trips.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(ConflictError, match="'trips' is being ingested into dataset 'trips'"):
+            ingest(trips, "trips")
+    assert ingest(trips, "trips").events == 1

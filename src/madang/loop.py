@@ -10,9 +10,11 @@ versions the registry's, endpoints and predictions the serving component's.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -83,6 +85,34 @@ def ingest(
 
     name = dataset or topic
     contract = read_contract(contract_path(stack.root, name))
+    stack.collection.topic(topic)  # says that it isn't there before anything is made
+    with _alone(stack, topic, name):
+        return _ingest(stack, topic, name, contract, batch_events, on_batch)
+
+
+@contextmanager
+def _alone(stack: Stack, topic: str, dataset: str) -> Iterator[None]:
+    """Two at once would each go by what the other had written when it began."""
+    folder = stack.home / "ingest"
+    folder.mkdir(exist_ok=True)
+    with (folder / f"{topic}.{dataset}.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConflictError(
+                f"topic {topic!r} is being ingested into dataset {dataset!r}; let that one finish"
+            ) from error
+        yield
+
+
+def _ingest(  # noqa: PLR0917 - the arguments of `ingest`, checked
+    stack: Stack,
+    topic: str,
+    name: str,
+    contract: DataContract,
+    batch_events: int,
+    on_batch: Callable[[Report], None] | None,
+) -> Ingested:
     writers = {table: _Writer(stack, table, topic) for table in (name, name + QUARANTINE)}
     events = 0
     reasons: dict[str, int] = {}

@@ -69,7 +69,7 @@ class LocalServing(Serving):
     def from_url(cls, url: EngineURL, context: Context) -> Self:
         url.check_options({"workers"})
         text = url.query.get("workers", "1")
-        if not text.isdigit() or not 1 <= int(text) <= 256:
+        if not text.isdecimal() or not 1 <= int(text) <= 256:
             raise ConfigurationError(f"local://?workers must be a number from 1 to 256: {text!r}")
         return cls(
             context,
