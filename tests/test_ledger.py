@@ -11,19 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from madang.activity import is_noting, note, noting
 from madang.engines import Context
 from madang.errors import InvalidInputError, NotFoundError
-from madang.ledger import (
-    GENESIS,
-    acting_as,
-    canonical,
-    current_actor,
-    format_time,
-    is_noting,
-    new_id,
-    note,
-    noting,
-)
+from madang.ledger import GENESIS, acting_as, canonical, current_actor, format_time, new_id
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -28,6 +28,7 @@ from typing import Any, Protocol, runtime_checkable
 import msgspec
 import rfc8785
 
+from madang.activity import note
 from madang.errors import IntegrityError, InvalidInputError, NotFoundError
 from madang.metadata import Database, Row, Transaction
 
@@ -63,64 +64,6 @@ def acting_as(actor: str) -> Iterator[None]:
         yield
     finally:
         _actor.reset(token)
-
-
-@dataclass
-class Notes:
-    """What was used and made while a step ran, for its line in the ledger.
-
-    Attributes:
-        newest: What was used because it was the newest (`dataset:NAME`, `view:NAME`), and which
-            version that was.
-        inputs: References to what was used, in order, without repeats.
-        outputs: References to what was made.
-    """
-
-    newest: dict[str, str] = field(default_factory=dict)
-    inputs: dict[str, None] = field(default_factory=dict)
-    outputs: dict[str, None] = field(default_factory=dict)
-
-
-_notes: ContextVar[Notes | None] = ContextVar("madang_notes", default=None)
-
-
-@contextmanager
-def noting() -> Iterator[Notes]:
-    """Collects what `note` is told inside of the block."""
-    notes = Notes()
-    token = _notes.set(notes)
-    try:
-        yield notes
-    finally:
-        _notes.reset(token)
-
-
-def is_noting() -> bool:
-    """Whether a step runs here that wants to know what it uses."""
-    return _notes.get() is not None
-
-
-def note(
-    *,
-    inputs: Iterable[str] = (),
-    outputs: Iterable[str] = (),
-    newest: tuple[str, str] | None = None,
-) -> None:
-    """Tells the step that runs, if one does, what was used or made.
-
-    Args:
-        inputs: References to what was used.
-        outputs: References to what was made.
-        newest: A name (`dataset:NAME`, `view:NAME`) and the version that was used because it was
-            the newest: a cached result of the step is valid only as long as it still is.
-    """
-    notes = _notes.get()
-    if notes is None:
-        return
-    notes.inputs.update(dict.fromkeys(inputs))
-    notes.outputs.update(dict.fromkeys(outputs))
-    if newest is not None:
-        notes.newest.setdefault(*newest)
 
 
 def new_id() -> str:
@@ -481,6 +424,6 @@ def _start_ticks(pid: int) -> str:
 
 
 __all__: Sequence[str] = [
-    "GENESIS", "Intent", "Ledger", "Line", "Notes", "Settles", "Verification", "act_as", "acting_as", "canonical",
-    "current_actor", "format_time", "is_alive", "is_noting", "new_id", "note", "noting", "now_us", "process_name", "this_process",
+    "GENESIS", "Intent", "Ledger", "Line", "Settles", "Verification", "act_as", "acting_as", "canonical",
+    "current_actor", "format_time", "is_alive", "new_id", "now_us", "process_name", "this_process",
 ]  # fmt: skip

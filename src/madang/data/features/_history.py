@@ -7,12 +7,12 @@ from typing import Any
 
 import pyarrow as pa
 
+from madang.activity import note
 from madang.data.features import _asof
 from madang.data.features.contract import FeatureView
 from madang.data.features.definitions import ttl_us
 from madang.engines import Context
 from madang.errors import ConfigurationError, InvalidInputError, SchemaMismatchError
-from madang.ledger import note
 
 
 def compute(

@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from madang.activity import note
 from madang.data.features import _history, definitions
 from madang.data.features._naming import outputs
 from madang.data.features._newest import newest_rows
@@ -18,7 +19,7 @@ from madang.data.features.contract import FeatureView, OnlineRow, OnlineStore
 from madang.data.features.reader import Entities, OnlineReader
 from madang.engines import Context, Health
 from madang.errors import InvalidInputError
-from madang.ledger import format_time, new_id, note
+from madang.ledger import format_time, new_id
 
 ViewName = str | FeatureView
 """A registered view's name, or a definition, which is then registered."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 import pyarrow as pa
 
+from madang.activity import is_noting, note
 from madang.data.storage._names import check_table
 from madang.data.storage.contract import (
     DeltaTables,
@@ -22,7 +23,7 @@ from madang.data.storage.contract import (
 )
 from madang.engines import Context, EngineURL, Health
 from madang.errors import ConfigurationError, NotFoundError
-from madang.ledger import Ledger, is_noting, note
+from madang.ledger import Ledger
 
 if TYPE_CHECKING:
     import pyarrow.dataset as pads

@@ -89,7 +89,8 @@ def run(
     task: StepTask, stack: Callable[[], Stack], function: Callable[..., Any] | None = None
 ) -> StepResult:
     """Runs one task in this process; `function` is what it names, where that is at hand."""
-    from madang.ledger import acting_as, noting
+    from madang.activity import noting
+    from madang.ledger import acting_as
     from madang.workflow.pipelines.artifacts import call
     from madang.workflow.scheduling._logging import step_logging
 
