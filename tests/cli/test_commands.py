@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 
 import pyarrow as pa
 import pytest
@@ -11,6 +12,7 @@ from tests.cli.conftest import command
 import madang
 from madang.cli import COMMANDS
 from madang.data.collection import events
+from madang.platform.logs import LogRecord
 
 CONTRACT = """
 dataset: trips
@@ -315,3 +317,37 @@ def test_secrets(opened, call, refused, project):
     assert done.returncode == 0
     assert "typed-in" not in done.stdout + done.stderr
     assert opened.secrets.get("typed") == "typed-in"
+
+
+def test_settings(call, opened):
+    assert call("config", "set", "limits/rate", "5").out == "limits/rate = 5, version 1\n"
+    call("config", "set", "limits/name", "plain text")
+    assert call("config", "get", "limits/name").out == '"plain text"\n'
+    listed = json.loads(call("config", "list", "limits", "--json").out)
+    assert [(s["key"], s["value"]) for s in listed] == [
+        ("limits/name", "plain text"),
+        ("limits/rate", 5),
+    ]
+    call("config", "delete", "limits/rate")
+    assert "limits/rate" not in call("config", "list").out
+    assert opened.configuration.get("limits/rate", version=1).value == 5
+
+
+def test_logs(call, opened):
+    opened.logs.append([LogRecord(1, "ERROR", "app", "the pump failed", {"run": "r1"})])
+    found = json.loads(call("logs", "pump", "--run", "r1", "--json").out)
+    assert [r["message"] for r in found] == ["the pump failed"]
+    assert call("logs", "pump", "--run", "r2", "--json").out.strip() == "[]"
+    assert "run=r1\tthe pump failed" in call("logs", "--level", "ERROR").out
+
+
+def test_feature_views(call, opened):
+    (opened.root / "features" / "prices.py").write_text(
+        "from madang.data.features import FeatureView\n"
+        "v = FeatureView('prices', ('item',), 'at', ('price',), sql='SELECT * FROM sold')\n"
+    )
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    opened.storage.write("sold", pa.table({"item": ["tea"], "at": [at], "price": [3.5]}))
+    assert lines(call("features", "list").out)[1][:3] == ["prices", "item", "price"]
+    assert call("features", "materialize", "prices").out == "prices: 1 entities are online\n"
+    assert opened.features.read(["prices"], [{"item": "tea"}])[0].values == {"price": 3.5}

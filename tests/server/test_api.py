@@ -412,3 +412,18 @@ def test_the_ledger_is_whole(served):
     assert {line["actor"] for line in lines} == {"user:engineer"}
     missing = served.viewer.get("/ledger/origin", params={"ref": "dataset:never@0"})
     assert "'dataset:never@0'" in error(missing, 404, "NotFoundError")
+
+
+def test_a_request_is_in_the_logs_by_its_id(served):
+    answer = served.viewer.get("/topics")
+    refused = served.viewer.get("/topics", headers={"Authorization": "Bearer wrong"})
+    for response, status, user in ((answer, 200, "viewer"), (refused, 401, None)):
+        fields = {"request": response.headers["X-Request-Id"]}
+        deadline = time.monotonic() + 30
+        while not (found := served.stack.logs.search(fields=fields)):
+            assert time.monotonic() < deadline, "the record did not come"
+            time.sleep(0.02)
+        assert [r.message for r in found] == [f"GET /api/v1/topics {status}"]
+        assert found[0].fields.get("user") == user
+        found = served.viewer.get("/logs", params={"request_id": fields["request"]}).json()
+        assert [r["message"] for r in found] == [f"GET /api/v1/topics {status}"]

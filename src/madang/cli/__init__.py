@@ -11,11 +11,14 @@ from typing import Any
 import click
 
 COMMANDS = {
+    "config": "madang.cli.platform:config",
     "data": "madang.cli.data:data",
     "deploy": "madang.cli.serving:deploy",
     "doctor": "madang.cli.project:doctor",
+    "features": "madang.cli.features:features",
     "init": "madang.cli.project:init",
     "ledger": "madang.cli.ledger:ledger",
+    "logs": "madang.cli.platform:logs",
     "models": "madang.cli.models:models",
     "predict": "madang.cli.serving:predict",
     "resume": "madang.cli.pipelines:resume",

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
+from madang.platform.logs import handler
 from madang.server.app import create_app
 from madang.stack import open
 
@@ -38,6 +39,9 @@ def main() -> None:
     stopping = threading.Event()
     keeper = threading.Thread(target=_keep_tokens, args=(stack, stopping), daemon=True)
     keeper.start()
+    records = handler(stack.logs, batch_seconds=0.2)
+    logging.getLogger().addHandler(records)
+    logging.getLogger("madang").setLevel(logging.INFO)
     app = create_app(stack)
     config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=5)
     try:
@@ -45,6 +49,7 @@ def main() -> None:
     finally:
         stopping.set()
         keeper.join()
+        records.close()
         stack.close()
 
 

@@ -8,6 +8,8 @@ route instead of opening it.
 
 from __future__ import annotations
 
+import logging
+import time
 from typing import TYPE_CHECKING, Any
 
 from fastapi import Request
@@ -17,12 +19,15 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from madang.errors import AuthenticationError, MadangError, PermissionDeniedError
-from madang.ledger import act_as
+from madang.ledger import act_as, new_id
+from madang.platform.logs import bound
 from madang.security.identity import Identity
 from madang.stack import Stack
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+_log = logging.getLogger("madang.server")
 
 PUBLIC = frozenset({"/healthz"})
 """The paths that need no identity."""
@@ -51,6 +56,8 @@ def error_response(error: str, message: str, status: int) -> JSONResponse:
 class Gate:
     """Lets in who has a valid token; what the request does is recorded as theirs.
 
+    Every request gets an id, which is in the answer's `X-Request-Id` and in all that is logged.
+
     Args:
         app: What is behind it.
         stack: The project, for its identity component.
@@ -66,6 +73,29 @@ class Gate:
         if scope["type"] != "http":  # the lifespan; a WebSocket has no route, so it is closed
             await self._app(scope, receive, send)
             return
+        request, began, status = new_id(), time.perf_counter(), 500
+
+        async def answer(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], (b"x-request-id", request.encode())]
+            await send(message)
+
+        with bound(request=request):
+            try:
+                await self._pass(scope, receive, answer)
+            finally:
+                milliseconds = (time.perf_counter() - began) * 1000
+                if scope["path"] not in PUBLIC:
+                    _log.info(
+                        "%s %s %d", scope["method"], scope["path"], status,
+                        extra={"status": status, "milliseconds": round(milliseconds, 3),
+                               "user": _user(scope)},
+                    )  # fmt: skip
+
+    async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers a stranger, and hands what is let in to the application."""
         try:
             if scope["path"] not in PUBLIC:
                 identity = await self._authenticate(Headers(scope=scope))
@@ -115,6 +145,11 @@ class Gate:
         return HTTPException(
             413, f"the body has more than {self._max_body_bytes} bytes; send it in parts"
         )
+
+
+def _user(scope: Scope) -> str | None:
+    identity = scope.get("state", {}).get("identity")
+    return None if identity is None else identity.name
 
 
 async def authorize(request: Request) -> None:

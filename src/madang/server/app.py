@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from fastapi import Depends, FastAPI, Request
@@ -24,26 +23,17 @@ from madang.server.wire import refuse_half_characters
 from madang.server.workflow import router as workflow
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from madang.stack import Stack
 
 _log = logging.getLogger("madang.server")
 
 
 def create_app(stack: Stack, *, max_body_bytes: int = MAX_BODY_BYTES) -> FastAPI:
-    """The application that serves one project's stack."""
-
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        yield
-        stack.close()
-
+    """The application that serves one project's stack, which stays its owner's to close."""
     app = FastAPI(
         title="Madang",
         version=madang.__version__,
         dependencies=[Depends(authorize), Depends(refuse_half_characters)],
-        lifespan=lifespan,
         # The page of documentation would load scripts from elsewhere; its schema is a route below.
         openapi_url=None,
         docs_url=None,

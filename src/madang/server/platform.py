@@ -56,12 +56,17 @@ def logs(
     level: str | None = None,
     run: str | None = None,
     step: str | None = None,
+    request_id: str | None = None,
     since_us: Position | None = None,
     until_us: Position | None = None,
     limit: Limit = 100,
 ) -> list[LogRecord]:
     """Log records that match, newest first."""
-    fields = {key: value for key, value in (("run", run), ("step", step)) if value is not None}
+    fields = {
+        key: value
+        for key, value in (("run", run), ("step", step), ("request", request_id))
+        if value is not None
+    }
     return list(
         stack_of(request).logs.search(
             text, fields=fields, level=level, since_us=since_us, until_us=until_us, limit=limit
