@@ -94,7 +94,7 @@ def ingest(
 def _alone(stack: Stack, topic: str, dataset: str) -> Iterator[None]:
     """Two at once would each go by what the other had written when it began."""
     folder = stack.home / "ingest"
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     with (folder / f"{topic}.{dataset}.lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,9 +1,6 @@
 """Will a flight arrive more than 15 minutes late, asked at its scheduled departure?"""
 
-from __future__ import annotations
-
-from datetime import date, datetime, timedelta
-from typing import TYPE_CHECKING
+from datetime import date, timedelta
 
 import polars as pl
 import pyarrow as pa
@@ -11,9 +8,6 @@ from features.flights import VIEWS
 
 from madang import Stack, pipeline, step
 from madang.development.tuning import Float, Int
-
-if TYPE_CHECKING:
-    from lightgbm import LGBMClassifier
 
 KEYS = ("id", "sched_dep", "origin", "dest", "carrier", "late")
 VALID_DAYS = 16
@@ -47,12 +41,11 @@ def matrix(table: pl.DataFrame) -> pa.Table:
 
 def parts(table: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The flights to learn from, and the later ones to judge by."""
-    last: datetime = table["sched_dep"].max()
-    later = pl.col("sched_dep") > last - timedelta(days=VALID_DAYS)
+    later = pl.col("sched_dep") > pl.col("sched_dep").max() - timedelta(days=VALID_DAYS)
     return table.filter(~later), table.filter(later)
 
 
-def fit(table: pl.DataFrame, params: dict) -> LGBMClassifier:
+def fit(table: pl.DataFrame, params: dict):
     """A fitted model; the same table and parameters give the same model."""
     from lightgbm import LGBMClassifier
 
@@ -112,7 +105,5 @@ def train(start: date = date(2013, 1, 1), end: date = date(2013, 4, 1), trials: 
     table = features(labels=labels(start=start, end=end))
     params = tune(table=table, trials=trials)
     metrics, report = evaluation(table, params)
-    return {
-        "model": register(table=table, params=params, metrics=metrics, report=report),
-        "metrics": metrics,
-    }
+    model = register(table=table, params=params, metrics=metrics, report=report)
+    return {"model": model, "metrics": metrics}

@@ -355,10 +355,12 @@ def test_a_forked_child_does_not_hold_the_parents_partitions(tmp_path):
     child = os.fork()
     if child == 0:
         os.close(gate[1])
+        os.write(done[1], b"f")  # the fork is over, and what it copied is dropped
         os.read(gate[0], 1)
         log.append("t", events([b"from the child"]))
         os.write(done[1], b"x")
         os._exit(0)
+    os.read(done[0], 1)
     for claim in (member._membership, *(part.claim for part in member._owned.values())):
         claim.forget()  # closes the files, as the kernel does for a killed parent
     other = log.consumer("t", "g")
