@@ -282,4 +282,7 @@ def wait_for_ctrl_c() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("stopped")
