@@ -19,7 +19,7 @@ $(VENV)/.demo-installed: pyproject.toml | $(BIN)/python
 	@touch $@
 
 demo: $(VENV)/.demo-installed
-	$(BIN)/python examples/flights/demo.py $(if $(KEEP),--keep)
+	$(BIN)/python examples/flights/demo/run.py $(if $(KEEP),--keep)
 
 test: $(VENV)/.test-installed
 	$(BIN)/python -m pytest $(ARGS)
@@ -33,4 +33,4 @@ bench: $(VENV)/.test-installed
 	$(BIN)/python benchmarks/run.py $(ARGS)
 
 docs: $(VENV)/.docs-installed
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

@@ -132,3 +132,10 @@ def test_the_commands_of_the_readme_run(tmp_path):
 def test_the_text_never_asks_another_host_for_fonts_or_scripts():
     assert configuration()["theme"]["font"] is False
     assert "extra_javascript" not in configuration()
+
+
+def test_what_the_makefile_runs_is_there():
+    text = (ROOT / "Makefile").read_text()
+    scripts = re.findall(r"\$\(BIN\)/python (\S+\.py)", text)
+    assert scripts
+    assert [script for script in scripts if not (ROOT / script).is_file()] == []
