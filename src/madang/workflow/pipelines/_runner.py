@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -218,8 +219,12 @@ class Runner:
         )
 
     def _newest(self, ref: str) -> str | None:
-        """The newest version of `dataset:NAME` or `view:NAME`; `None` when it is gone."""
+        """The newest version of `dataset:NAME`, `view:NAME` or `definitions:FOLDER`; else `None`."""
         kind, _, name = ref.partition(":")
+        if kind == "definitions":
+            from madang.data.features.definitions import digest
+
+            return digest(Path(name))
         if kind == "view":
             views = self._context.component("features").views()
             return next((view.hash for view in views if view.name == name), None)

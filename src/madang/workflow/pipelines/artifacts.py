@@ -336,7 +336,7 @@ def call(
 
     hints = parameter_types(function)
     arguments = {
-        name: resolve(argument, storage, hints.get(name))
+        name: _argument(name, argument, storage, hints.get(name))
         for name, argument in task.arguments.items()
     }
     for name in stack_parameters(function):
@@ -352,6 +352,13 @@ def call(
             f"{task.function} says that it returns {task.outputs} values, and returned {found}"
         )
     return tuple(dump(item, storage) for item in returned)
+
+
+def _argument(name: str, argument: Argument, storage: Callable[[], Storage], wanted: Any) -> Any:
+    try:
+        return resolve(argument, storage, wanted)
+    except InvalidInputError as error:
+        raise InvalidInputError(f"parameter {name!r}: {error}") from error
 
 
 def resolve(argument: Argument, storage: Callable[[], Storage], wanted: Any = None) -> Any:
@@ -370,7 +377,8 @@ def _typed(value: Any, wanted: Any) -> Any:
     try:
         return msgspec.convert(value, wanted)
     except msgspec.ValidationError as error:
-        raise InvalidInputError(f"{value!r} is not a {wanted}: {error}") from error
+        title = getattr(wanted, "__name__", wanted)
+        raise InvalidInputError(f"{value!r} is not a {title}: {error}") from error
     except TypeError:  # not a type that msgspec knows, so it can't be said what fits
         return value
 

@@ -25,7 +25,7 @@ from madang.workflow.scheduling.worker import IN_WORKER, receive, send
 
 _decode_result = msgspec.msgpack.Decoder(StepResult).decode
 _MEMORY_SAMPLE_SECONDS = 0.05
-_IDLE_SECONDS = 5.0
+_IDLE_SECONDS = 2.0
 """A worker that has had nothing to do for so long is ended: it may hold much memory."""
 
 
