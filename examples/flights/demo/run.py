@@ -54,6 +54,7 @@ def main() -> None:
         clock.say(f"madang is up: API {processes.url}, inference {processes.inference_url}")
         past, april = read_events(clock)
         collect(stack, past, clock, facts)
+        past.clear()  # they are in the topics now
         train(stack, clock, facts)
         serve(stack, clock, facts)
         facts["live"] = live_day(stack, april, clock, facts)

@@ -25,8 +25,11 @@ from madang.workflow.scheduling.worker import IN_WORKER, receive, send
 
 _decode_result = msgspec.msgpack.Decoder(StepResult).decode
 _MEMORY_SAMPLE_SECONDS = 0.05
-_IDLE_SECONDS = 2.0
-"""A worker that has had nothing to do for so long is ended: it may hold much memory."""
+_IDLE_SECONDS = 5.0
+"""A worker that has had nothing to do for so long is ended."""
+_HEAVY_BYTES = 200 << 20
+_HEAVY_IDLE_SECONDS = 0.3
+"""One that holds so much memory is ended sooner: starting another is cheap beside it."""
 
 
 @dataclass
@@ -87,24 +90,27 @@ class LocalScheduling(Scheduling):
         worker.idle_since = time.monotonic()
         self._idle.append(worker)
         if self._reaper is None:
-            self._reap_later(_IDLE_SECONDS)
+            self._reap_later()
 
-    def _reap_later(self, seconds: float) -> None:
-        self._reaper = threading.Timer(seconds, self._reap)
+    def _reap_later(self) -> None:
+        self._reaper = threading.Timer(_HEAVY_IDLE_SECONDS, self._reap)
         self._reaper.daemon = True
         self._reaper.start()
 
     def _reap(self) -> None:
-        """Ends workers that have been idle for long, and comes again for the others."""
+        """Ends workers that have been idle for too long, and comes again for the others."""
         with self._lock:
             self._reaper = None
-            before = time.monotonic() - _IDLE_SECONDS
-            for worker in [w for w in self._idle if w.idle_since <= before]:
-                self._idle.remove(worker)
-                worker.kill()
+            for worker in list(self._idle):
+                idle = time.monotonic() - worker.idle_since
+                if idle >= _IDLE_SECONDS or (
+                    idle >= _HEAVY_IDLE_SECONDS
+                    and _resident_bytes(worker.process.pid) > _HEAVY_BYTES
+                ):
+                    self._idle.remove(worker)
+                    worker.kill()
             if self._idle:
-                oldest = min(worker.idle_since for worker in self._idle)
-                self._reap_later(max(0.1, oldest - before))
+                self._reap_later()
 
     def _start(self) -> _Worker:
         ours, theirs = socket.socketpair()
