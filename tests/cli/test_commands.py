@@ -162,10 +162,23 @@ def test_data_infer_and_validate(opened, project, call, refused, tmp_path):
     assert "contracts/none.yaml" in refused("data", "validate", "none")
 
 
-def test_data_infer_from_a_file(project, call, tmp_path):
+def test_data_infer_from_a_file(project, call, refused, tmp_path):
     (tmp_path / "s.csv").write_text("when,n\n2026-01-01,1\n2026-01-02,2\n")
     call("data", "infer", "csv", "--file", tmp_path / "s.csv")
-    assert "type: date" in (project / "contracts" / "csv.yaml").read_text()
+    contract = project / "contracts" / "csv.yaml"
+    assert "type: date" in contract.read_text()
+    contract.write_text("mine")
+    assert "--overwrite" in refused("data", "infer", "csv", "--file", tmp_path / "s.csv")
+    assert contract.read_text() == "mine"
+    call("data", "infer", "csv", "--file", tmp_path / "s.csv", "--overwrite")
+    assert "type: date" in contract.read_text()
+
+
+def test_a_sample_that_is_no_table_is_one_line(project, refused, tmp_path):
+    for name, kind in (("empty.csv", "CSV"), ("wrong.parquet", "Parquet")):
+        (tmp_path / name).write_text("" if kind == "CSV" else "no such thing")
+        said = refused("data", "infer", "t", "--file", tmp_path / name)
+        assert f"{name} can't be read as {kind}: " in said
 
 
 def test_data_ingest(opened, project, call, refused):
@@ -246,6 +259,7 @@ def test_deploy_without_workers_and_predict_says_what_to_do(opened, call, refuse
     assert "none" in refused("deploy", "adder", "none")
     assert "give --data JSON or --file" in call("predict", "adder", code=2).err
     assert "the data is not JSON" in refused("predict", "adder", "--data", "{")
+    assert "'addre'; endpoints: adder" in refused("undeploy", "addre")
     assert call("undeploy", "adder").out == "endpoint adder is gone\n"
 
 
@@ -303,6 +317,18 @@ def test_users_and_tokens(opened, call, refused):
     assert "nobody" in refused("user", "token", "nobody")
 
 
+def test_a_token_that_did_not_end_is_not_said_to_have_ended(opened, call, refused):
+    call("user", "add", "ann", "--role", "viewer")
+    token = call("user", "token", "ann").out.strip()
+    said = refused("user", "revoke", token)
+    assert "by its id" in said
+    assert token not in said
+    assert opened.identity.authenticate(token=token).name == "ann"
+    assert "no valid token has the id 'wrong'; see: madang user tokens" in refused(
+        "user", "revoke", "wrong"
+    )
+
+
 def test_secrets(opened, call, refused, project):
     value = "correct-horse-battery"
     assert call("secret", "set", "db", "--value", value).out == "secret db, version 1\n"
@@ -311,6 +337,7 @@ def test_secrets(opened, call, refused, project):
     assert value not in listed.out
     assert [s["name"] for s in call("secret", "list", "--json").json] == ["db"]
     assert opened.secrets.get("db") == value
+    assert "'bd'; there are: db" in refused("secret", "delete", "bd")
     assert call("secret", "delete", "db").out == "secret db is gone\n"
     assert lines(call("secret", "list").out)[1:] == []
     done = command("secret", "set", "typed", cwd=project, input="typed-in\n")

@@ -103,6 +103,20 @@ def test_an_event_leaves_the_window_exactly_one_period_later():
     ]
 
 
+def test_an_emptied_window_has_the_sum_zero_and_no_rounding_error():
+    values = [round(7.3 * n % 5, 2) for n in range(50)]
+    table = pa.table({"k": [1] * 50, "t": pa.array(range(50), pa.timestamp("s")), "value": values})
+    view = rolling(
+        "w",
+        source="s",
+        entity=["k"],
+        timestamp="t",
+        aggregates={"total": ("value", "sum")},
+        period=timedelta(seconds=7),
+    )
+    assert view.function({"s": table})["total"].to_pylist()[-1] == 0.0
+
+
 def test_the_definition_covers_every_setting():
     base = {"source": "s", "entity": ["k"], "timestamp": "t", "period": MINUTE}
     mean = {"x": ("value", "mean")}

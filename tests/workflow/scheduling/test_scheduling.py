@@ -12,6 +12,7 @@ import madang
 from madang.errors import ConfigurationError
 from madang.ledger import is_alive, process_name
 from madang.testing.scheduling import STEPS, SchedulingContract, until
+from madang.workflow.scheduling import Argument, StepTask
 
 
 @pytest.fixture
@@ -75,6 +76,35 @@ def test_when_its_runner_is_killed_no_process_stays(stack):
     runner.kill()
     runner.wait()
     until(lambda: not any(map(is_alive, processes)))
+
+
+HOLDS = """
+import os
+
+HELD = []
+
+def hold(megabytes):
+    block = bytearray(megabytes << 20)
+    block[::4096] = b"1" * len(block[::4096])
+    HELD.append(block)
+    return os.getpid()
+"""
+
+
+def test_an_idle_process_that_holds_much_memory_ends_soon(stack, monkeypatch):
+    monkeypatch.setattr("madang.workflow.scheduling.local._IDLE_SECONDS", 3600.0)
+    (stack.root / "holds.py").write_text(HOLDS)
+    found = {}
+    for megabytes in (1, 300):
+        arguments = {"megabytes": Argument(value=megabytes)}
+        task = StepTask(str(megabytes), "holds", "hold", arguments, 1, str(stack.root))
+        stack.scheduling.submit(task)
+        (result,) = stack.scheduling.wait({task.id})
+        found[megabytes] = process_name(int(result.outputs[0].inline))
+        if megabytes == 1:
+            assert is_alive(found[1])
+    assert found[1] == found[300]  # a light one is kept for the next step
+    until(lambda: not is_alive(found[300]))
 
 
 # -- steps that no other process can import --------------------------------------------------------
