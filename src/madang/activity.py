@@ -17,8 +17,8 @@ class Notes:
     """What was used and made while a step ran, for its line in the ledger.
 
     Attributes:
-        newest: What was used because it was the newest (`dataset:NAME`, `view:NAME`), and which
-            version that was.
+        newest: What was used because it was the newest (`dataset:NAME`, `view:NAME`,
+            `definitions:FOLDER`), and which version that was.
         inputs: References to what was used, in order, without repeats.
         outputs: References to what was made.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from madang.engines import EngineURL, Health
+from madang.engines import Health
 from madang.errors import MadangError
 from madang.stack import COMPONENTS
 
@@ -37,7 +37,7 @@ def examine(stack: Stack) -> list[Box]:
 
 def _scheme(stack: Stack, name: str, default: str) -> str:
     url = stack.project.urls.get(name)
-    return default if url is None else EngineURL.parse(url).scheme
+    return default if url is None else url.partition("://")[0]
 
 
 def _box(place: str, scheme: str, engine: Any) -> Box:

@@ -144,6 +144,11 @@ def _urls(file: Path, where: str, found: Any) -> dict[str, str]:
     for key, url in found.items():
         if not isinstance(url, str):
             raise ConfigurationError(f"{file}: {where}{key} must be a URL, found {url!r}")
+        if "://" not in url and "${" not in url:  # not repeated: it may hold a password
+            raise ConfigurationError(
+                f"{file}: {where}{key} must begin with scheme://, for example local:///folder; "
+                "what stands there does not"
+            )
     return cast("dict[str, str]", found)
 
 
@@ -163,6 +168,7 @@ def init(path: str | Path = ".", *, name: str | None = None) -> Project:
     Raises:
         AlreadyExistsError: The folder already is a project.
         InvalidInputError: The name (default: the folder's) is not usable.
+        ConfigurationError: The folder can't be made or written.
     """
     root = Path(path).resolve()
     name = name if name is not None else re.sub(r"[^A-Za-z0-9_-]+", "-", root.name).strip("-_")
@@ -170,12 +176,14 @@ def init(path: str | Path = ".", *, name: str | None = None) -> Project:
         raise InvalidInputError(
             f"a project's name has letters, digits, - and _, at most 63; found {name!r}"
         )
-    root.mkdir(parents=True, exist_ok=True)
     try:
+        root.mkdir(parents=True, exist_ok=True)
         with (root / "madang.toml").open("x", encoding="utf-8") as file:
             file.write(_TEMPLATE.format(name=name))
     except FileExistsError as error:
         raise AlreadyExistsError(f"{root} already is a project: it has a madang.toml") from error
+    except OSError as error:
+        raise ConfigurationError(f"no project can be made in {root}: {error.strerror}") from error
     for folder in ("pipelines", "features", "contracts", "policies"):
         (root / folder).mkdir(exist_ok=True)
     (root / ".madang").mkdir(mode=0o700, exist_ok=True)  # it holds keys

@@ -34,25 +34,33 @@ def list_datasets(json: bool) -> None:
 @click.option(
     "--file", type=click.Path(exists=True, dir_okay=False), help="A CSV or Parquet sample."
 )
-def infer(dataset: str, file: str | None) -> None:
+@click.option("--overwrite", is_flag=True, help="Replace a contract that is there.")
+def infer(dataset: str, file: str | None, overwrite: bool) -> None:
     """Propose contracts/DATASET.yaml from a sample, or from the dataset itself, to be edited."""
     from madang.data.validation.contract_file import contract_path, write_contract
 
     with open_stack() as stack:
         path = contract_path(stack.root, dataset)
         sample = _sample(Path(file)) if file else stack.storage.read(dataset)
-        write_contract(stack.validation.infer(sample, dataset), path, inferred=True)
+        write_contract(
+            stack.validation.infer(sample, dataset), path, inferred=True, overwrite=overwrite
+        )
     click.echo(f"wrote {path}; read it, and change what you know better")
 
 
 def _sample(path: Path) -> object:
     import polars as pl
 
-    return (
-        pl.read_parquet(path)
-        if path.suffix == ".parquet"
-        else pl.read_csv(path, try_parse_dates=True)
-    )
+    from madang.errors import InvalidInputError
+
+    kind = "Parquet" if path.suffix == ".parquet" else "CSV"
+    try:
+        if kind == "Parquet":
+            return pl.read_parquet(path)
+        return pl.read_csv(path, try_parse_dates=True)
+    except pl.exceptions.PolarsError as error:
+        reason = str(error).partition("\n")[0]
+        raise InvalidInputError(f"{path} can't be read as {kind}: {reason}") from error
 
 
 @data.command()

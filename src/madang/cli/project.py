@@ -37,7 +37,7 @@ def doctor(json: bool) -> int:
                     b.box,
                     b.engine,
                     "ok" if b.ok else "FAULT",
-                    b.detail if b.ok else f"{b.detail}; {b.advice}",
+                    f"{b.detail}; {b.advice}" if b.advice else b.detail,
                 )
                 for b in boxes
             ],

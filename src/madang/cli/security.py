@@ -70,8 +70,13 @@ def list_tokens(name: str | None, json: bool) -> None:
 @click.argument("token_id")
 def revoke(token_id: str) -> None:
     """End a token by its id."""
+    from madang.errors import NotFoundError
+
     with open_stack() as stack:
+        known = {found.id for found in stack.identity.tokens()}
         stack.identity.revoke_token(token_id)
+    if token_id not in known:  # a typing error must not look like a token that ended
+        raise NotFoundError(f"no valid token has the id {token_id!r}; see: madang user tokens")
     click.echo(f"token {token_id} is not valid any more")
 
 
@@ -116,6 +121,13 @@ def set_secret(name: str, value: str) -> None:
 @click.argument("name")
 def delete_secret(name: str) -> None:
     """Destroy all versions of a secret."""
+    from madang.errors import NotFoundError
+
     with open_stack() as stack:
+        known = [found.name for found in stack.secrets.list()]
+        if name not in known:
+            raise NotFoundError(
+                f"there is no secret {name!r}; there are: {', '.join(known) or 'none'}"
+            )
         stack.secrets.delete(name)
     click.echo(f"secret {name} is gone")

@@ -57,6 +57,7 @@ def _arm(stack: Stack, text: str) -> Arm:
 def undeploy(endpoint: str) -> None:
     """Stop serving ENDPOINT."""
     with open_stack() as stack:
+        stack.serving.get(endpoint)  # a typing error must not look like an endpoint that ended
         stack.serving.undeploy(endpoint)
     click.echo(f"endpoint {endpoint} is gone")
 

@@ -12,12 +12,20 @@ from madang.cli.output import open_stack
 if TYPE_CHECKING:
     from madang.stack import Stack
 
+_PORT = click.IntRange(0, 65_535)
+
 
 @click.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="The API's address.")
-@click.option("--port", default=8600, show_default=True, help="The API's port; 0 for a free one.")
 @click.option(
-    "--inference-port", type=int, help="The inference workers' port (default: as in madang.toml)."
+    "--port",
+    type=_PORT,
+    default=8600,
+    show_default=True,
+    help="The API's port; 0 for a free one.",
+)
+@click.option(
+    "--inference-port", type=_PORT, help="The inference workers' port (default: as in madang.toml)."
 )
 def up(host: str, port: int, inference_port: int | None) -> None:
     """Run Madang in the foreground, until Ctrl-C: the HTTP API and the inference workers."""

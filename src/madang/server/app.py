@@ -70,9 +70,12 @@ async def _expected(_: Request, error: Exception) -> JSONResponse:
     return error_response(type(error).__name__, str(error), status)
 
 
-async def _invalid(_: Request, error: Exception) -> JSONResponse:
+async def _invalid(request: Request, error: Exception) -> JSONResponse:
     found = error.errors() if isinstance(error, RequestValidationError) else []
     parts = [f"{'.'.join(str(p) for p in item['loc'])}: {item['msg']}" for item in found]
+    kind = request.headers.get("content-type", "")
+    if any(item["loc"] == ("body",) for item in found) and "json" not in kind:
+        parts.append(f"send the body with Content-Type: application/json, found {kind or 'none'}")
     return error_response("InvalidInputError", "; ".join(parts), 422)
 
 

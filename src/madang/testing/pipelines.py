@@ -185,6 +185,31 @@ class PipelinesContract:
         assert stack.pipelines.load(flow.run(stack).results["result"]) == 13
         assert marks() == ["total", "total"]
 
+    def test_feature_definitions_that_were_loaded_are_part_of_the_cache(self, stack):
+        file = stack.root / "features" / "views.py"
+        file.parent.mkdir(exist_ok=True)
+        text = (
+            "from madang.data.features import FeatureView\n"
+            'v = FeatureView("v", ("k",), "t", ("x",), sql="SELECT k, t, x FROM numbers")\n'
+        )
+        file.write_text(text)
+        flow = define(
+            stack,
+            """
+            @step
+            def load(stack: Stack) -> str:
+                return stack.features.load_definitions()["v"]
+
+            @pipeline
+            def flow():
+                return load()
+            """,
+        ).flow
+        first = stack.pipelines.load(flow.run(stack).results["result"])
+        assert flow.run(stack).steps[0].status is Status.CACHED
+        file.write_text(text.replace("FROM numbers", "FROM others"))
+        assert stack.pipelines.load(flow.run(stack).results["result"]) != first
+
     def test_branches_run_beside_each_other(self, stack):
         # Each waits for the other's file: run one after the other, the first would time out.
         flow = define(

@@ -211,6 +211,15 @@ def _bytecode(code: CodeType) -> str:
     return "\n".join([code.co_code.hex(), *constants, *code.co_names, *code.co_varnames])
 
 
+def digest(folder: Path) -> str:
+    """16 hex digits that change with the text of any module in `folder`."""
+    found = hashlib.sha256()
+    for file in sorted(folder.glob("*.py")):
+        for part in (file.name.encode(), file.read_bytes()):
+            found.update(hashlib.sha256(part).digest())
+    return found.hexdigest()[:16]
+
+
 def load(folder: Path) -> dict[str, tuple[FeatureView, Path]]:
     """The views that the modules of `folder` define, by name, with their files.
 

@@ -67,7 +67,9 @@ class FeatureStore:
             InvalidInputError: A module can't be imported, or a view can't work; names the file.
             AlreadyExistsError: Two views have one name; names both files.
         """
-        found = definitions.load(folder or self._context.root / "features")
+        folder = folder or self._context.root / "features"
+        note(newest=(f"definitions:{folder}", definitions.digest(folder)))
+        found = definitions.load(folder)
         return {name: self.register(view) for name, (view, _) in found.items()}
 
     def views(self) -> list[RegisteredView]:

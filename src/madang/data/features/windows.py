@@ -157,5 +157,8 @@ _EXPRESSIONS: dict[str, Callable[[Any], pl.Expr]] = {
     "mean": lambda column: pl.col(column).mean(),
     "min": lambda column: pl.col(column).min(),
     "std": lambda column: pl.col(column).std(),
-    "sum": lambda column: pl.col(column).sum(),
+    # A running sum keeps a rounding error of what has left the window; an empty one is 0.
+    "sum": lambda column: (
+        pl.when(pl.col(column).count() > 0).then(pl.col(column).sum()).otherwise(0)
+    ),
 }

@@ -63,7 +63,8 @@ def read_contract(path: str | Path) -> DataContract:
         text = path.read_text("utf-8")
     except FileNotFoundError as error:
         raise NotFoundError(
-            f"there is no contract file {path}; infer one from a sample and write it there"
+            f"there is no contract file {path}; infer one from a sample and edit it: "
+            f"madang data infer {path.stem} --file SAMPLE"
         ) from error
     except UnicodeDecodeError as error:
         raise InvalidInputError(f"{name}: not UTF-8 at byte {error.start}") from error
@@ -93,7 +94,8 @@ def write_contract(
             file.write(text)
     except FileExistsError as error:
         raise AlreadyExistsError(
-            f"{path} exists, and somebody may have edited it; delete it, or ask to overwrite it"
+            f"{path} exists, and somebody may have edited it; delete it, or ask to overwrite it "
+            "(madang data infer --overwrite)"
         ) from error
     return path
 

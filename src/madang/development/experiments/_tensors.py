@@ -102,6 +102,11 @@ def checked(inputs: Mapping[str, Any], specs: Sequence[TensorSpec]) -> Arrays:
     Raises:
         InvalidInputError: An input is missing, unknown, empty, or of another type or shape.
     """
+    if not isinstance(inputs, Mapping):
+        raise InvalidInputError(
+            f"the model takes a mapping with the inputs {_listed(specs)}; found: "
+            f"{type(inputs).__name__}; the model's inputs(data) makes one of a table or an array"
+        )
     if len(inputs) != len(specs) or any(spec.name not in inputs for spec in specs):
         raise InvalidInputError(
             f"the model takes the inputs {_listed(specs)}; found: {', '.join(sorted(inputs)) or 'none'}"

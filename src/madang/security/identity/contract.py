@@ -136,7 +136,11 @@ class IdentityProvider(Engine):
 
     @abstractmethod
     def revoke_token(self, token_id: str) -> None:
-        """Ends a token; repeating it is safe."""
+        """Ends a token by its id; repeating it is safe.
+
+        Raises:
+            InvalidInputError: The token itself was given instead of its id.
+        """
 
     @abstractmethod
     def authenticate(

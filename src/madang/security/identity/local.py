@@ -21,7 +21,7 @@ from madang.errors import (
 )
 from madang.ledger import Ledger, now_us
 from madang.metadata import Database, Row, Transaction
-from madang.security.identity._tokens import digest_of, kept_token, new_token
+from madang.security.identity._tokens import PREFIX, digest_of, kept_token, new_token
 from madang.security.identity.contract import (
     ROLES,
     GrantsOffline,
@@ -138,6 +138,11 @@ class LocalIdentityProvider(IdentityProvider, HasFirstAdmin, GrantsOffline):
         return [info for info in found if user is None or info.user == user]
 
     def revoke_token(self, token_id: str) -> None:
+        if token_id.startswith(PREFIX):
+            raise InvalidInputError(
+                "a token is revoked by its id, and what was given is the token itself; "
+                "the list of tokens shows the ids"
+            )
         with self._changing() as tx:
             rows = tx.execute(
                 "DELETE FROM identity_token WHERE project = ? AND id = ? RETURNING user_name",

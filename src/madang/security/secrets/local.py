@@ -223,7 +223,9 @@ class LocalSecrets(Secrets):
         )
         if not rows or rows[0][3] is None:
             which = "" if version is None else f" with version {version}"
-            raise NotFoundError(f"there is no secret {name!r}{which}; set it first")
+            raise NotFoundError(
+                f"there is no secret {name!r}{which}; set one: madang secret set {name}"
+            )
         return rows[0]
 
     def _bound(self, what: str, name: str, version: int) -> bytes:
