@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -60,7 +59,7 @@ def test_kill_9_of_the_runner_and_resume(tmp_path):
         return [line.split() for line in marks.read_text().splitlines()] if marks.exists() else []
 
     command = [sys.executable, "-m", "madang.cli", "run", "flow"]
-    recorded = []
+    recorded, on_record = [], []
     for round_number in range(4):
         before = len(marked())
         if round_number:
@@ -82,6 +81,8 @@ def test_kill_9_of_the_runner_and_resume(tmp_path):
             finished = [s.name for s in stack.pipelines.get(run_id).steps if s.status.finished_well]
             assert finished[: len(recorded)] == recorded  # nothing recorded was lost
             recorded = finished
+            numbers = {str(position) for position in range(len(finished))}
+            on_record.append((len(marked()), numbers))
 
     with madang.open(tmp_path) as stack:
         run = stack.pipelines.resume(find_pipeline(tmp_path, "flow"), run_id)
@@ -91,13 +92,9 @@ def test_kill_9_of_the_runner_and_resume(tmp_path):
         lines = stack.ledger.lines(kind="pipeline.step", limit=1000)
         done = [line.subject for line in lines if line.data["status"] == "SUCCEEDED"]
         assert len(done) == len(set(done)) == 12  # each step is on record once
-    # A step may run twice only if the kill came between its end and its record: at most one a kill
-    # and slot, and never one that was on record.
-    times = [n for n, _ in marked()]
-    repeated = {n for n in times if times.count(n) > 1}
-    names = {"count" if n == "0" else f"count_{int(n) + 1}" for n in repeated}
-    assert len(repeated) <= 4 * (os.cpu_count() or 1)
-    assert not names & set(recorded[:1])
+    # A step may run twice only if the kill came between its end and its record.
+    for count, finished in on_record:
+        assert not finished & {n for n, _ in marked()[count:]}
 
 
 def test_kill_of_a_worker_is_told_and_repeated(tmp_path):
