@@ -64,7 +64,7 @@ def runs(run_id: str | None, limit: int, json: bool) -> None:
             print_json(found)
             return
         rows = [
-            (r.id, r.pipeline, r.status, format_us(r.started_us), _seconds(r.started_us, r.ended_us), r.reason)
+            (r.id, r.pipeline, _status(r), format_us(r.started_us), _seconds(r.started_us, r.ended_us), r.reason)
             for r in found
         ]  # fmt: skip
         print_table(["run", "pipeline", "status", "started (UTC)", "seconds", "reason"], rows)
@@ -95,7 +95,7 @@ def _report(stack: Stack, run: PipelineRun, *, json: bool) -> int:
     if json:
         print_json(run)
     else:
-        click.echo(f"run {run.id} of {run.pipeline}: {run.status.lower()}")
+        click.echo(f"run {run.id} of {run.pipeline}: {_status(run).lower()}")
         click.echo(f"code {run.code}, params {dict(run.params)}, {run.reason}, by {run.actor}")
         rows = [
             (s.name, s.status, s.attempts, _seconds(s.started_us, s.ended_us), ", ".join(a.kind for a in s.outputs))
@@ -112,7 +112,13 @@ def _report(stack: Stack, run: PipelineRun, *, json: bool) -> int:
         for step in run.steps:
             if step.error and not step.status.finished_well:
                 click.echo(f"\nstep {step.name} failed: {step.error}", err=True)
+        if run.interrupted or run.status in ("FAILED", "CANCELLED"):
+            click.echo(f"to go on where it stopped: madang resume {run.id}", err=True)
     return 0 if run.status in ("SUCCEEDED", "RUNNING") else 1
+
+
+def _status(run: PipelineRun) -> str:
+    return "INTERRUPTED" if run.interrupted else run.status
 
 
 def _seconds(start: int | None, end: int | None) -> str:

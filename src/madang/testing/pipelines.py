@@ -292,6 +292,9 @@ class PipelinesContract:
         }
         assert sorted(marks()) == ["after", "good"]
         assert "Traceback" in run.steps[0].error
+        (logged,) = stack.logs.search("bad failed", fields={"run": run.id}, level="ERROR")
+        assert logged.fields["step"] == "bad"
+        assert "the reason" in logged.message
         assert set(run.results) == {"result_2"}
 
     def test_a_step_that_takes_too_long_is_killed_with_its_children(self, stack):

@@ -77,6 +77,7 @@ def test_kill_9_of_the_runner_and_resume(tmp_path):
             run = stack.pipelines.list()[0]
             run_id = run.id
             assert run.status is Status.RUNNING  # nobody could record its end
+            assert run.interrupted
             assert stack.ledger.verify().ok
             finished = [s.name for s in stack.pipelines.get(run_id).steps if s.status.finished_well]
             assert finished[: len(recorded)] == recorded  # nothing recorded was lost
@@ -87,6 +88,7 @@ def test_kill_9_of_the_runner_and_resume(tmp_path):
     with madang.open(tmp_path) as stack:
         run = stack.pipelines.resume(find_pipeline(tmp_path, "flow"), run_id)
         assert run.status is Status.SUCCEEDED
+        assert not stack.pipelines.get(run_id).interrupted
         assert stack.pipelines.load(run.results["result"]) == 12
         assert stack.ledger.verify().ok
         lines = stack.ledger.lines(kind="pipeline.step", limit=1000)

@@ -16,6 +16,7 @@ from madang.workflow.pipelines.contract import PipelineRun, Status, StepRun
 from madang.workflow.scheduling.contract import Artifact
 
 _RUN = "id, pipeline, status, params, started_us, ended_us, code, diff, actor, reason, results"
+_READ = f"{_RUN}, owner"
 _STEP = "name, status, attempts, started_us, ended_us, error, detail, process, cache_key"
 
 
@@ -187,7 +188,7 @@ class Records:
         """A run with its steps, by its id or the beginning of it."""
         with self._database.transaction(write=False) as tx:
             rows = tx.execute(
-                f"SELECT {_RUN} FROM pipeline_run WHERE project = ? AND substr(id, 1, ?) = ? LIMIT 2",  # noqa: S608
+                f"SELECT {_READ} FROM pipeline_run WHERE project = ? AND substr(id, 1, ?) = ? LIMIT 2",  # noqa: S608
                 (self._project, len(run_id), run_id),
             )
             if not rows or not run_id:
@@ -208,7 +209,7 @@ class Records:
         where, values = ("AND pipeline = ?", [pipeline]) if pipeline else ("", [])
         with self._database.transaction(write=False) as tx:
             rows = tx.execute(
-                f"SELECT {_RUN} FROM pipeline_run WHERE project = ? {where} "  # noqa: S608
+                f"SELECT {_READ} FROM pipeline_run WHERE project = ? {where} "  # noqa: S608
                 "ORDER BY started_us DESC, id DESC LIMIT ?",
                 (self._project, *values, limit),
             )
@@ -228,7 +229,9 @@ class Records:
         return step, detail.newest
 
     def _run(self, tx: Transaction, row: Row) -> PipelineRun:
-        id, pipeline, status, params, started, ended, code, diff, actor, reason, results = row
+        id, pipeline, status, params, started, ended, code, diff, actor, reason, results, owner = (
+            row
+        )
         return PipelineRun(
             id=id,
             pipeline=pipeline,
@@ -240,6 +243,7 @@ class Records:
             diff=diff,
             actor=actor,
             reason=reason,
+            interrupted=status == Status.RUNNING and not is_alive(owner),
             results={
                 name: self._artifact(tx, *pair) for name, pair in _decode_results(results).items()
             },

@@ -17,6 +17,7 @@ import msgspec
 from madang.engines import Context
 from madang.errors import ConfigurationError, InvalidInputError, NotFoundError
 from madang.ledger import canonical, new_id, now_us
+from madang.platform.logs import LogRecord
 from madang.workflow.pipelines._records import Records, StepChange
 from madang.workflow.pipelines.artifacts import dump
 from madang.workflow.pipelines.contract import PipelineRun, Status, StepRun
@@ -290,8 +291,26 @@ class Runner:
             return
         changes, self._changes = self._changes, {}
         self._records.write(self._run, [self._change(c, newest) for c, newest in changes.items()])
+        self._log([self._steps[call] for call in changes])
         for call in changes:
             self._on_step(self._steps[call])
+
+    def _log(self, steps: Sequence[StepRun]) -> None:
+        """What ended goes into the logs, beside what the steps logged themselves."""
+        records = [
+            LogRecord(
+                step.ended_us,
+                "ERROR" if step.status is Status.FAILED else "INFO",
+                "madang.pipelines",
+                f"step {step.name} {step.status.lower()}"
+                + (f": {step.error}" if step.error else ""),
+                {"run": self._run.id, "step": step.name, "pipeline": self._run.pipeline},
+            )
+            for step in steps
+            if step.ended_us is not None
+        ]
+        if records:
+            self._context.component("logs").append(records)
 
     def _abandon(self) -> None:
         """Kills what runs and records the run as cancelled; the error in flight goes on."""

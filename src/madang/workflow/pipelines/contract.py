@@ -68,6 +68,7 @@ class PipelineRun:
         code: `code:COMMIT`; a dirty tree's difference is `diff`.
         reason: Why it was started: `by hand`, or an alert, a schedule …
         results: The artifacts that the pipeline returns, by name (`result` for a single one).
+        interrupted: Whether its runner died while it was `RUNNING`; it can be resumed.
     """
 
     id: str
@@ -82,6 +83,7 @@ class PipelineRun:
     reason: str = "by hand"
     steps: tuple[StepRun, ...] = ()
     results: Mapping[str, Artifact] = field(default_factory=dict)
+    interrupted: bool = False
 
     @property
     def ref(self) -> str:

@@ -94,7 +94,7 @@ class LocalPipelines(Pipelines):
         run = replace(run, code=code.ref, diff=code.diff)
         if not self._records.resume(run, this_process()):
             raise ConflictError(f"run {run.id} is still running; wait for it, or end its process")
-        run = replace(run, status=Status.RUNNING, ended_us=None)
+        run = replace(run, status=Status.RUNNING, ended_us=None, interrupted=False)
         before = self._records.states(run.id)
         names = [call.name for call in calls]
         if list(before) != names:
