@@ -300,3 +300,27 @@ def test_containers_that_hold_themselves(of):
     source = "LOOP = [1]\nLOOP.append(LOOP)\ndef f():\n    return LOOP\n"
     assert of(source) == of(source)
     assert of(source) != of(source.replace("[1]", "[2]"))
+
+
+def test_nothing_is_imported_to_find_out(tmp_path):
+    (tmp_path / "heavy.py").write_text("raise SystemExit('was imported')\n\ndef work(): ...\n")
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "inner" / "__init__.py").write_text("raise SystemExit('was imported')\n")
+    (tmp_path / "inner" / "deep.py").write_text("def work(): ...\n")
+    (tmp_path / "light.py").write_text(
+        "def step():\n    from heavy import work\n    from inner.deep import work as other\n"
+    )
+    code = (
+        "import light\nfrom madang.workflow.pipelines.fingerprint import fingerprint\n"
+        "print(fingerprint(light.step))\n"
+    )
+
+    def run():
+        return subprocess.run(
+            [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+        ).stdout
+
+    before = run()
+    assert run() == before
+    (tmp_path / "inner" / "deep.py").write_text("def work(): return 1\n")
+    assert run() != before

@@ -11,6 +11,7 @@ import sys
 import sysconfig
 from collections.abc import Iterator
 from importlib import metadata
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 
 
@@ -84,11 +85,23 @@ def source_of(name: str) -> Path | None:
     if module is not None:
         file = getattr(module, "__file__", None)
         return Path(file) if file and file.endswith(".py") else None
-    try:
-        spec = importlib.util.find_spec(name)
-    except (ImportError, ValueError, AttributeError):  # `from module import function` is no module
-        return None
+    spec = _spec(name)
     return Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None
+
+
+def _spec(name: str) -> ModuleSpec | None:
+    """As `importlib.util.find_spec`, which imports the packages that a module lies in."""
+    package, *rest = name.split(".")
+    try:
+        spec = importlib.util.find_spec(package)
+    except (ImportError, ValueError):
+        return None
+    for part in rest:
+        if spec is None or spec.submodule_search_locations is None:
+            return None  # `from module import function` names no module
+        package = f"{package}.{part}"
+        spec = PathFinder.find_spec(package, spec.submodule_search_locations)
+    return spec
 
 
 @functools.cache
