@@ -23,6 +23,7 @@ def main() -> None:
     assert memory
     print(f"first prediction over HTTP after {first[1]} s (limit 60 s)")
     print(f"peak memory of all processes {memory[1]} MB (limit 1000 MB; {BOOK})")
+    print(f"first prediction / limit: {float(first[1]) / 60:.2f}")
     print(f"12 GB / Madang: {12_000 / int(memory[1]):.0f} x")
 
 

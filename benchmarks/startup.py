@@ -46,6 +46,7 @@ def imports(peer: Path | None) -> dict[str, float]:
     if peer:
         bare_peer = seconds([str(peer), "-c", "pass"])
         found["import hamilton"] = seconds([str(peer), "-c", "import hamilton"]) - bare_peer
+        found["import, Madang / Hamilton"] = found["import madang"] / found["import hamilton"]
     return found
 
 

@@ -28,7 +28,7 @@ def write_report(path: Path, facts: dict, clock: object) -> Path:
         ),
         (
             f"{april['brier']:.4f}",
-            f"Brier score; always saying March's rate: {april['brier_of_rate']:.4f}",
+            f"Brier score; always saying late March's rate: {april['brier_of_rate']:.4f}",
         ),
         (f"{april['late_rate']:.1%}", f"were late; {april['mean_probability']:.1%} predicted"),
         (

@@ -131,7 +131,7 @@ def train(stack: madang.Stack, clock: Clock, facts: dict) -> None:
     facts["run"], facts["code"], facts["validation"] = run.id, run.code, metrics
     shown = ", ".join(f"{key} {metrics[key]:.3f}" for key in ("auc", "log_loss", "brier"))
     clock.say(
-        f"run {run.id[:12]}: on flights of 16 to 31 March that it was not trained on: {shown}"
+        f"run {run.id[:12]}: fitted before 16 March, on later March flights, which also chose its parameters: {shown}"
     )
 
 
@@ -255,7 +255,7 @@ def told(result: dict) -> str:
     return (
         f"{result['late_rate']:.1%} were late, {result['mean_probability']:.1%} predicted; "
         f"AUC {result['auc']:.3f} (95 %: {low:.3f} to {high:.3f}), Brier {result['brier']:.4f} "
-        f"against {result['brier_of_rate']:.4f} for always saying March's rate"
+        f"against {result['brier_of_rate']:.4f} for always saying late March's rate"
     )
 
 

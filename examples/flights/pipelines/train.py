@@ -76,7 +76,7 @@ def tune(stack: Stack, table: pl.DataFrame, trials: int) -> dict:
 
 @step
 def evaluation(table: pl.DataFrame, params: dict) -> tuple[dict, str]:
-    """How a model that saw only the earlier flights does on the later ones."""
+    """How a model of the earlier flights does on the later ones, which chose its parameters."""
     from madang.development.experiments.evaluation import evaluate
 
     earlier, later = parts(table)
