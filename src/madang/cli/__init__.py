@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import signal
 import sys
 from typing import Any
 
 import click
+
+from madang.cli.lazy import LazyGroup
 
 COMMANDS = {
     "config": "madang.cli.platform:config",
@@ -33,20 +34,9 @@ COMMANDS = {
 """Command to `module:function`; a module is imported only when its command is used."""
 
 
-class _Commands(click.Group):
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        target = COMMANDS.get(cmd_name)
-        if target is None:
-            return None
-        module, _, name = target.partition(":")
-        command: click.Command = getattr(importlib.import_module(module), name)
-        return command
-
-
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=LazyGroup, table=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]}
+)
 @click.option("--project", metavar="FOLDER", help="The project's folder (default: here or above).")
 @click.option("--env", metavar="NAME", help="An environment of madang.toml.")
 @click.option("--actor", hidden=True, help="On whose behalf; used by the API.")

@@ -13,17 +13,36 @@ from starlette.exceptions import HTTPException
 import madang
 from madang.errors import MadangError
 from madang.server.access import MAX_BODY_BYTES, Gate, authorize, error_response, needs
+from madang.server.contracts import router as contracts
 from madang.server.data import router as data
 from madang.server.deployment import router as deployment
 from madang.server.development import router as development
+from madang.server.features import router as features
+from madang.server.ingestion import router as ingestion
 from madang.server.platform import router as platform
 from madang.server.project import router as project
 from madang.server.security import router as security
+from madang.server.topics import router as topics
 from madang.server.wire import refuse_half_characters
 from madang.server.workflow import router as workflow
 
 if TYPE_CHECKING:
     from madang.stack import Stack
+
+PARTS = (
+    project,
+    data,
+    contracts,
+    topics,
+    ingestion,
+    features,
+    development,
+    deployment,
+    workflow,
+    platform,
+    security,
+)
+"""The routers, in the map's order."""
 
 _log = logging.getLogger("madang.server")
 
@@ -58,7 +77,7 @@ def create_app(stack: Stack, *, max_body_bytes: int = MAX_BODY_BYTES) -> FastAPI
         schemes["token"] = {"type": "http", "scheme": "bearer"}  # what `needs` refers to
         return document
 
-    for part in (project, data, development, deployment, workflow, platform, security):
+    for part in PARTS:
         app.include_router(part, prefix="/api/v1")
     return app
 
