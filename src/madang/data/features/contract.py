@@ -23,6 +23,8 @@ class FeatureView:
         entity: The key columns, one or several.
         timestamp: The column that says since when a row's values are known (UTC).
         features: The columns that the view gives.
+        created: The column that says when a row arrived, which may be after its timestamp: late and
+            corrected rows count from then on. `None`: every row arrived at its timestamp.
         ttl: How long a row may be used after its timestamp; `None`: for ever.
         sql: A SELECT over datasets that gives entity, timestamp and features; or
         function: a table function, from {dataset: pa.Table} to such a table, over `sources`.
@@ -42,6 +44,12 @@ class FeatureView:
     description: str = ""
     owner: str = ""
     tags: Mapping[str, str] = field(default_factory=dict)
+    created: str | None = None
+
+    @property
+    def times(self) -> tuple[str, ...]:
+        """The time columns: the timestamp and, where there is one, the arrival."""
+        return (self.timestamp,) if self.created is None else (self.timestamp, self.created)
 
 
 class OnlineStore(Engine):
