@@ -10,6 +10,21 @@ import duckdb
 
 from madang.errors import InvalidInputError
 
+TABLE_FUNCTIONS = (
+    "generate_series",
+    "json_each",
+    "json_tree",
+    "range",
+    "repeat",
+    "repeat_row",
+    "unnest",
+)
+"""The table functions that a query may call: those that make rows of their arguments alone.
+
+DuckDB has many more, which read files, run text as SQL, or change its logs and settings."""
+
+_SYSTEM = ("information_schema", "pg_catalog")
+
 
 def table_names(cursor: Any, sql: str) -> set[str]:
     """The names, as written, of the tables that one SELECT reads; its own WITH names left out.
@@ -17,7 +32,7 @@ def table_names(cursor: Any, sql: str) -> set[str]:
     Parses only: nothing is bound or opened. (`get_table_names` binds, and refuses parameters.)
 
     Raises:
-        InvalidInputError: `sql` is not one SELECT.
+        InvalidInputError: `sql` is not one SELECT, or reaches for something that is no dataset.
         duckdb.Error: It can't be parsed.
     """
     statements = cursor.extract_statements(sql)
@@ -42,6 +57,8 @@ def _tables(node: Any, hidden: frozenset[str]) -> Iterator[str]:
         return
     if node.get("type") == "BASE_TABLE":
         yield from _base_table(node, hidden)
+    if node.get("type") == "TABLE_FUNCTION":
+        _check_function(node["function"]["function_name"])
     if node.get("type") == "RECURSIVE_CTE_NODE":
         hidden |= {node["cte_name"].casefold()}
     for entry in node.get("cte_map", {}).get("map", ()):
@@ -54,11 +71,27 @@ def _tables(node: Any, hidden: frozenset[str]) -> Iterator[str]:
 
 
 def _base_table(node: dict[str, Any], hidden: frozenset[str]) -> Iterator[str]:
-    name = node["table_name"]
-    if node["schema_name"] or node["catalog_name"] or name.casefold() in hidden:
-        return  # datasets have no schema; what has one is DuckDB's own, such as information_schema
+    name, place = node["table_name"], node["schema_name"] or node["catalog_name"]
+    if place.casefold() in _SYSTEM and not node["catalog_name"]:
+        return
+    if place:
+        # DuckDB would look for a file of that name.
+        raise InvalidInputError(
+            f"datasets have no schema, and the query reads {place}.{name}; a name with a dot in it "
+            f'is written in quotes: "{place}.{name}"'
+        )
+    if name.casefold() in hidden:
+        return
     if node.get("at_clause"):
         raise InvalidInputError(
             f"AT is not understood here; give the version of {name!r} with versions=…"
         )
     yield name
+
+
+def _check_function(name: str) -> None:
+    if name.casefold() not in TABLE_FUNCTIONS:
+        raise InvalidInputError(
+            f"a query can't read from {name}(…); it reads datasets, and the table functions "
+            f"{', '.join(TABLE_FUNCTIONS)}"
+        )
