@@ -10,7 +10,7 @@ import time
 import pyarrow as pa
 import pytest
 
-from madang.data.storage import connect
+from madang.data.storage import Transaction, connect
 from madang.data.storage.local import LocalStorage
 from madang.engines import Context
 from madang.errors import ConfigurationError, InvalidInputError, NotFoundError
@@ -131,8 +131,8 @@ def test_failed_writes_leave_no_files(context, tmp_path):
     storage = connect(None, context)
     with pytest.raises(InvalidInputError):
         storage.write("t", pa.table({"t": pa.array([1], pa.timestamp("ns"))}))
-    storage.write("t", pa.table({"a": [1]}), transaction=("x", 1))
-    storage.write("t", pa.table({"a": [1]}), transaction=("x", 1))
+    storage.write("t", pa.table({"a": [1]}), transaction=Transaction("x", 1))
+    storage.write("t", pa.table({"a": [1]}), transaction=Transaction("x", 1))
     folder = tmp_path / ".madang/storage/project/tables/t"
     assert len(list(folder.glob("*.parquet"))) == 1
 
@@ -172,7 +172,7 @@ def test_health_of_a_place_that_can_not_be(tmp_path):
 STREAM = """
 import resource, sys, pathlib
 import numpy, pyarrow as pa
-from madang.data.storage import connect
+from madang.data.storage import Transaction, connect
 from madang.data.storage.local import LocalStorage
 from madang.engines import Context
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
-from madang.data.storage import DeltaTables, LocalFiles, Storage
+from madang.data.storage import DeltaTables, LocalFiles, Storage, Transaction
 from madang.data.storage.recorded import RecordedStorage
 from madang.errors import ConfigurationError, InvalidInputError, SchemaMismatchError
 
@@ -45,11 +45,11 @@ def test_a_write_that_fails_is_on_record(stack):
 
 def test_a_dropped_transaction_claims_no_version(stack):
     for _ in range(2):
-        stack.storage.write("t", pa.table({"a": [1]}), transaction=("job", 7))
+        stack.storage.write("t", pa.table({"a": [1]}), transaction=Transaction("job", 7))
     first, second = (line for line in lines(stack, "dataset.write") if line.phase == "done")
     assert first.outputs == ("dataset:t@0",)
     assert second.outputs == ()
-    assert second.data == {"mode": "append", "version": 0, "dropped": ["job", 7]}
+    assert second.data == {"mode": "append", "version": 0, "dropped": {"job": 7}}
 
 
 def test_objects_are_on_record_but_for_those_of_others(stack):
@@ -79,6 +79,7 @@ def test_abilities_are_those_of_the_engine(stack):
         """An engine without abilities: only `isinstance` is asked of it."""
 
         from_url = health = put = get = list = delete = write = read = versions = tables = None
+        progress = None
 
     assert isinstance(stack.storage, LocalFiles)
     assert isinstance(stack.storage, DeltaTables)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from madang.activity import note
 from madang.data.features import _asof
+from madang.data.features._times import to_us
 from madang.data.features.contract import FeatureView
 from madang.data.features.definitions import ttl_us
 from madang.engines import Context
@@ -23,7 +25,7 @@ def compute(
     versions: Mapping[str, int] | None = None,
     tables: Mapping[str, Any] | None = None,
 ) -> tuple[pa.Table, list[str]]:
-    """The view's entity, timestamp and these features; and what it was made from, as references.
+    """The view's entity, times and these features; and what it was made from, as references.
 
     Every dataset is read at one version: the one in `versions`, else the newest at the start.
     """
@@ -58,7 +60,7 @@ def _query(
     versions: Mapping[str, int],
     tables: Mapping[str, Any],
 ) -> pa.Table:
-    wanted = ", ".join(_quoted(name) for name in (*view.entity, view.timestamp, *features))
+    wanted = ", ".join(_quoted(name) for name in (*view.entity, *view.times, *features))
     text = str(view.sql).strip().rstrip(";")
     # The line breaks end a comment that the query may begin or end with.
     sql = f"SELECT {wanted} FROM (\n{text}\n)"  # noqa: S608 - column names are quoted
@@ -92,7 +94,7 @@ def checked(view: FeatureView, table: pa.Table, features: Sequence[str]) -> pa.T
     Raises:
         SchemaMismatchError: One is missing.
     """
-    wanted = [*view.entity, view.timestamp, *features]
+    wanted = [*view.entity, *view.times, *features]
     missing = [name for name in wanted if name not in table.column_names]
     if missing:
         raise SchemaMismatchError(
@@ -100,6 +102,15 @@ def checked(view: FeatureView, table: pa.Table, features: Sequence[str]) -> pa.T
             f"found: {', '.join(table.column_names)}"
         )
     return table.select(wanted)
+
+
+def until(view: FeatureView, table: pa.Table, limit_us: int) -> pa.Table:
+    """The rows of a view's table that were there and known by `limit_us`, microseconds."""
+    kept = np.ones(table.num_rows, bool)
+    for name in view.times:
+        times, known = to_us(table[name], ceil=True, name=name)
+        kept &= known & (times <= limit_us)
+    return table.filter(pa.array(kept))
 
 
 def check_labels(
@@ -135,8 +146,10 @@ def joined(
     history: pa.Table,
     timestamp: str,
     names: Mapping[str, str],
+    *,
+    known_at: _asof.KnownAt = None,
 ) -> pa.Table:
-    """The labels with the features that were known at their time."""
+    """The labels with the features that were known at their time, or as known at another."""
     found = _asof.asof_indices(
         history,
         labels,
@@ -144,6 +157,8 @@ def joined(
         view_time=view.timestamp,
         label_time=timestamp,
         ttl_us=ttl_us(view),
+        created=view.created,
+        known_at=known_at,
     )
     features = _asof.take(history, list(names), found)
     for feature, name in names.items():

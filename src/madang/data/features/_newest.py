@@ -25,7 +25,9 @@ def newest_rows(
     view: FeatureView, digest: str, table: pa.Table, until_us: int | None
 ) -> PackedRows:
     """The newest row of each entity, as the online store takes it."""
-    found, times = _asof.newest_indices(table, view.entity, view.timestamp, until_us=until_us)
+    found, times = _asof.newest_indices(
+        table, view.entity, view.timestamp, until_us=until_us, created=view.created
+    )
     newest = _asof.take(table, [*view.entity, *view.features], found)
     description = _codec.describe(
         newest,

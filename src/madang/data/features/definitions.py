@@ -46,7 +46,7 @@ def check(view: FeatureView) -> None:
     for what, names in named:
         if isinstance(names, str) or not names or not all(isinstance(n, str) for n in names):
             raise InvalidInputError(f"{where}: {what} is a tuple of column names, found {names!r}")
-    columns = [*view.entity, view.timestamp, *view.features]
+    columns = [*view.entity, *view.times, *view.features]
     doubled = sorted({name for name in columns if columns.count(name) > 1})
     if doubled:
         raise InvalidInputError(f"{where}: {', '.join(doubled)} stands twice among its columns")
@@ -77,6 +77,8 @@ def describe(view: FeatureView) -> dict[str, Any]:
         "description": view.description,
         "owner": view.owner,
         "tags": dict(view.tags),
+        # Left out where there is none: a view that has none keeps the hash that it has always had.
+        **({} if view.created is None else {"created": view.created}),
     }
 
 
@@ -95,6 +97,7 @@ def restore(definition: Mapping[str, Any], function: Callable[..., Any] | None) 
         description=definition["description"],
         owner=definition["owner"],
         tags=dict(definition["tags"]),
+        created=definition.get("created"),
     )
 
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 
 from madang.activity import note
 from madang.data.features import _history, definitions
+from madang.data.features._asof import KnownAt
 from madang.data.features._naming import outputs
 from madang.data.features._newest import newest_rows
 from madang.data.features._registry import RegisteredView, ViewRegistry
-from madang.data.features._times import to_us
 from madang.data.features.contract import FeatureView, OnlineRow, OnlineStore
 from madang.data.features.reader import Entities, OnlineReader
 from madang.engines import Context, Health
@@ -25,6 +25,7 @@ ViewName = str | FeatureView
 """A registered view's name, or a definition, which is then registered."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MAX_READERS = 1000
 
 
 class FeatureStore:
@@ -42,7 +43,7 @@ class FeatureStore:
         self.online = online
         self._context = context
         self._registry = ViewRegistry(context)
-        self._readers: dict[tuple[str, ...], OnlineReader] = {}
+        self._readers: dict[tuple[tuple[str, ...], tuple[str, ...] | None], OnlineReader] = {}
 
     # -- definitions --
 
@@ -96,11 +97,11 @@ class FeatureStore:
         tables: Mapping[str, Any] | None = None,
         columns: Sequence[str] | None = None,
     ) -> pa.Table:
-        """Runs a view's definition over its datasets: entity, timestamp and features.
+        """Runs a view's definition over its datasets: entity, times and features.
 
         Args:
             view: Its name or definition.
-            until: Leaves out rows after this time (time-zone aware).
+            until: Leaves out rows with a timestamp or an arrival after this time (time-zone aware).
             versions: A dataset's version to read instead of the newest.
             tables: Tables to use instead of datasets, by name (Arrow PyCapsule interface).
             columns: Only these features.
@@ -115,9 +116,7 @@ class FeatureStore:
         table, _ = self._compute(resolved, features, versions, tables)
         if limit is None:
             return table
-        name = resolved.timestamp
-        times, known = to_us(table[name], ceil=True, name=name)
-        return table.filter(pa.array(known & (times <= limit)))
+        return _history.until(resolved, table, limit)
 
     def training_set(
         self,
@@ -128,13 +127,16 @@ class FeatureStore:
         columns: Sequence[str] | None = None,
         versions: Mapping[str, int] | None = None,
         tables: Mapping[str, Any] | None = None,
+        known_at: datetime | Literal["newest"] | None = None,
     ) -> pa.Table:
         """Joins to each label row what was known at its time: the point-in-time join.
 
         For each row and view: the newest row of the view, of the same entity, with a timestamp not
-        after the label's and not older than the view's ttl. Of several with equal entity and
-        timestamp, the last of the definition's result counts. Nulls in entities or times match
-        nothing. Where there is no row, the features are null.
+        after the label's and not older than the view's ttl, that had arrived by the label's time.
+        A row arrived at its timestamp, or when the view's `created` column says. Of several with
+        equal entity and timestamp the one that arrived last wins, and of those the last of the
+        definition's result. Nulls in entities or times match nothing. Where there is no row, the
+        features are null.
 
         Args:
             labels: Entity columns, `timestamp`, and whatever else (Arrow PyCapsule interface).
@@ -143,6 +145,9 @@ class FeatureStore:
             columns: Only these features, by their names in the result.
             versions: A dataset's version to read instead of the newest.
             tables: Tables to use instead of datasets, by name.
+            known_at: Counts the rows that had arrived by this time (time-zone aware) instead of by
+                each label's, or with `"newest"` all rows, however late: the truth as it is known
+                now, which a model could not have seen. Timestamps are never after the label's.
 
         Returns:
             The labels in their order, and the features: `feature`, or `view__feature` where several
@@ -151,8 +156,10 @@ class FeatureStore:
 
         Raises:
             SchemaMismatchError: The labels lack a column, or types differ.
-            InvalidInputError: A feature is called as a column of the labels.
+            InvalidInputError: A feature is called as a column of the labels, or `known_at` is no
+                time with a zone.
         """
+        cut = _known_at(known_at)
         result = pa.table(labels)
         resolved = [self._resolve(view) for view in views]
         named = outputs({view.name: view.features for view in resolved}, columns)
@@ -161,17 +168,20 @@ class FeatureStore:
         for view in resolved:
             table, inputs = self._compute(view, list(named[view.name]), versions, tables)
             refs += inputs
-            result = _history.joined(result, view, table, timestamp, named[view.name])
-        return self._recorded(result, refs)
+            result = _history.joined(result, view, table, timestamp, named[view.name], known_at=cut)
+        known = {} if cut is None else {"known_at": format_time(cut) if cut != "newest" else cut}
+        return self._recorded(result, refs, known)
 
-    def _recorded(self, table: pa.Table, inputs: Sequence[str]) -> pa.Table:
+    def _recorded(
+        self, table: pa.Table, inputs: Sequence[str], data: Mapping[str, Any]
+    ) -> pa.Table:
         ref = f"training_set:{new_id()}"
         self._context.ledger.record(
             "training_set.create",
             ref,
             inputs=inputs,
             outputs=[ref],
-            data={"rows": table.num_rows, "columns": table.column_names},
+            data={"rows": table.num_rows, "columns": table.column_names, **data},
         )
         return table.replace_schema_metadata({**(table.schema.metadata or {}), "madang.ref": ref})
 
@@ -265,11 +275,23 @@ class FeatureStore:
             NotFoundError: Nothing of a view is online yet.
             InvalidInputError: An entity column is missing or has another type.
         """
-        names = tuple(_name(view) for view in views)
-        reader = self._readers.get(names)
+        return self.prepared(tuple(_name(view) for view in views))(entities, now=now)
+
+    def prepared(
+        self, views: tuple[str, ...], columns: tuple[str, ...] | None = None
+    ) -> OnlineReader:
+        """The reader of these views' names, made once and kept.
+
+        Raises:
+            NotFoundError: Nothing of a view is online yet, or it has no such feature.
+        """
+        reader = self._readers.get((views, columns))
         if reader is None:
-            reader = self._readers[names] = OnlineReader(self.online, names)
-        return reader(entities, now=now)
+            reader = OnlineReader(self.online, views, columns=columns)
+            if len(self._readers) >= _MAX_READERS:
+                self._readers.clear()
+            self._readers[views, columns] = reader
+        return reader
 
     def settle(self) -> int:
         """Closes the records of materializations that a killed process left open; returns how many."""
@@ -327,7 +349,19 @@ def _name(view: ViewName) -> str:
     return view if isinstance(view, str) else view.name
 
 
-def _microseconds(moment: datetime) -> int:
+def _known_at(asked: datetime | Literal["newest"] | None) -> KnownAt:
+    if asked is None:
+        return None
+    if asked == "newest":
+        return "newest"
+    if not isinstance(asked, datetime):
+        raise InvalidInputError(
+            f"known_at is a datetime with a time zone or 'newest', found {asked!r}"
+        )
+    return _microseconds(asked, "known_at")
+
+
+def _microseconds(moment: datetime, name: str = "until") -> int:
     if moment.tzinfo is None:
-        raise InvalidInputError(f"until={moment} has no time zone; use datetime(…, tzinfo=UTC)")
+        raise InvalidInputError(f"{name}={moment} has no time zone; use datetime(…, tzinfo=UTC)")
     return (moment - _EPOCH) // timedelta(microseconds=1)

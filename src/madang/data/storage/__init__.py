@@ -11,6 +11,7 @@ from madang.data.storage.contract import (
     ObjectInfo,
     Storage,
     TableVersion,
+    Transaction,
 )
 
 ENGINES = {
@@ -33,5 +34,6 @@ __all__ = [
     "ObjectInfo",
     "Storage",
     "TableVersion",
+    "Transaction",
     "connect",
 ]

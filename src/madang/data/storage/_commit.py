@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,14 +20,15 @@ from deltalake import (
     PostCommitHookProperties,
     Schema,
     TableFeatures,
-    Transaction,
+    Transaction as DeltaTransaction,
 )
 from deltalake.exceptions import CommitFailedError, DeltaError
 from deltalake.transaction import AddAction, create_table_with_add_actions
 
+from madang.data.storage._names import NONE_YET
 from madang.data.storage._parquet import DataFile
 from madang.data.storage._tables import TablePlace
-from madang.data.storage.contract import Mode
+from madang.data.storage.contract import Mode, Transaction
 from madang.errors import ConflictError
 
 NOTE = "madang"
@@ -46,15 +47,32 @@ class Write:
     mode: Mode
     schema: pa.Schema
     metadata: Mapping[str, str]
-    transaction: tuple[str, int] | None
+    transactions: Sequence[Transaction]
     files: list[DataFile] = field(default_factory=list)
 
     def dropped_by(self, snapshot: DeltaTable | None) -> bool:
-        """Whether the table already holds this transaction number or a higher one."""
-        if snapshot is None or self.transaction is None:
-            return False
-        written = snapshot.transaction_version(self.transaction[0])
-        return written is not None and written >= self.transaction[1]
+        """Whether the table already holds these transaction numbers or higher ones.
+
+        Raises:
+            ConflictError: The table holds another number than a transaction comes after, or only a
+                part of the numbers.
+        """
+        held = progress_of(snapshot, [one.application for one in self.transactions])
+        done = [
+            one.after is None and held.get(one.application, NONE_YET) >= one.number
+            for one in self.transactions
+        ]
+        if done and all(done):
+            return True
+        for one, is_done in zip(self.transactions, done, strict=True):
+            number = held.get(one.application, NONE_YET)
+            if is_done or one.after not in (None, number):
+                raise ConflictError(
+                    f"application {one.application!r} would go to {one.number} in table "
+                    f"{self.table!r} from {_said(one.after)}, and the table holds {_said(number)}; "
+                    "another writer was first: read the progress and go on from there"
+                )
+        return False
 
     @property
     def properties(self) -> CommitProperties:
@@ -65,7 +83,7 @@ class Write:
             # No retries inside of the library: it lets an overwrite land behind a concurrent
             # append without removing those rows.
             max_commit_retries=0,
-            app_transactions=[Transaction(*self.transaction)] if self.transaction else None,
+            app_transactions=[DeltaTransaction(t.application, t.number) for t in self.transactions],
         )
 
     @property
@@ -104,8 +122,8 @@ class Committer:
             the table's newest version and `False`.
 
         Raises:
-            ConflictError: Nothing landed: another writer changed the schema, or writers without
-                end were faster.
+            ConflictError: Nothing landed: another writer changed the schema or the progress, or
+                writers without end were faster.
         """
         first = 0 if snapshot is None else snapshot.version() + 1
         for attempt in range(_ATTEMPTS):
@@ -117,7 +135,7 @@ class Committer:
                 if landed is not None:
                     self._place.commit_done(write.table, landed)
                     return landed, True
-            if snapshot is not None and write.dropped_by(snapshot):
+            if write.dropped_by(snapshot) and snapshot is not None:
                 return snapshot.version(), False
             version = self._try(write, snapshot)
             if version is not None:
@@ -179,6 +197,14 @@ class Committer:
         self._place.commit_done(write.table, snapshot.version())
 
 
+def progress_of(snapshot: DeltaTable | None, applications: Sequence[str]) -> dict[str, int]:
+    """The applications' numbers in a version, without those that it holds nothing of."""
+    if snapshot is None:
+        return {}
+    found = {name: snapshot.transaction_version(name) for name in applications}
+    return {name: number for name, number in found.items() if number is not None}
+
+
 def arrow_schema(snapshot: DeltaTable) -> pa.Schema:
     """The table's schema in Arrow's words."""
     return pa.schema(snapshot.schema().to_arrow()).remove_metadata()
@@ -189,6 +215,12 @@ def note_of(commit: Mapping[str, Any]) -> Mapping[str, Any]:
     note = commit.get(NOTE)
     note = json.loads(note) if isinstance(note, str) else note
     return note if isinstance(note, dict) else {}
+
+
+def _said(number: int | None) -> str:
+    if number is None:
+        return "a lower number"
+    return "none yet" if number == NONE_YET else str(number)
 
 
 def _check_schema(write: Write, snapshot: DeltaTable) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -18,10 +18,10 @@ import pyarrow.dataset as pads
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
-from madang.data.storage._commit import Committer, Write, arrow_schema, note_of
+from madang.data.storage._commit import Committer, Write, arrow_schema, note_of, progress_of
 from madang.data.storage._parquet import check_append, stored_schema, write_files
 from madang.data.storage._tables import TablePlace
-from madang.data.storage.contract import Mode, TableVersion
+from madang.data.storage.contract import Mode, TableVersion, Transaction
 from madang.errors import (
     ConflictError,
     IntegrityError,
@@ -63,7 +63,7 @@ class DeltaStore:
         *,
         mode: Mode,
         metadata: Mapping[str, str],
-        transaction: tuple[str, int] | None,
+        transactions: Sequence[Transaction],
     ) -> int:
         """As `Storage.write`."""
         if mode not in ("append", "overwrite"):
@@ -72,8 +72,8 @@ class DeltaStore:
         with self._errors(table):
             snapshot = self._find(table)
             schema = _schema_for(stream.schema, snapshot, table, mode)
-            write = Write(new_id(), table, mode, schema, metadata, transaction)
-            if snapshot is not None and write.dropped_by(snapshot):
+            write = Write(new_id(), table, mode, schema, metadata, transactions)
+            if write.dropped_by(snapshot) and snapshot is not None:
                 return snapshot.version()
             self._write_files(write, stream)
             version, landed = self._commit(write, snapshot)
@@ -158,6 +158,11 @@ class DeltaStore:
         with self._errors(table):
             history = self._open(table).history(limit)
         return [_version(commit) for commit in reversed(history)]
+
+    def progress(self, table: str, applications: Sequence[str]) -> dict[str, int]:
+        """As `Storage.progress`."""
+        with self._errors(table):
+            return progress_of(self._find(table), applications)
 
     def _snapshot(self, table: str, version: int | None, at: datetime | None) -> DeltaTable:
         if version is not None and at is not None:

@@ -1,10 +1,12 @@
-"""What a key and a table's name may be, the same for every engine."""
+"""What a key, a table's name and a transaction may be, the same for every engine."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import NoReturn
 
+from madang.data.storage.contract import Transaction
 from madang.errors import InvalidInputError
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\\]")
@@ -17,6 +19,12 @@ MAX_PART_BYTES = 255
 """The limit of a file's name on Linux (NAME_MAX)."""
 
 MAX_TABLE_BYTES = 120
+
+NONE_YET = -1
+"""An application's number in a table that holds nothing of it."""
+
+_MAX_NUMBER = 2**53 - 1
+"""The largest that every JSON reader keeps (RFC 7493, section 2.2)."""
 
 
 def check_key(key: str) -> str:
@@ -69,6 +77,37 @@ def check_table(table: str) -> str:
             f"at most {MAX_TABLE_BYTES} bytes",
         )
     return table
+
+
+def check_transactions(given: Transaction | Sequence[Transaction]) -> tuple[Transaction, ...]:
+    """Returns the transactions of one write when they are usable.
+
+    Raises:
+        InvalidInputError: They are not; says why.
+    """
+    found = (given,) if isinstance(given, Transaction) else tuple(given)
+    for one in found:
+        if not isinstance(one, Transaction):
+            raise InvalidInputError(
+                f"a transaction is a madang.data.storage.Transaction, not {type(one).__name__}"
+            )
+        _encoded(one.application, "application")
+        if not one.application:
+            _refuse("application", one.application, "it is empty")
+        low = NONE_YET if one.after is None else one.after
+        if not (NONE_YET <= low <= one.number <= _MAX_NUMBER and one.number >= 0):
+            raise InvalidInputError(
+                f"application {one.application!r} can't go from {one.after} to {one.number}: "
+                f"numbers are from 0 to {_MAX_NUMBER} and never go back; -1 after which it goes "
+                "means none yet"
+            )
+    names = [one.application for one in found]
+    doubled = sorted({name for name in names if names.count(name) > 1})
+    if doubled:
+        raise InvalidInputError(
+            f"one write holds two transactions of application {', '.join(doubled)}; give one each"
+        )
+    return found
 
 
 def _encoded(text: str, what: str) -> bytes:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow as pa
 
-from madang.data.storage._names import check_table
-from madang.data.storage.contract import DeltaTables, Mode, Storage, TableVersion
+from madang.data.storage._names import check_table, check_transactions
+from madang.data.storage.contract import DeltaTables, Mode, Storage, TableVersion, Transaction
 
 if TYPE_CHECKING:
     import pyarrow.dataset as pads
@@ -81,11 +81,15 @@ class TableStorage(Storage, DeltaTables):
         *,
         mode: Mode = "append",
         metadata: Mapping[str, str] | None = None,
-        transaction: tuple[str, int] | None = None,
+        transaction: Transaction | Sequence[Transaction] = (),
         inputs: Sequence[str] = (),
     ) -> int:
         return self._store.write(
-            check_table(table), data, mode=mode, metadata=metadata or {}, transaction=transaction
+            check_table(table),
+            data,
+            mode=mode,
+            metadata=metadata or {},
+            transactions=check_transactions(transaction),
         )
 
     def read(
@@ -100,6 +104,9 @@ class TableStorage(Storage, DeltaTables):
 
     def versions(self, table: str, *, limit: int | None = None) -> builtins.list[TableVersion]:
         return self._store.versions(check_table(table), limit)
+
+    def progress(self, table: str, applications: Sequence[str]) -> dict[str, int]:
+        return self._store.progress(check_table(table), applications)
 
     def tables(self) -> builtins.list[str]:
         return sorted(self._place.names())

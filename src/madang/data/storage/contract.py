@@ -40,6 +40,22 @@ class TableVersion:
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Transaction:
+    """An application's progress, kept in the table and committed with a write.
+
+    Attributes:
+        application: Who counts: a job, or a part of one (`"ingest/flights/0"`).
+        number: How far it is when the write has landed; from 0 to 2**53 - 1.
+        after: The number that the table must hold now for this application; -1: none yet; `None`:
+            any lower one.
+    """
+
+    application: str
+    number: int
+    after: int | None = None
+
+
 class Storage(Engine):
     """Objects and versioned tables.
 
@@ -94,7 +110,7 @@ class Storage(Engine):
         *,
         mode: Mode = "append",
         metadata: Mapping[str, str] | None = None,
-        transaction: tuple[str, int] | None = None,
+        transaction: Transaction | Sequence[Transaction] = (),
         inputs: Sequence[str] = (),
     ) -> int:
         """Writes rows as one new version and returns its number (0 for a new table's first).
@@ -106,9 +122,11 @@ class Storage(Engine):
             mode: `append` needs the table's schema (missing nullable columns become null, new
                 columns are refused); `overwrite` replaces rows and schema.
             metadata: Kept with the version (`TableVersion.metadata`).
-            transaction: (application, number): the write is dropped, and the current version
-                returned, when this application has already written this number or a higher one.
-                With it a writer that was killed can repeat itself exactly once.
+            transaction: The progress of one application or more, committed with the rows or not
+                at all; checked on the version that the write lands on. A write whose numbers the
+                table holds already (or higher ones) is dropped, and the current version returned:
+                so a writer that was killed can repeat itself. With `Transaction.after` nothing is
+                dropped: another number in the table is a conflict.
             inputs: References to what the rows were made from (`"topic:flights/0@0-99"`), for the
                 ledger. A bare engine keeps no record of them.
 
@@ -118,7 +136,8 @@ class Storage(Engine):
         Raises:
             InvalidInputError: A value does not fit its column, or is null where it may not be.
             SchemaMismatchError: On append, a column is unknown or has another type.
-            ConflictError: Another writer changed the table in a way that excludes this write.
+            ConflictError: Another writer changed the table in a way that excludes this write, or
+                an application's progress is not what a transaction says that it comes after.
         """
 
     @abstractmethod
@@ -151,6 +170,15 @@ class Storage(Engine):
 
         Raises:
             NotFoundError: There is no such table.
+        """
+
+    @abstractmethod
+    def progress(self, table: str, applications: Sequence[str]) -> dict[str, int]:
+        """How far each of these applications is, as the table's newest version has it.
+
+        Returns:
+            Application to number, without those that the table holds nothing of; empty when there
+            is no such table. Overwriting, compaction and retention keep it.
         """
 
     @abstractmethod

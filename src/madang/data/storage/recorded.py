@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 import pyarrow as pa
 
 from madang.activity import is_noting, note
-from madang.data.storage._names import check_table
+from madang.data.storage._names import check_table, check_transactions
 from madang.data.storage.contract import (
     DeltaTables,
     LocalFiles,
@@ -20,6 +20,7 @@ from madang.data.storage.contract import (
     ObjectInfo,
     Storage,
     TableVersion,
+    Transaction,
 )
 from madang.engines import Context, EngineURL, Health
 from madang.errors import ConfigurationError, NotFoundError
@@ -108,10 +109,11 @@ class RecordedStorage(Storage):
         *,
         mode: Mode = "append",
         metadata: Mapping[str, str] | None = None,
-        transaction: tuple[str, int] | None = None,
+        transaction: Transaction | Sequence[Transaction] = (),
         inputs: Sequence[str] = (),
     ) -> int:
         check_table(table)  # before the ledger holds the name
+        transactions = check_transactions(transaction)
         self._settle_once()
         rows = _CountedRows(data)
         subject = f"dataset:{table}"
@@ -121,10 +123,11 @@ class RecordedStorage(Storage):
                 rows.data,
                 mode=mode,
                 metadata={**(metadata or {}), INTENT: intent.id},
-                transaction=transaction,
+                transaction=transactions,
             )
-            if transaction is not None and not self._made(table, version, intent.id):
-                intent.data = {"mode": mode, "version": version, "dropped": list(transaction)}
+            if transactions and not self._made(table, version, intent.id):
+                dropped = {one.application: one.number for one in transactions}
+                intent.data = {"mode": mode, "version": version, "dropped": dropped}
             else:
                 intent.outputs = [f"{subject}@{version}"]
                 intent.data = {"mode": mode, "rows": rows.count}
@@ -145,6 +148,9 @@ class RecordedStorage(Storage):
 
     def versions(self, table: str, *, limit: int | None = None) -> builtins.list[TableVersion]:
         return self.engine.versions(table, limit=limit)
+
+    def progress(self, table: str, applications: Sequence[str]) -> dict[str, int]:
+        return self.engine.progress(table, applications)
 
     def tables(self) -> builtins.list[str]:
         return self.engine.tables()
