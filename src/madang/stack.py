@@ -19,7 +19,7 @@ from madang.errors import AlreadyExistsError, ConfigurationError, InvalidInputEr
 if TYPE_CHECKING:
     from madang.data.collection import Collection
     from madang.data.features.store import FeatureStore
-    from madang.data.processing import Processing
+    from madang.data.processing.store import ViewProcessing
     from madang.data.storage import Storage
     from madang.data.validation import Validation
     from madang.deployment.serving import Serving
@@ -197,7 +197,7 @@ def init(path: str | Path = ".", *, name: str | None = None) -> Project:
         raise AlreadyExistsError(f"{root} already is a project: it has a madang.toml") from error
     except OSError as error:
         raise ConfigurationError(f"no project can be made in {root}: {error.strerror}") from error
-    for folder in ("pipelines", "features", "contracts", "policies"):
+    for folder in ("pipelines", "features", "views", "contracts", "policies"):
         (root / folder).mkdir(exist_ok=True)
     (root / ".madang").mkdir(mode=0o700, exist_ok=True)  # it holds keys
     _ignore_local_state(root)
@@ -281,9 +281,9 @@ class Stack:
         return cast("FeatureStore", self._component("features"))
 
     @property
-    def processing(self) -> Processing:
-        """SQL over datasets."""
-        return cast("Processing", self._component("processing"))
+    def processing(self) -> ViewProcessing:
+        """SQL and table functions over datasets, and views."""
+        return cast("ViewProcessing", self._component("processing"))
 
     # -- development --
 
@@ -362,7 +362,8 @@ class Stack:
     def _connect(self, name: str) -> Any:
         engine = engines.connect(COMPONENTS[name], self.project.urls.get(name), self.context)
         # Storage and collection keep their state outside of the metadata database: what changes
-        # there is recorded around the engine. The feature store joins an online store with history.
+        # there is recorded around the engine. The feature store joins an online store with history,
+        # and processing an engine with the project's views.
         if name == "storage":
             from madang.data.storage.recorded import RecordedStorage
 
@@ -375,6 +376,10 @@ class Stack:
             from madang.data.features.store import FeatureStore
 
             return FeatureStore(self.context, engine)
+        if name == "processing":
+            from madang.data.processing.store import ViewProcessing
+
+            return ViewProcessing(self.context, engine)
         return engine
 
     def close(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import duckdb
@@ -46,6 +47,19 @@ def table_names(cursor: Any, sql: str) -> set[str]:
     if tree["error"]:
         raise InvalidInputError(f"DuckDB can't read this query: {tree['error_message']}")
     return set(_tables(tree["statements"], frozenset()))
+
+
+@cache
+def _parser() -> Any:
+    return duckdb.connect(":memory:")
+
+
+def with_names(sql: str) -> set[str]:
+    """The names, folded, that the WITH of a SELECT itself defines (not those of its subqueries)."""
+    with _parser().cursor() as cursor:
+        text = cursor.execute("SELECT json_serialize_sql(?)", [sql]).fetchall()[0][0]
+    nodes = [statement["node"] for statement in json.loads(text)["statements"]]
+    return {one["key"].casefold() for node in nodes for one in node["cte_map"]["map"]}
 
 
 def _tables(node: Any, hidden: frozenset[str]) -> Iterator[str]:
