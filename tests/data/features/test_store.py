@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 
 import madang
-from madang.data.features import FeatureView, OnlineRow
+from madang.data.features import FeatureView, Freshness, OnlineRow
 from madang.data.features.lmdb import LMDBOnlineStore
 from madang.data.features.reader import OnlineReader
 from madang.data.features.store import FeatureStore
@@ -510,3 +510,83 @@ class TestRecord:
             rows = tx.execute("SELECT name, definition FROM feature_view ORDER BY name")
         assert [name for name, _ in rows] == ["celsius", "weather"]
         assert json.loads(rows[0][1])["sources"] == ["weather"]
+
+
+class TestFreshness:
+    """Since when each value is known, how old it was, and whether the ttl ended it."""
+
+    def test_of_rows(self, features):
+        features.materialize("weather")
+        features.materialize("celsius")
+        reader = features.reader(["weather", "celsius"])
+        assert reader.origins == {
+            "weather__temp": "weather",
+            "sky": "weather",
+            "celsius__temp": "celsius",
+        }
+        assert reader.entity == {"airport": "string"}
+        for hours, expired in ((3, False), (5, False), (5.5, True)):
+            now = T0 + hours * HOUR
+            known, unknown = reader({"airport": ["JFK", "?"]}, now=now)
+            age = (hours - 2) * HOUR
+            assert known.freshness["sky"] == Freshness(T0 + 2 * HOUR, age, expired)
+            assert known.freshness["weather__temp"] == known.freshness["sky"]
+            assert known.freshness["celsius__temp"] == Freshness(T0 + 2 * HOUR, age, expired=False)
+            assert set(unknown.freshness.values()) == {Freshness(None, None, expired=False)}
+            assert (known.values["sky"] is None) == expired
+        assert OnlineRow({"x": 1}, {"v": T0}).freshness == {}
+
+    def test_of_arrays_and_tables(self, features):
+        features.materialize("weather")
+        reader = features.reader(["weather"])
+        asked = {"airport": ["JFK", "LGA", "?", None]}
+        for now in (T0 + HOUR, T0 + 3 * HOUR, T0 + 4.5 * HOUR, T0 + 9 * HOUR):
+            rows = reader(asked, now=now)
+            since = [row.timestamps["weather"] for row in rows]
+            expired = [row.freshness["sky"].expired for row in rows]
+            table = reader.table(asked, now=now, freshness=True)
+            assert table.column_names == ["temp", "sky", "weather__timestamp", "weather__expired"]
+            assert table["weather__timestamp"].to_pylist() == since
+            assert table["weather__expired"].to_pylist() == expired
+            arrays = reader.arrays(asked, now=now, freshness=True)
+            assert list(arrays) == table.column_names
+            naive = [None if one is None else one.replace(tzinfo=None) for one in since]
+            assert arrays["weather__timestamp"].tolist() == naive
+            assert arrays["weather__expired"].tolist() == expired
+        assert list(reader.arrays(asked)) == ["temp", "sky"]
+
+    def test_columns_of_the_freshness_hide_no_feature(self, features):
+        view = FeatureView("v", ("k",), "t", ("v__expired",), sql="SELECT * FROM v")
+        table = pa.table({"k": [1], "t": at(0), "v__expired": [3]})
+        features.materialize(view, tables={"v": table})
+        reader = features.reader(["v"])
+        assert reader.arrays({"k": [1]})["v__expired"].tolist() == [3.0]
+        for read in (reader.arrays, reader.table):
+            with pytest.raises(InvalidInputError, match="called v__expired, as a column of the fr"):
+                read({"k": [1]}, freshness=True)
+
+    def test_a_clock_ahead_gives_an_age_below_zero(self, features):
+        ahead = datetime.now(UTC) + timedelta(hours=1)
+        pushed = pa.table({"airport": ["JFK"], "since": [ahead], "temp": [7.0], "sky": ["fog"]})
+        features.push("weather", pushed)
+        (found,) = features.read(["weather"], [{"airport": "JFK"}])
+        assert found.freshness["sky"].age < timedelta(0)
+        assert not found.freshness["sky"].expired
+
+
+def test_views_with_different_keys_are_read_in_one_call(features):
+    users = FeatureView("users", ("user",), "t", ("age",), sql="SELECT * FROM users")
+    items = FeatureView("items", ("shop", "item"), "t", ("price",), sql="SELECT * FROM items")
+    features.materialize(users, tables={"users": pa.table({"user": [1], "t": at(0), "age": [30]})})
+    table = pa.table({"shop": ["a", "a"], "item": [7, 8], "t": at(1, 1), "price": [9, 10]})
+    features.materialize(items, tables={"items": table})
+    asked = {"user": [1, 1, 2], "item": [8, None, 7], "shop": ["a", "a", "b"], "more": [0, 0, 0]}
+    found = features.read([users, items], asked)
+    assert [row.values for row in found] == [
+        {"age": 30, "price": 10},
+        {"age": 30, "price": None},
+        {"age": None, "price": None},
+    ]
+    assert found[0].timestamps == {"users": T0, "items": T0 + HOUR}
+    with pytest.raises(InvalidInputError, match="lack the column 'item'; they need: shop, item"):
+        features.read([users, items], {"user": [1], "shop": ["a"]})

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import cast
 
 from madang import engines
-from madang.data.features.contract import FeatureView, OnlineRow, OnlineStore
+from madang.data.features.contract import FeatureView, Freshness, OnlineRow, OnlineStore, ReadTime
 
 ENGINES = {"lmdb": "madang.data.features.lmdb:LMDBOnlineStore"}
 DEFAULT = "lmdb"
@@ -20,4 +20,13 @@ def connect(url: str | None, context: engines.Context) -> OnlineStore:
     return cast("OnlineStore", engines.connect("data.features", url, context))
 
 
-__all__ = ["DEFAULT", "ENGINES", "FeatureView", "OnlineRow", "OnlineStore", "connect"]
+__all__ = [
+    "DEFAULT",
+    "ENGINES",
+    "FeatureView",
+    "Freshness",
+    "OnlineRow",
+    "OnlineStore",
+    "ReadTime",
+    "connect",
+]

@@ -16,14 +16,15 @@ import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
-import pyarrow as pa
 
-from madang.data.features._times import to_us
 from madang.errors import InvalidInputError, SchemaMismatchError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _FIXED = {
     "bool": "?",
@@ -47,6 +48,8 @@ NEVER_US = int(np.iinfo(np.int64).min)
 
 def kind_of(type: pa.DataType) -> str | None:
     """The packed kind of an Arrow type; `None` when there is none."""
+    import pyarrow as pa  # here: a process that only reads online rows goes without it
+
     types = pa.types
     if types.is_dictionary(type):
         return kind_of(type.value_type)
@@ -68,6 +71,8 @@ def kind_of(type: pa.DataType) -> str | None:
 
 def arrow_type(kind: str) -> pa.DataType | None:
     """The Arrow type of values as they are read; `None` for lists, whose values tell it."""
+    import pyarrow as pa
+
     special = {
         "bool": pa.bool_(),
         "date": pa.date32(),
@@ -99,6 +104,7 @@ class Layout:
         self.entity = [(name, kind) for name, kind in description["entity"]]
         self.columns = [(name, kind) for name, kind in description["columns"]]
         self.ttl_us: int | None = description["ttl_us"]
+        self.ttl = None if self.ttl_us is None else timedelta(microseconds=self.ttl_us)
         self.tag = int(description["layout"][:8], 16)
         self.packed_tags = {self.tag.to_bytes(4, "little")}
         self.fixed = [(name, kind) for name, kind in self.columns if kind in _FIXED]
@@ -245,6 +251,10 @@ def _key_encoder(kinds: Sequence[str]) -> Callable[[Sequence[Any]], bytes]:
 
 def _packed_values(column: pa.ChunkedArray, kind: str) -> np.ndarray:
     """The values as NumPy holds them in a packed row; 0 for nulls."""
+    import pyarrow as pa
+
+    from madang.data.features._times import to_us
+
     if kind == "timestamp":
         return to_us(column)[0]
     if kind == "duration":

@@ -6,11 +6,12 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
-
-import pyarrow as pa
+from typing import TYPE_CHECKING, Any
 
 from madang.engines import Engine
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,36 @@ class OnlineStore(Engine):
 
 
 @dataclass(frozen=True)
+class Freshness:
+    """How old a feature's value was when it was read.
+
+    Attributes:
+        timestamp: Since when it is known (UTC); `None` where nothing is known.
+        age: The time of the read less the timestamp: below zero when the writer's clock is ahead.
+        expired: Whether it is older than the view's ttl, so that the value is `None`.
+    """
+
+    timestamp: datetime | None = None
+    age: timedelta | None = None
+    expired: bool = False
+
+
+@dataclass(frozen=True)
+class ReadTime:
+    """When rows were read, and by which rules: one for all rows of a call.
+
+    Attributes:
+        now: The time of the read (UTC).
+        origins: Feature name in the result to its view.
+        ttls: View name to its time-to-live.
+    """
+
+    now: datetime
+    origins: Mapping[str, str]
+    ttls: Mapping[str, timedelta | None]
+
+
+@dataclass(frozen=True)
 class OnlineRow:
     """An entity's features, as read online.
 
@@ -123,10 +154,26 @@ class OnlineRow:
         values: Feature name to value; `None` where nothing is known or it is older than the ttl.
         timestamps: View name to the time since when its values are known, also when they are
             older than the ttl; `None` where nothing is known.
+        read: When and how it was read; `None` for a row that was made by hand.
     """
 
     values: Mapping[str, Any]
     timestamps: Mapping[str, datetime | None]
+    read: ReadTime | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def freshness(self) -> dict[str, Freshness]:
+        """The freshness of each value, by feature name; empty for a row that was made by hand."""
+        if self.read is None:
+            return {}
+        now, ttls, views = self.read.now, self.read.ttls, {}
+        for view, known in self.timestamps.items():
+            if known is None:
+                views[view] = Freshness()
+                continue
+            age, ttl = now - known, ttls[view]
+            views[view] = Freshness(known, age, ttl is not None and age > ttl)
+        return {name: views[view] for name, view in self.read.origins.items()}
 
 
 def timestamp_us(row: bytes) -> int:

@@ -25,6 +25,7 @@ ViewName = str | FeatureView
 """A registered view's name, or a definition, which is then registered."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MAX_READERS = 1000
 
 
 class FeatureStore:
@@ -42,7 +43,7 @@ class FeatureStore:
         self.online = online
         self._context = context
         self._registry = ViewRegistry(context)
-        self._readers: dict[tuple[str, ...], OnlineReader] = {}
+        self._readers: dict[tuple[tuple[str, ...], tuple[str, ...] | None], OnlineReader] = {}
 
     # -- definitions --
 
@@ -274,11 +275,23 @@ class FeatureStore:
             NotFoundError: Nothing of a view is online yet.
             InvalidInputError: An entity column is missing or has another type.
         """
-        names = tuple(_name(view) for view in views)
-        reader = self._readers.get(names)
+        return self.prepared(tuple(_name(view) for view in views))(entities, now=now)
+
+    def prepared(
+        self, views: tuple[str, ...], columns: tuple[str, ...] | None = None
+    ) -> OnlineReader:
+        """The reader of these views' names, made once and kept.
+
+        Raises:
+            NotFoundError: Nothing of a view is online yet, or it has no such feature.
+        """
+        reader = self._readers.get((views, columns))
         if reader is None:
-            reader = self._readers[names] = OnlineReader(self.online, names)
-        return reader(entities, now=now)
+            reader = OnlineReader(self.online, views, columns=columns)
+            if len(self._readers) >= _MAX_READERS:
+                self._readers.clear()
+            self._readers[views, columns] = reader
+        return reader
 
     def settle(self) -> int:
         """Closes the records of materializations that a killed process left open; returns how many."""

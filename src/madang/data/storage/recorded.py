@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 INTENT = "madang.intent"
 """The key in a version's metadata that holds the id of the intent that made it."""
 
-UNRECORDED = ("artifacts/", "runs/", "models/")
+UNRECORDED = ("artifacts/", "runs/", "models/", "ingest/")
 """Prefixes of the objects that other components write and record by themselves."""
 
 _WRITE = "dataset.write"
