@@ -17,6 +17,7 @@ import pytest
 from madang.data.storage import DeltaTables, LocalFiles, Storage
 from madang.errors import AlreadyExistsError, InvalidInputError, NotFoundError
 from madang.testing._storage_changes import ChangesContract
+from madang.testing._storage_retention import RetentionContract
 from madang.testing._storage_tables import TablesContract, rows
 
 HOSTILE_KEYS = [
@@ -25,7 +26,7 @@ HOSTILE_KEYS = [
 ]  # fmt: skip
 
 
-class StorageContract(TablesContract, ChangesContract):
+class StorageContract(TablesContract, ChangesContract, RetentionContract):
     """Needs a fixture `storage`: an empty `Storage`."""
 
     # -- objects ------------------------------------------------------------------------------

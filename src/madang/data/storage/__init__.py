@@ -6,12 +6,15 @@ from typing import cast
 
 from madang import engines
 from madang.data.storage.contract import (
+    GRACE,
     DeltaTables,
     LocalFiles,
     ObjectInfo,
     Objects,
+    Retained,
     Storage,
     TableChanges,
+    TableRetention,
     Tables,
     TableVersion,
     Transaction,
@@ -33,12 +36,15 @@ def connect(url: str | None, context: engines.Context) -> Storage:
 __all__ = [
     "DEFAULT",
     "ENGINES",
+    "GRACE",
     "DeltaTables",
     "LocalFiles",
     "ObjectInfo",
     "Objects",
+    "Retained",
     "Storage",
     "TableChanges",
+    "TableRetention",
     "TableVersion",
     "Tables",
     "Transaction",

@@ -68,15 +68,28 @@ def check_table(table: str) -> str:
     Raises:
         InvalidInputError: It is not; says why.
     """
-    raw = _encoded(table, "table name")
-    if not _TABLE.fullmatch(table) or len(raw) > MAX_TABLE_BYTES:
+    return _check_name("table name", table)
+
+
+def _check_name(what: str, name: str) -> str:
+    raw = _encoded(name, what)
+    if not _TABLE.fullmatch(name) or len(raw) > MAX_TABLE_BYTES:
         _refuse(
-            "table name",
-            table,
+            what,
+            name,
             "use letters, digits, _, - and ., starting with a letter, a digit or _, "
             f"at most {MAX_TABLE_BYTES} bytes",
         )
-    return table
+    return name
+
+
+def check_tag(name: str) -> str:
+    """Returns the name of a tag when it is usable; it may be what a table's name may be.
+
+    Raises:
+        InvalidInputError: It is not; says why.
+    """
+    return _check_name("tag", name)
 
 
 def check_columns(argument: str, given: Sequence[str] | None) -> tuple[str, ...] | None:

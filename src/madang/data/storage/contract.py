@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import builtins
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     import pyarrow.dataset as pads
 
 Mode = Literal["append", "overwrite"]
+
+GRACE = timedelta(days=1)
+"""How long the files of dropped versions stay, for the readers that have them open."""
 
 
 @dataclass(frozen=True)
@@ -280,7 +283,86 @@ class TableChanges(ABC):
         """
 
 
-class Storage(Engine, Objects, Tables, TableChanges):
+@dataclass(frozen=True)
+class Retained:
+    """What retention did, or would do in a dry run.
+
+    Attributes:
+        dropped: Versions that can't be opened any more; readers that have them open can go on.
+        swept: Versions dropped before, whose files are gone now.
+        kept: Versions that would be dropped, and are kept because a tag or a model needs them.
+        files: How many files were deleted.
+        size_bytes: Their size.
+    """
+
+    dropped: tuple[int, ...]
+    swept: tuple[int, ...]
+    kept: tuple[int, ...]
+    files: int
+    size_bytes: int
+
+
+class TableRetention(ABC):
+    """How long old versions are kept: tags protect them, retention drops the others."""
+
+    @abstractmethod
+    def tag(self, table: str, version: int, name: str) -> None:
+        """Gives a version a name, which protects it from retention; safe to repeat.
+
+        Args:
+            table: The table's name.
+            version: The version's number.
+            name: Like a table's name; one tag is at one version.
+
+        Raises:
+            NotFoundError: No such table or version, or it is past its retention.
+            AlreadyExistsError: Another version has the tag; untag that first.
+        """
+
+    @abstractmethod
+    def untag(self, table: str, name: str) -> None:
+        """Takes a tag away; repeating it is safe."""
+
+    @abstractmethod
+    def tags(self, table: str) -> dict[str, int]:
+        """The table's tags and their versions, sorted by name.
+
+        Raises:
+            NotFoundError: There is no such table.
+        """
+
+    @abstractmethod
+    def retain(
+        self,
+        table: str,
+        *,
+        keep: timedelta,
+        grace: timedelta = GRACE,
+        dry_run: bool = False,
+        is_used: Callable[[int], bool] | None = None,
+    ) -> Retained:
+        """Drops old versions, and deletes the files that only they have.
+
+        A version is dropped when a newer one took its place longer than `keep` ago, and it has no
+        tag. It can't be opened any more from then on. Its files are deleted by the first call that
+        is `grace` later, so a reader that has it open has that long to finish. Files that a killed
+        writer left are deleted after a week. Safe to repeat, to interrupt and to run beside
+        writers and readers.
+
+        Args:
+            table: The table's name.
+            keep: How long a version stays after a newer one took its place.
+            grace: How long the files of dropped versions stay.
+            dry_run: Only say what would be done now.
+            is_used: Whether something else than a tag needs a version.
+
+        Raises:
+            NotFoundError: There is no such table.
+            InvalidInputError: A time is negative.
+        """
+
+
+class Storage(Engine, Objects, Tables, TableChanges, TableRetention):
     """Objects and versioned tables.
 
     Every engine promises: a `put` or `write` that returned is on disk (or acknowledged by the

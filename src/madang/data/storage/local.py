@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from typing import Any, Self
 
 from madang.data.storage import _files
 from madang.data.storage._names import check_key, check_prefix
-from madang.data.storage._tables import TableStorage
+from madang.data.storage._tables import FileInfo, TableStorage
 from madang.data.storage.contract import LocalFiles, ObjectInfo, UnknownOutcomeError
 from madang.engines import Context, EngineURL, Health
 from madang.errors import AlreadyExistsError, InvalidInputError, NotFoundError
@@ -182,21 +183,40 @@ class _LocalTables:
     def discard(self, table: str, name: str) -> None:
         (self._folder / table / name).unlink(missing_ok=True)
 
-    def commit(self, table: str, version: int, entry: bytes) -> bool:
-        path = self._folder / table / "_delta_log" / _entry_name(version)
+    def put_new(self, table: str, name: str, data: bytes) -> bool:
+        path = self._folder / table / name
         try:
             with _files.replacing(path, self._scratch, overwrite=False) as file:
-                _files.write_all(file, memoryview(entry))
+                _files.write_all(file, memoryview(data))
         except FileExistsError:
             return False
         except OSError as error:
             if path.exists():  # its name could not be synced, or another writer was first
                 raise UnknownOutcomeError(
-                    f"version {version} of table {table!r} may not be durable: {error}; check the "
-                    "disk, and look at the table's versions before you write again"
+                    f"{name} of table {table!r} may not be durable: {error}; check the disk, and "
+                    "look at the table before you change it again"
                 ) from error
             raise
         return True
+
+    def get(self, table: str, name: str) -> bytes | None:
+        try:
+            return (self._folder / table / name).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def files(self, table: str, folder: str) -> list[FileInfo]:
+        root = self._folder / table
+        found = []
+        for path in (root / folder).rglob("*"):
+            try:
+                status = path.stat()
+            except FileNotFoundError:
+                continue  # removed since the folder was read
+            if stat.S_ISREG(status.st_mode):
+                moment = datetime.fromtimestamp(status.st_mtime, UTC)
+                found.append(FileInfo(str(path.relative_to(root)), status.st_size, moment))
+        return found
 
     def sync(self, table: str, version: int) -> None:
         log = self._folder / table / "_delta_log"

@@ -25,7 +25,7 @@ from obstore.exceptions import (
 from obstore.store import S3Store
 
 from madang.data.storage._names import check_key, check_prefix
-from madang.data.storage._tables import Sink, TableStorage
+from madang.data.storage._tables import FileInfo, Sink, TableStorage
 from madang.data.storage.contract import ObjectInfo, UnknownOutcomeError
 from madang.engines import Context, EngineURL, Health
 from madang.errors import (
@@ -265,19 +265,37 @@ class _S3Tables:
         with self._storage._errors(name):
             obstore.delete(self._store, f"{table}/{name}")
 
-    def commit(self, table: str, version: int, entry: bytes) -> bool:
-        key = f"{table}/_delta_log/{version:020d}.json"
+    def put_new(self, table: str, name: str, data: bytes) -> bool:
+        key = f"{table}/{name}"
         try:
             with self._storage._errors(key):
-                obstore.put(self._store, key, entry, mode="create")
+                obstore.put(self._store, key, data, mode="create")
         except AlreadyExistsError:
             return False
         except UnavailableError as error:
             raise UnknownOutcomeError(
-                f"whether version {version} of table {table!r} was written is not known: {error}; "
-                "look at the table's versions before you write again"
+                f"whether {name} of table {table!r} was written is not known: {error}; look at "
+                "the table before you change it again"
             ) from error
         return True
+
+    def get(self, table: str, name: str) -> bytes | None:
+        try:
+            with self._storage._errors(name):
+                return bytes(obstore.get(self._store, f"{table}/{name}").bytes())
+        except NotFoundError:
+            return None
+
+    def files(self, table: str, folder: str) -> list[FileInfo]:
+        place = f"{table}/{folder}" if folder else table
+        with self._storage._errors(place):
+            pages = obstore.list(self._store, place, chunk_size=1000)
+            return [
+                FileInfo(
+                    entry["path"].removeprefix(f"{table}/"), entry["size"], entry["last_modified"]
+                )
+                for entry in itertools.chain.from_iterable(pages)
+            ]
 
     def sync(self, table: str, version: int) -> None:
         return
