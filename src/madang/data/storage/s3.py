@@ -25,6 +25,7 @@ from obstore.exceptions import (
 from obstore.store import S3Store
 
 from madang.data.storage._names import check_key, check_prefix
+from madang.data.storage._s3_probe import ABILITIES, UnsafeServerError, probe
 from madang.data.storage._tables import FileInfo, Sink, TableStorage
 from madang.data.storage.contract import ObjectInfo, UnknownOutcomeError
 from madang.engines import Context, EngineURL, Health
@@ -42,14 +43,16 @@ _OPTIONS = {
 }  # fmt: skip
 _NOT_THERE = (FileNotFoundError, NotInStoreError)
 """The client raises Python's own error for a missing object."""
+_PROBED: set[tuple[str, frozenset[tuple[str, str]]]] = set()
+"""The buckets, and how they were reached, that this process found to be safe."""
+
 _FIRST_LOG_ENTRY = "_delta_log/00000000000000000000.json"
 
 
 class S3Storage(TableStorage):
     """A bucket. Without keys in the URL those of the environment (`AWS_ACCESS_KEY_ID` …) hold.
 
-    A server is probed when it is connected: one that ignores range reads or create-only writes
-    would corrupt tables, so it is refused. A create-only `put` is one request, so its object is
+    A server is probed when it is connected: one that would corrupt tables is refused. A create-only `put` is one request, so its object is
     held in memory and has at most 5 GiB.
     """
 
@@ -133,44 +136,27 @@ class S3Storage(TableStorage):
     # -- what the server really does ----------------------------------------------------------
 
     def probe(self) -> None:
-        """Tries on the server what tables depend on.
+        """Tries on the server what tables depend on; once in a process for each server and bucket.
 
         Raises:
             ConfigurationError: The server would corrupt tables, or there is no such bucket.
             UnavailableError: It does not answer.
             PermissionDeniedError: It refuses the access key.
         """
+        place = (self._bucket, frozenset(self._options.items()))
+        if place in _PROBED:
+            return
         key = f"probe/{new_id()}"
         with self._errors(key):
-            obstore.put(self._client, key, b"0123456789", mode="create")
             try:
-                self._probe_create(key)
-                self._probe_range(key)
+                probe(self._client, key)
+            except UnsafeServerError as error:
+                raise ConfigurationError(
+                    f"{self._where} can't hold tables safely: {error}; use another S3 server"
+                ) from error
             finally:
                 obstore.delete(self._client, key)
-
-    def _probe_create(self, key: str) -> None:
-        try:
-            obstore.put(self._client, key, b"replaced!!", mode="create")
-        except ExistsInStoreError:
-            return
-        raise self._unsafe(
-            "it ignores create-only writes (If-None-Match: *), so two writers would overwrite "
-            "each other's versions"
-        )
-
-    def _probe_range(self, key: str) -> None:
-        try:
-            part = bytes(obstore.get_range(self._client, key, start=2, end=6))
-        except GenericError as error:
-            raise self._unsafe(f"it can't read a range: {_first_line(error)}") from error
-        if part != b"2345":
-            raise self._unsafe("it ignores the range of a read (Range: bytes=…)")
-
-    def _unsafe(self, reason: str) -> ConfigurationError:
-        return ConfigurationError(
-            f"{self._where} can't hold tables safely: {reason}; use another S3 server"
-        )
+        _PROBED.add(place)
 
     def health(self) -> Health:
         try:
@@ -180,7 +166,7 @@ class S3Storage(TableStorage):
             return Health(
                 False, f"{self._where}: {_first_line(error)}", "check the server, keys and bucket"
             )
-        return Health(True, self._where)
+        return Health(True, f"{self._where}; it was found to have {', '.join(ABILITIES)}")
 
     # -- objects ------------------------------------------------------------------------------
 
