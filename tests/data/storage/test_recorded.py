@@ -84,7 +84,7 @@ def test_abilities_are_those_of_the_engine(stack):
 
         from_url = health = put = get = list = delete = write = read = versions = tables = None
         progress = merge = delete_rows = evolve = compact = None
-        tag = untag = tags = retain = None
+        tag = untag = tags = retain = about = objects = None
 
     assert isinstance(stack.storage, LocalFiles)
     assert isinstance(stack.storage, DeltaTables)

@@ -7,6 +7,7 @@ from typing import cast
 from madang import engines
 from madang.data.storage.contract import (
     GRACE,
+    OBJECTS,
     DeltaTables,
     LocalFiles,
     ObjectInfo,
@@ -37,6 +38,7 @@ __all__ = [
     "DEFAULT",
     "ENGINES",
     "GRACE",
+    "OBJECTS",
     "DeltaTables",
     "LocalFiles",
     "ObjectInfo",

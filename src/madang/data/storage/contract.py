@@ -26,12 +26,30 @@ GRACE = timedelta(days=1)
 
 @dataclass(frozen=True)
 class ObjectInfo:
-    """An object's key (`/`-separated, relative to the project), size and time of last change."""
+    """An object's key (`/`-separated, relative to the project), size and time of last change.
+
+    What it was said to be (`content_type`, `metadata`) is in what `put` and `about` return, not in
+    a list, which many servers give without.
+    """
 
     key: str
     size_bytes: int
     modified: datetime
     e_tag: str | None = None
+    content_type: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+OBJECTS = pa.schema(
+    [
+        ("key", pa.string()),
+        ("size_bytes", pa.int64()),
+        ("modified", pa.timestamp("us", "UTC")),
+        ("content_type", pa.string()),
+        ("metadata", pa.map_(pa.string(), pa.string())),
+    ]
+)
+"""The columns of `Storage.objects`."""
 
 
 @dataclass(frozen=True)
@@ -69,13 +87,28 @@ class Objects(ABC):
 
     @abstractmethod
     def put(
-        self, key: str, data: bytes | memoryview | Path, *, overwrite: bool = True
+        self,
+        key: str,
+        data: bytes | memoryview | Path,
+        *,
+        overwrite: bool = True,
+        content_type: str | None = None,
+        metadata: Mapping[str, str] | None = None,
     ) -> ObjectInfo:
-        """Stores an object; a `Path` is streamed from that file.
+        """Stores an object and what is said of it, both or neither.
+
+        Args:
+            key: Its key.
+            data: Its bytes; a `Path` is streamed from that file.
+            overwrite: Whether it may replace another one.
+            content_type: A media type (`"image/png"`).
+            metadata: Names (lower case letters, digits and `-`, at most 64) and texts; together
+                with the media type at most 2048 bytes (Amazon's limit), where a character that is
+                not ASCII counts three for each of its bytes.
 
         Raises:
             AlreadyExistsError: `overwrite=False` and the key exists (decided atomically).
-            InvalidInputError: The key is not usable.
+            InvalidInputError: The key, the media type or the metadata is not usable.
         """
 
     @abstractmethod
@@ -87,8 +120,23 @@ class Objects(ABC):
         """
 
     @abstractmethod
+    def about(self, key: str) -> ObjectInfo:
+        """What is known of an object, without its bytes.
+
+        Raises:
+            NotFoundError: There is no such object.
+        """
+
+    @abstractmethod
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """Objects whose key starts with `prefix`, in order of their keys. Tables' files excluded."""
+
+    @abstractmethod
+    def objects(self, prefix: str = "") -> pa.RecordBatchReader:
+        """The same as a table with the columns `OBJECTS`, streamed: to be searched like any table.
+
+        `processing.query(sql, tables={"objects": storage.objects("images/")})`
+        """
 
     @abstractmethod
     def delete(self, key: str) -> None:

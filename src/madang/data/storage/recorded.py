@@ -80,9 +80,17 @@ class RecordedStorage(Storage):
     # -- objects ------------------------------------------------------------------------------
 
     def put(
-        self, key: str, data: bytes | memoryview | Path, *, overwrite: bool = True
+        self,
+        key: str,
+        data: bytes | memoryview | Path,
+        *,
+        overwrite: bool = True,
+        content_type: str | None = None,
+        metadata: Mapping[str, str] | None = None,
     ) -> ObjectInfo:
-        info = self.engine.put(key, data, overwrite=overwrite)
+        info = self.engine.put(
+            key, data, overwrite=overwrite, content_type=content_type, metadata=metadata
+        )
         self._record_put(key, info)
         return info
 
@@ -92,14 +100,25 @@ class RecordedStorage(Storage):
                 "object.put",
                 f"object:{key}",
                 outputs=[f"object:{key}"],
-                data={"size_bytes": info.size_bytes, "e_tag": info.e_tag},
+                data={
+                    "size_bytes": info.size_bytes,
+                    "e_tag": info.e_tag,
+                    "content_type": info.content_type,
+                    "metadata": dict(info.metadata),
+                },
             )
 
     def get(self, key: str) -> bytes:
         return self.engine.get(key)
 
+    def about(self, key: str) -> ObjectInfo:
+        return self.engine.about(key)
+
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         return self.engine.list(prefix)
+
+    def objects(self, prefix: str = "") -> pa.RecordBatchReader:
+        return self.engine.objects(prefix)
 
     def delete(self, key: str) -> None:
         self.engine.delete(key)

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self, cast
+from urllib.parse import quote, unquote
 
 import obstore
+import pyarrow as pa
 from obstore.exceptions import (
     AlreadyExistsError as ExistsInStoreError,
     BaseError,
@@ -24,7 +28,8 @@ from obstore.exceptions import (
 )
 from obstore.store import S3Store
 
-from madang.data.storage._names import check_key, check_prefix
+from madang.data.storage._about import as_stream
+from madang.data.storage._names import check_about, check_key, check_prefix
 from madang.data.storage._s3_probe import ABILITIES, UnsafeServerError, probe
 from madang.data.storage._tables import FileInfo, Sink, TableStorage
 from madang.data.storage.contract import ObjectInfo, UnknownOutcomeError
@@ -45,6 +50,21 @@ _NOT_THERE = (FileNotFoundError, NotInStoreError)
 """The client raises Python's own error for a missing object."""
 _PROBED: set[tuple[str, frozenset[tuple[str, str]]]] = set()
 """The buckets, and how they were reached, that this process found to be safe."""
+
+_REQUESTS = 16
+"""So many requests are under way at a time."""
+
+_PLAIN = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) != "%")
+"""What stands in a header as it is."""
+
+_EMPTY = "%"
+"""An empty text: servers lose a header without a value."""
+
+_NO_TYPE = ("application/octet-stream", "binary/octet-stream")
+"""What servers say of an object of which nothing was said."""
+
+_NO_METADATA = ("Cache-Control", "Content-Disposition", "Content-Encoding", "Content-Language")
+"""Attributes of an object that other programs may have given it."""
 
 _FIRST_LOG_ENTRY = "_delta_log/00000000000000000000.json"
 
@@ -171,18 +191,52 @@ class S3Storage(TableStorage):
     # -- objects ------------------------------------------------------------------------------
 
     def put(
-        self, key: str, data: bytes | memoryview | Path, *, overwrite: bool = True
+        self,
+        key: str,
+        data: bytes | memoryview | Path,
+        *,
+        overwrite: bool = True,
+        content_type: str | None = None,
+        metadata: Mapping[str, str] | None = None,
     ) -> ObjectInfo:
         check_key(key)
+        content_type, metadata = check_about(content_type, metadata)
+        # A header is ASCII.
+        said = {name: quote(value, safe=_PLAIN) or _EMPTY for name, value in metadata.items()}
+        if content_type:
+            said["Content-Type"] = content_type
         body = data if isinstance(data, Path) else memoryview(data).cast("B")
+        mode = "overwrite" if overwrite else "create"
         with self._errors(key):
-            obstore.put(self._objects, key, body, mode="overwrite" if overwrite else "create")
-            return _info(obstore.head(self._objects, key))
+            obstore.put(self._objects, key, body, mode=cast("Any", mode), attributes=said)
+            info = _info(obstore.head(self._objects, key))
+        return replace(info, content_type=content_type, metadata=metadata)
 
     def get(self, key: str) -> bytes:
         check_key(key)
         with self._errors(key):
             return bytes(obstore.get(self._objects, key).bytes())
+
+    def about(self, key: str) -> ObjectInfo:
+        check_key(key)
+        with self._errors(key):
+            return _about(obstore.get(self._objects, key, options={"head": True}))
+
+    def objects(self, prefix: str = "") -> pa.RecordBatchReader:
+        return as_stream(self._abouts(self.list(prefix)))
+
+    def _abouts(self, found: Iterator[ObjectInfo]) -> Iterator[ObjectInfo]:
+        """With one request for each object, many at a time."""
+        with ThreadPoolExecutor(_REQUESTS) as pool:
+            while some := list(itertools.islice(found, 1000)):
+                keys = [info.key for info in some]
+                yield from filter(None, pool.map(self._find_about, keys))
+
+    def _find_about(self, key: str) -> ObjectInfo | None:
+        try:
+            return self.about(key)
+        except NotFoundError:
+            return None  # deleted since it was listed
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         # The client lists whole folders only, so the last part is compared here. Servers on a file
@@ -297,6 +351,20 @@ class _S3Tables:
         except _NOT_THERE:
             return False  # its first writer is not done, or was killed
         return True
+
+
+def _about(found: Any) -> ObjectInfo:
+    said = {str(name): str(value) for name, value in found.attributes.items()}
+    content_type = said.pop("Content-Type", None)
+    return replace(
+        _info(found.meta),
+        content_type=None if content_type in _NO_TYPE else content_type,
+        metadata={
+            name: "" if text == _EMPTY else unquote(text)
+            for name, text in said.items()
+            if name not in _NO_METADATA
+        },
+    )
 
 
 def _first_line(error: BaseException) -> str:
