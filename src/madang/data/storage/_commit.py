@@ -15,7 +15,16 @@ from collections.abc import Callable, Mapping, Sequence
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
-from madang.data.storage._log import Plan, Said, check_writable, entry, note_of, progress_of
+from madang.data.storage._log import (
+    Plan,
+    Said,
+    check_writable,
+    commit_of,
+    entry,
+    entry_name,
+    note_of,
+    progress_of,
+)
 from madang.data.storage._names import NONE_YET
 from madang.data.storage._parquet import DataFile
 from madang.data.storage._tables import TablePlace
@@ -171,7 +180,7 @@ class Committer:
         version = _next(snapshot)
         try:
             said = entry(change.said, plan, snapshot)
-            return self._place.put_new(change.table, f"_delta_log/{version:020d}.json", said)
+            return self._place.put_new(change.table, entry_name(version), said)
         except UnknownOutcomeError:
             if self._look(change, version)[1] is None:
                 raise
@@ -182,12 +191,20 @@ class Committer:
         """The newest version, and the one from `since` on that the change made, if it made one."""
         try:
             snapshot = self._find(change.table)
-            return snapshot, _version_of(change.id, snapshot, since)
+            return snapshot, self._version_of(change, snapshot, since)
         except (DeltaError, OSError) as error:
             raise UnknownOutcomeError(
                 f"whether table {change.table!r} was changed is not known, because its store does "
                 f"not answer: {error}; look at its versions before you write again"
             ) from error
+
+    def _version_of(self, change: Change, snapshot: DeltaTable | None, since: int) -> int | None:
+        newest = -1 if snapshot is None else snapshot.version()
+        for version in range(newest, since - 1, -1):
+            data = self._place.get(change.table, entry_name(version))
+            if data is not None and note_of(commit_of(data)).get("write") == change.id:
+                return version
+        return None
 
     def _landed(self, change: Change, plan: Plan, version: int) -> tuple[int, bool]:
         self.discard(change, plan.adds)
@@ -202,13 +219,3 @@ def _number(number: int | None) -> str:
     if number is None:
         return "a lower number"
     return "none yet" if number == NONE_YET else str(number)
-
-
-def _version_of(change_id: str, snapshot: DeltaTable | None, since: int) -> int | None:
-    """The version from `since` on that the change made, if it made one."""
-    if snapshot is None:
-        return None
-    for commit in snapshot.history(max(snapshot.version() - since + 1, 1)):
-        if note_of(commit).get("write") == change_id:
-            return int(commit["version"])
-    return None

@@ -208,6 +208,19 @@ def files_of(snapshot: DeltaTable) -> list[DataFile]:
     return sorted(files, key=lambda file: file.name)
 
 
+def entry_name(version: int) -> str:
+    """The path of a version's log entry in the table's folder."""
+    return f"_delta_log/{version:020d}.json"
+
+
+def commit_of(data: bytes) -> Mapping[str, Any]:
+    """What a log entry says of its commit; empty when another program said nothing."""
+    for line in data.splitlines():
+        if b'"commitInfo"' in line and "commitInfo" in (action := json.loads(line)):
+            return dict(action["commitInfo"])
+    return {}
+
+
 def actions_of(data: bytes) -> tuple[set[str], set[str]]:
     """The paths of the files that a log entry removes, and of those that it adds."""
     removes, adds = set(), set()
