@@ -23,7 +23,7 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from madang.data.storage._commit import Change, Committer
-from madang.data.storage._log import commit_of, entry_name, files_of, note_of, path_of, progress_of
+from madang.data.storage._log import commit_of, entry_name, files_of, note_of, path_of
 from madang.data.storage._parquet import DataFile, write_files
 from madang.data.storage._retention import Retention
 from madang.data.storage._tables import TablePlace
@@ -83,7 +83,8 @@ class DeltaStore:
             snapshot = self._find(table)
             layout = Layout.of(stream.schema, snapshot, table, mode, partition_by)
             write = Write(table, mode, metadata, transactions, layout)
-            if write.is_done(snapshot) and snapshot is not None:
+            held = self._committer.progress_of(write, snapshot)
+            if write.is_done(held) and snapshot is not None:
                 return snapshot.version()
             self._fill(write, stream)
             return self._run(write, snapshot)
@@ -233,7 +234,7 @@ class DeltaStore:
     def progress(self, table: str, applications: Sequence[str]) -> dict[str, int]:
         """As `Storage.progress`."""
         with self.errors(table):
-            return progress_of(self._find(table), applications)
+            return self._committer.progress(table, self._find(table), applications)
 
     def _snapshot(self, table: str, version: int | None, at: datetime | None) -> DeltaTable:
         if version is not None and at is not None:

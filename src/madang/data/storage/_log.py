@@ -255,12 +255,11 @@ def note_of(commit: Mapping[str, Any]) -> Mapping[str, Any]:
     return note if isinstance(note, dict) else {}
 
 
-def progress_of(snapshot: DeltaTable | None, applications: Sequence[str]) -> dict[str, int]:
-    """The applications' numbers in a version, without those that it holds nothing of."""
-    if snapshot is None:
-        return {}
-    found = {name: snapshot.transaction_version(name) for name in applications}
-    return {name: number for name, number in found.items() if number is not None}
+def progress_in(data: bytes) -> dict[str, int]:
+    """The applications' numbers that a log entry sets."""
+    actions = (json.loads(line) for line in data.splitlines() if b'"txn"' in line)
+    found = (action["txn"] for action in actions if "txn" in action)
+    return {txn["appId"]: txn["version"] for txn in found}
 
 
 def check_writable(snapshot: DeltaTable, table: str, plan: Plan) -> None:
