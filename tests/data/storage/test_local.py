@@ -201,6 +201,42 @@ def test_a_stream_is_not_held_in_memory(tmp_path):
     assert reading < 256, done.stdout
 
 
+CHANGES = """
+import resource, sys, pathlib
+import numpy, pyarrow as pa
+from madang.data.storage import connect
+from madang.engines import Context
+
+def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+storage = connect(None, Context("project", pathlib.Path(sys.argv[1])))
+storage.write("warm", pa.table({"k": [1, 2], "a": [1, 2]}))
+storage.merge("warm", pa.table({"k": [1], "a": [1]}), on=["k"])
+storage.delete_rows("warm", "a = 1")
+storage.compact("warm")
+def batches():
+    for i in range(24):
+        keys = numpy.arange(i * 1_000_000, (i + 1) * 1_000_000)
+        noise = numpy.random.default_rng(i).integers(0, 2**62, 1_000_000)
+        yield pa.record_batch({"k": keys, "a": noise, "b": noise ^ keys})
+storage.write("t", pa.RecordBatchReader.from_batches(next(batches()).schema, batches()))
+before = peak()
+rows = pa.table({"k": numpy.arange(0, 24_000_000, 24_000), "a": [0] * 1000})
+storage.merge("t", rows, on=["k"])
+storage.delete_rows("t", "k % 1000 = 7")
+assert sum(batch.num_rows for batch in storage.read("t", columns=["k"])) == 24_000_000 - 24_000
+print(peak() - before)
+"""
+
+
+def test_changes_do_not_hold_the_table(tmp_path):
+    """A table of 576 MB is merged into and deleted from; less than half of it is ever held."""
+    done = subprocess.run(
+        [sys.executable, "-c", CHANGES, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) < 288, done.stdout
+
+
 def test_objects_alone_import_no_table_library(tmp_path):
     code = (
         "import sys, pathlib; from madang.engines import Context\n"
