@@ -98,6 +98,29 @@ def test_a_version_is_synced_files_first(context, monkeypatch, tmp_path):
     assert {str(table), str(table.parent)} <= set(paths)
 
 
+def test_a_checkpoint_is_synced_before_it_has_its_name(context, synced, monkeypatch, tmp_path):
+    storage = connect(None, context)
+    for number in range(9):
+        storage.write("t", pa.table({"a": [number]}))
+    real, named = os.replace, {}
+
+    def replace(source, target, **options):
+        named[os.path.basename(target)] = str(source) in synced
+        real(source, target, **options)
+
+    monkeypatch.setattr(os, "replace", replace)
+    for number in range(9, 20):
+        storage.write("t", pa.table({"a": [number]}))
+    assert named == {
+        "00000000000000000009.checkpoint.parquet": True,
+        "00000000000000000019.checkpoint.parquet": True,
+        "_last_checkpoint": True,
+    }
+    assert os.listdir(tmp_path / ".madang/storage/project/scratch") == []
+    (tmp_path / ".madang/storage/project/tables/t/_delta_log/00000000000000000003.json").unlink()
+    assert storage.read("t").read_all().num_rows == 20, "the checkpoint is not used"
+
+
 def test_a_key_can_not_be_a_folder_of_another(context):
     storage = connect(None, context)
     storage.put("a", b"x")
@@ -142,8 +165,10 @@ def test_old_scratch_files_are_cleared(context, tmp_path):
     old, new = scratch / "old", scratch / "new"
     for path in (old, new):
         path.write_bytes(b"x")
+    (scratch / "folder" / "inside").mkdir(parents=True)
     two_days_ago = time.time() - 2 * 86_400
-    os.utime(old, (two_days_ago, two_days_ago))
+    for path in (old, scratch / "folder"):
+        os.utime(path, (two_days_ago, two_days_ago))
     connect(None, context)
     assert os.listdir(scratch) == ["new"]
 

@@ -166,8 +166,8 @@ class DeltaStore:
     def _checkpoint(self, table: str, version: int) -> None:
         """Sums up the log, so that opening the table stays fast."""
         try:
-            self.open(table, version).create_checkpoint()
-            self._place.sync(table, version)
+            with self._place.summing_up(table, version) as (uri, options):
+                DeltaTable(uri, version=version, storage_options=options).create_checkpoint()
         except (DeltaError, OSError) as error:
             # The rows are written and durable: a summary that failed must not say otherwise.
             _log.warning("no checkpoint of %s at version %s: %s", table, version, error)

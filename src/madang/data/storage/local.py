@@ -6,6 +6,7 @@ Under the directory: `PROJECT/objects/KEY`, `PROJECT/about/` for what is said of
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -32,6 +33,7 @@ from madang.errors import AlreadyExistsError, InvalidInputError, NotFoundError
 from madang.ledger import new_id
 
 _LOG_ENTRY = re.compile(r"\d{20}\.json")
+_LAST_CHECKPOINT = "_last_checkpoint"
 _SCRATCH_SECONDS = 86_400
 
 
@@ -189,7 +191,11 @@ class LocalStorage(TableStorage, LocalFiles):
             return
         for path in self._scratch.iterdir():
             try:
-                if time.time() - path.stat().st_mtime > _SCRATCH_SECONDS:
+                if time.time() - path.stat().st_mtime <= _SCRATCH_SECONDS:
+                    continue
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)  # another process may do the same
+                else:
                     path.unlink()
             except FileNotFoundError:
                 continue  # another process cleared it
@@ -260,18 +266,27 @@ class _LocalTables:
         return found
 
     def sync(self, table: str, version: int) -> None:
+        path = self._folder / table / "_delta_log" / f"{version:020d}.json"
+        _files.sync_file(path)
+        _files.sync_folder(path.parent)
+
+    @contextmanager
+    def summing_up(self, table: str, version: int) -> Iterator[tuple[str, dict[str, str]]]:
+        # In a copy of the log: the library gives its files their names before they are on disk,
+        # and a power failure then would leave a table that can't be opened.
         log = self._folder / table / "_delta_log"
-        for name in (
-            _entry_name(version),
-            f"{version:020d}.checkpoint.parquet",
-            "_last_checkpoint",
-        ):
-            try:
-                _files.sync_file(log / name)
-            except FileNotFoundError:
-                if name.endswith(".json"):
-                    raise
-        _files.sync_folder(log)
+        copy = self._scratch / new_id()
+        made = copy / "_delta_log"
+        _files.make_folder(made)
+        try:
+            _link_log(log, made, version)
+            yield str(copy), {}
+            for name in (f"{version:020d}.checkpoint.parquet", _LAST_CHECKPOINT):
+                _files.sync_file(made / name)
+                (made / name).replace(log / name)
+                _files.sync_folder(log)
+        finally:
+            shutil.rmtree(copy)
 
     def names(self) -> list[str]:
         try:
@@ -290,8 +305,20 @@ class _Whole:
         _files.write_all(self._file, memoryview(data))
 
 
-def _entry_name(version: int) -> str:
-    return f"{version:020d}.json"
+def _link_log(log: Path, copy: Path, version: int) -> None:
+    """Gives the log's newest checkpoint and the entries after it, up to a version, another place."""
+    first, parts = 0, []
+    try:
+        hint = (log / _LAST_CHECKPOINT).read_bytes()
+    except FileNotFoundError:
+        hint = b""
+    if hint:
+        first = int(json.loads(hint)["version"])
+        parts = list(log.glob(f"{first:020d}.checkpoint*"))
+        (copy / _LAST_CHECKPOINT).write_bytes(hint)
+    entries = [log / f"{number:020d}.json" for number in range(first, version + 1)]
+    for path in (*parts, *entries):
+        os.link(path, copy / path.name)
 
 
 def _is_table(folder: Path) -> bool:
