@@ -382,7 +382,7 @@ class ValidationContract:
     @pytest.mark.parametrize(
         ("check", "message"),
         [
-            (Check("rnage", "id"), "checks[0].kind: unknown kind 'rnage'; kinds are: expression, "),
+            (Check("rnage", "id"), "checks[0].kind: unknown kind 'rnage'; kinds are: conditional, "),
             (Check("range", "idd", arguments={"min": 1}), "checks[0].column: the contract has no column 'idd'; its columns are: id, minutes"),
             (Check("range", "id"), "checks[0].arguments: range needs min or max"),
             (Check("range", "id", arguments={"mim": 1}), "checks[0].arguments.mim: unknown; arguments of range are: min, max,"),
