@@ -17,7 +17,6 @@ import pyarrow as pa
 
 from madang.data.validation._expressions import below, beyond, equal
 from madang.data.validation._rules import literal
-from madang.data.validation._statistics import Moments
 from madang.data.validation.contract import Check
 
 State = dict[str, Any]
@@ -78,7 +77,10 @@ def measure(check: Check, type: pa.DataType | None, against: Against) -> dict[st
         return {}
     column = pl.col(str(check.column))
     if check.kind == "mean":
-        return {"count": column.count(), "mean": column.mean()}
+        whole = type is not None and pa.types.is_integer(type)
+        # Exact for integers, as a text because it may have more than 64 bits.
+        total = column.cast(pl.Int128).sum().cast(pl.String) if whole else column.sum()
+        return {"count": column.count(), "sum": total}
     if check.kind == "freshness":
         return {"newest_us": column.max().dt.timestamp("us")}
     if check.kind == "max_null_fraction":
@@ -117,10 +119,16 @@ def merged(kind: str, one: State, other: State) -> State:
         times = [part["newest_us"] for part in (one, other) if part["newest_us"] is not None]
         return {"newest_us": max(times, default=None)}
     if kind == "mean":
-        moments = Moments(one["count"], one["mean"] or 0.0)
-        moments.add(Moments(other["count"], other["mean"] or 0.0))
-        return {"count": moments.count, "mean": moments.mean}
+        total: Any = _number(one["sum"]) + _number(other["sum"])
+        return {
+            "count": one["count"] + other["count"],
+            "sum": str(total) if isinstance(one["sum"], str) else total,
+        }
     return {name: (one[name] or 0) + (other[name] or 0) for name in one}
+
+
+def _number(total: Any) -> Any:
+    return int(total) if isinstance(total, str) else total
 
 
 def judge(check: Check, state: State, rows: int, now_us: int, against: Against) -> tuple[bool, str]:
@@ -144,7 +152,8 @@ def judge(check: Check, state: State, rows: int, now_us: int, against: Against) 
         return False, "there is no value at all"
     if check.kind == "mean":
         low, high = arguments.get("min", -math.inf), arguments.get("max", math.inf)
-        return _told(low <= state["mean"] <= high, f"found {state['mean']:.6g}")
+        mean = _number(state["sum"]) / state["count"]
+        return _told(low <= mean <= high, f"found {mean:.6g}")
     if check.kind == "quantile":
         return _quantile(arguments, state)
     return _distribution(arguments, state, against.bins)
