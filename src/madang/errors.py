@@ -14,6 +14,7 @@
     ├── AuthenticationError (PermissionError)  who are you?
     ├── PermissionDeniedError (PermissionError) you may not
     ├── IntegrityError                         stored bytes are not what was written
+    ├── OutOfSpaceError (OSError)              the disk is full, or nearly; nothing was kept
     ├── StepFailedError (RuntimeError)         a pipeline's step raised or died
     │   └── StepTimeoutError (TimeoutError)    … or took longer than it may
     └── UnavailableError (ConnectionError)     a server that an engine needs does not answer
@@ -112,6 +113,12 @@ class PermissionDeniedError(MadangError, PermissionError):
 
 class IntegrityError(MadangError):
     """Stored bytes are not what was written."""
+
+
+class OutOfSpaceError(MadangError, OSError):
+    """The disk is full, or nearly, and nothing of what was handed in was kept."""
+
+    status = 507
 
 
 class StepFailedError(MadangError, RuntimeError):

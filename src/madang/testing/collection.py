@@ -11,13 +11,20 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any, cast
 
 import pyarrow as pa
 import pytest
 
-from madang.data.collection import EVENT_SCHEMA, Collection, Consumer, Topic, events
+from madang.data.collection import (
+    EVENT_SCHEMA,
+    Collection,
+    Consumer,
+    Topic,
+    TopicSettings,
+    events,
+)
 from madang.errors import (
     AlreadyExistsError,
     ConflictError,
@@ -134,6 +141,95 @@ class CollectionContract:
         assert collection.committed("t", "g") == {}
         assert collection.append("t", events([b"new"])) == {0: (0, 0)}
         assert values(collection.read("t", 0, 0)) == [b"new"]
+
+    # -- what a topic keeps --
+
+    def test_settings_are_shown_and_changed(self, collection, reopen):
+        assert collection.create_topic("plain").settings == TopicSettings()
+        given = TopicSettings(retention_bytes=1 << 30, retention_seconds=3600.5)
+        assert collection.create_topic("t", settings=given).settings == given
+        other = reopen()
+        assert other.topic("t").settings == given
+        collection.append("t", events([b"x"]))
+        changed = TopicSettings(compact=True, tombstone_seconds=7)
+        assert collection.configure_topic("t", changed) == Topic("t", 1, (0,), (1,), changed)
+        assert other.topic("t").settings == changed
+        assert [topic.settings for topic in other.topics()] == [TopicSettings(), changed]
+        assert other.configure_topic("t", TopicSettings()).settings == TopicSettings()
+        assert values(collection.read("t", 0, 0)) == [b"x"]
+        with pytest.raises(NotFoundError, match="'none'"):
+            collection.configure_topic("none", given)
+
+    @pytest.mark.parametrize(
+        ("settings", "message"),
+        [
+            ({"retention_bytes": 0}, "retention_bytes is a whole number above 0; found 0"),
+            ({"retention_bytes": 1.5}, "retention_bytes is a whole number"),
+            ({"retention_bytes": True}, "retention_bytes is a whole number"),
+            ({"retention_seconds": 0}, "retention_seconds is 0.001 to 1e11; found 0"),
+            ({"retention_seconds": float("nan")}, "retention_seconds is 0.001 to 1e11"),
+            ({"compact": "yes"}, "compact is true or false; found 'yes'"),
+            ({"tombstone_seconds": -1}, "tombstone_seconds is 0, or 0.001"),
+        ],
+    )
+    def test_settings_that_no_topic_can_have(self, settings, message):
+        with pytest.raises(InvalidInputError, match=message):
+            TopicSettings(**settings)
+
+    def test_every_event_of_a_compacted_topic_has_a_key(self, collection):
+        collection.create_topic("t", settings=TopicSettings(compact=True))
+        assert collection.append("t", events([b"x", None], keys=[b"a", b"b"])) == {0: (0, 1)}
+        with pytest.raises(InvalidInputError, match="topic 't'"):
+            collection.append("t", events([b"x"]))
+        assert collection.topic("t").next_offsets == (2,)
+        assert collection.append("t", events([b"y"], keys=[b"a"])) == {0: (2, 2)}
+
+    def test_enforcing_what_is_kept_keeps_the_rest(self, collection):
+        collection.create_topic("t", settings=TopicSettings(retention_bytes=1 << 40))
+        collection.append("t", events([b"x", b"y"]))
+        collection.enforce()
+        assert values(collection.read("t", 0, 0)) == [b"x", b"y"]
+
+    # -- replay by time --
+
+    def test_the_offset_of_a_time(self, collection):
+        collection.create_topic("t", partitions=2)
+        start = datetime(2013, 1, 1, tzinfo=UTC)
+        seconds = [0, 10, 5, 20, 20, 7, 30]  # not in order, as events come
+        moments = [start + timedelta(seconds=s, microseconds=s) for s in seconds]
+        for at in (0, 3, 5):
+            count = (3, 2, 2)[(0, 3, 5).index(at)]
+            batch = events([b"x"] * count, timestamps=moments[at : at + count])
+            batch = batch.append_column("partition", pa.array([1] * count, pa.int32()))
+            collection.append("t", batch)
+        exact = {-1: 0, 0: 0, 1: 1, 5: 1, 10: 1, 11: 3, 20: 3, 21: 6, 30: 6, 31: 7}
+        for second, offset in exact.items():
+            moment = start + timedelta(seconds=second, microseconds=second)
+            assert collection.offset_at("t", 1, moment) == offset, second
+        later = start + timedelta(seconds=10, microseconds=11)
+        assert collection.offset_at("t", 1, later) == 3  # a microsecond after the second event
+        assert collection.offset_at("t", 1, later.astimezone(timezone(timedelta(hours=9)))) == 3
+        assert collection.offset_at("t", 1, datetime(1960, 1, 1, tzinfo=UTC)) == 0
+        assert collection.offset_at("t", 1, datetime(9999, 1, 1, tzinfo=UTC)) == 7
+        assert collection.offset_at("t", 0, start) == 0  # nothing there
+
+    def test_times_before_1970_are_found(self, collection):
+        collection.create_topic("t")
+        moments = [datetime(year, 1, 1, tzinfo=UTC) for year in (1950, 1969, 1960, 1971)]
+        collection.append("t", events([b"x"] * 4, timestamps=moments))
+        for year, offset in ((1940, 0), (1950, 0), (1951, 1), (1969, 1), (1970, 3), (1972, 4)):
+            assert collection.offset_at("t", 0, datetime(year, 1, 1, tzinfo=UTC)) == offset, year
+
+    def test_the_offset_of_a_time_that_can_not_be(self, collection):
+        collection.create_topic("t")
+        moment = datetime(2013, 1, 1, tzinfo=UTC)
+        with pytest.raises(NotFoundError, match="'none'"):
+            collection.offset_at("none", 0, moment)
+        with pytest.raises(NotFoundError, match="there is no 1"):
+            collection.offset_at("t", 1, moment)
+        for naive in (moment.replace(tzinfo=None), 5, None):
+            with pytest.raises(InvalidInputError, match="with a time zone"):
+                collection.offset_at("t", 0, naive)
 
     # -- append and read --
 

@@ -16,6 +16,7 @@ import pytest
 
 from madang.data.storage import DeltaTables, LocalFiles, Storage
 from madang.errors import AlreadyExistsError, InvalidInputError, NotFoundError
+from madang.testing._storage_changes import ChangesContract
 from madang.testing._storage_tables import TablesContract, rows
 
 HOSTILE_KEYS = [
@@ -24,7 +25,7 @@ HOSTILE_KEYS = [
 ]  # fmt: skip
 
 
-class StorageContract(TablesContract):
+class StorageContract(TablesContract, ChangesContract):
     """Needs a fixture `storage`: an empty `Storage`."""
 
     # -- objects ------------------------------------------------------------------------------

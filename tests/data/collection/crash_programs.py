@@ -76,16 +76,16 @@ def consume(folder, said, url=None, project="test"):
     signal.pause()
 
 
-def change(root, said, action, before):
+def change(root, said, action, before, *arguments):
     """Dies in the middle of a change of a topic: before it was made, or after."""
     stack = madang.open(root)
     engine = stack.collection.engine
     real = getattr(engine, action)
 
-    def dies(*arguments, **options):
+    def dies(*given, **options):
         if not before:
-            real(*arguments, **options)
+            real(*given, **options)
         os.kill(os.getpid(), signal.SIGKILL)
 
     setattr(engine, action, dies)
-    getattr(stack.collection, action)("t")
+    getattr(stack.collection, action)("t", *arguments)

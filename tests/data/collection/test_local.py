@@ -47,7 +47,9 @@ def test_urls(tmp_path):
 
 def test_unusable_urls(tmp_path):
     context = engines.Context("shop", tmp_path)
-    with pytest.raises(ConfigurationError, match="no option acks; its options are: segment_bytes"):
+    with pytest.raises(
+        ConfigurationError, match="no option acks; its options are: min_free_bytes, segment_bytes"
+    ):
         connect("local:///x?acks=all", context)
     with pytest.raises(ConfigurationError, match="must be a positive number: '0'"):
         connect("local:///x?segment_bytes=0", context)

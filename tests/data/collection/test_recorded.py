@@ -7,7 +7,7 @@ from tests.data.collection.crash_programs import Program, change
 
 import madang
 from madang import engines
-from madang.data.collection import events
+from madang.data.collection import TopicSettings, events
 from madang.data.collection.recorded import RecordedCollection
 from madang.errors import AlreadyExistsError
 from madang.testing.collection import CollectionContract
@@ -49,6 +49,26 @@ def test_making_and_deleting_is_recorded(stack):
     made = stack.ledger.lines(kind="topic.create")[0]
     assert made.outputs == ("topic:t",)
     assert made.data["partitions"] == 2
+
+
+def test_settings_are_recorded_and_an_open_change_is_settled(stack):
+    stack.collection.create_topic("t", settings=TopicSettings(compact=True))
+    assert stack.ledger.lines(kind="topic.create")[0].data["settings"]["compact"] is True
+    wanted = TopicSettings(retention_bytes=5)
+    stack.collection.configure_topic("t", wanted)
+    assert lines(stack)[2:] == [
+        ("topic.configure", "topic:t", "intent"),
+        ("topic.configure", "topic:t", "done"),
+    ]
+    assert stack.ledger.lines(kind="topic.configure")[0].data["settings"]["retention_bytes"] == 5
+    for before, arguments in ((True, TopicSettings()), (False, TopicSettings(retention_bytes=9))):
+        program = Program(change, stack.root, "configure_topic", before, arguments)
+        program.process.join()
+        program.kill()
+        stack.collection.settle()
+        outcome = "failed" if before else "settled"
+        assert lines(stack)[-1] == ("topic.configure", "topic:t", outcome)
+    assert stack.collection.topic("t").settings == TopicSettings(retention_bytes=9)
 
 
 def test_what_failed_is_recorded_as_failed(stack):

@@ -79,7 +79,7 @@ def test_abilities_are_those_of_the_engine(stack):
         """An engine without abilities: only `isinstance` is asked of it."""
 
         from_url = health = put = get = list = delete = write = read = versions = tables = None
-        progress = None
+        progress = merge = delete_rows = evolve = compact = None
 
     assert isinstance(stack.storage, LocalFiles)
     assert isinstance(stack.storage, DeltaTables)

@@ -5,7 +5,14 @@ from __future__ import annotations
 from typing import cast
 
 from madang import engines
-from madang.data.collection.contract import EVENT_SCHEMA, Collection, Consumer, Topic, events
+from madang.data.collection.contract import (
+    EVENT_SCHEMA,
+    Collection,
+    Consumer,
+    Topic,
+    TopicSettings,
+    events,
+)
 
 ENGINES = {
     "kafka": "madang.data.collection.kafka:KafkaCollection",
@@ -26,6 +33,7 @@ __all__ = [
     "Collection",
     "Consumer",
     "Topic",
+    "TopicSettings",
     "connect",
     "events",
 ]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import random
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -23,6 +25,8 @@ STORED_SCHEMA = pa.schema([EVENT_SCHEMA.field(name) for name in ("timestamp", "k
 
 MAX_KEY_BYTES = 65_536
 """A key names something; hashing a larger one would hold up everybody else."""
+
+_log = logging.getLogger("madang.collection")
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,249}")
 _COLUMNS = {"timestamp", "key", "value", "partition"}
@@ -52,6 +56,39 @@ def check_partitions(partitions: int) -> None:
     """
     if not isinstance(partitions, int) or isinstance(partitions, bool) or partitions < 1:
         raise InvalidInputError(f"a topic has 1 or more partitions; found {partitions!r}")
+
+
+def warn_of_lost(topic: str, group: str, partition: int, offsets: int) -> None:
+    """Tells the log that a group comes too late for what retention has removed."""
+    _log.warning(
+        "group %r of topic %r missed %d offsets of partition %d: they were removed before it read "
+        "them; let the topic keep more, or the group read sooner",
+        group, topic, offsets, partition,
+    )  # fmt: skip
+
+
+def check_keys(topic: str, parts: Mapping[int, list[Batch]]) -> None:
+    """Refuses events without a key.
+
+    Raises:
+        InvalidInputError: Says how many there are.
+    """
+    missing = sum(batch.column(1).null_count for batches in parts.values() for batch in batches)
+    if missing:
+        raise InvalidInputError(
+            f"topic {topic!r} is compacted by key, and {missing} events have no key"
+        )
+
+
+def microseconds(moment: datetime) -> int:
+    """Microseconds since 1970 UTC.
+
+    Raises:
+        InvalidInputError: The time has no zone.
+    """
+    if not isinstance(moment, datetime) or moment.utcoffset() is None:
+        raise InvalidInputError(f"a timestamp is a datetime with a time zone; found {moment!r}")
+    return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
 
 
 class Spreader:
@@ -285,14 +322,15 @@ def _mix_rest(
     hashed[rest > 0] *= _M
 
 
-def assemble(partition: int, first_offset: int, stored: list[Batch]) -> Batch:
-    """One batch of EVENT_SCHEMA from consecutive stored batches."""
+def assemble(partition: int, stored: list[Batch], offsets: list[npt.NDArray[np.int64]]) -> Batch:
+    """One batch of EVENT_SCHEMA from stored batches and the offsets of their events."""
+    if not stored:
+        return EMPTY
     batch = stored[0] if len(stored) == 1 else pa.concat_batches(stored)
-    rows = batch.num_rows
     return pa.RecordBatch.from_arrays(
         [
-            pa.array(np.full(rows, partition, np.int32)),
-            pa.array(np.arange(first_offset, first_offset + rows, dtype=np.int64)),
+            pa.array(np.full(batch.num_rows, partition, np.int32)),
+            pa.array(offsets[0] if len(offsets) == 1 else np.concatenate(offsets)),
             *batch.columns,
         ],
         schema=EVENT_SCHEMA,

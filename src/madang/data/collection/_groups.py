@@ -22,11 +22,11 @@ from typing import Protocol
 
 import pyarrow as pa
 
-from madang.data.collection._batches import EMPTY, Batch
+from madang.data.collection._batches import EMPTY, Batch, warn_of_lost
 from madang.data.collection._locks import Claim
 from madang.data.collection._partition import Partition
 from madang.data.collection.contract import Consumer
-from madang.errors import ConflictError, InvalidInputError
+from madang.errors import ConflictError, InvalidInputError, NotFoundError
 
 _REBALANCE_SECONDS = 0.2
 _SHORTEST_PAUSE_SECONDS = 0.001
@@ -76,8 +76,23 @@ class _Owned:
         self.claim = claim
         self.partition = partition
         newest = _newest(bytes(claim.file.read_at(0, 2 * _SLOT_BYTES)))
-        self._sequence, committed = newest or (0, 0)
-        self.position = max(committed, partition.first_offset)
+        self._sequence, self.position = newest or (0, partition.first_offset)
+        self.lost = 0
+
+    def take(self, max_events: int, group: str) -> Batch:
+        """Goes on from the position, past what is no longer kept."""
+        try:
+            batch, self.position = self.partition.read(self.position, max_events)
+        except NotFoundError:
+            first = self.partition.first_offset
+            if first <= self.position:
+                raise
+            missed = first - self.position
+            self.lost += missed
+            self.position = first
+            warn_of_lost(self.partition.folder.parent.name, group, self.partition.number, missed)
+            batch, self.position = self.partition.read(first, max_events)
+        return batch
 
     def write(self, offset: int) -> None:
         """Writes the committed offset; `sync` makes it durable."""
@@ -132,6 +147,10 @@ class LocalConsumer(Consumer):
     def position(self) -> dict[int, int]:
         return {number: part.position for number, part in sorted(self._owned.items())}
 
+    def lost(self) -> dict[int, int]:
+        owned = {number: part.lost for number, part in self._owned.items()}
+        return {number: lost for number, lost in sorted(owned.items()) if lost}
+
     def seek(self, offsets: Mapping[int, int]) -> None:
         self._check_open()
         owned = {number: self._own(number, offset) for number, offset in offsets.items()}
@@ -177,8 +196,7 @@ class LocalConsumer(Consumer):
             part = self._owned[numbers[(self._turn + at) % len(numbers)]]
             if part.position >= part.partition.next_offset:
                 continue
-            batch = part.partition.read(part.position, left)
-            part.position += batch.num_rows
+            batch = part.take(left, self._group.name)
             left -= batch.num_rows
             found.append(batch)
             if left <= 0:

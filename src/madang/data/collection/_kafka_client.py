@@ -38,6 +38,7 @@ _ERRORS: dict[int, type[errors.MadangError]] = {
     KafkaError.INVALID_PARTITIONS: errors.InvalidInputError,
     KafkaError.MSG_SIZE_TOO_LARGE: errors.InvalidInputError,
     KafkaError.RECORD_LIST_TOO_LARGE: errors.InvalidInputError,
+    KafkaError.INVALID_RECORD: errors.InvalidInputError,  # such as one without a key, compacted
     KafkaError.INVALID_TIMESTAMP: errors.InvalidInputError,
     KafkaError.INVALID_REPLICATION_FACTOR: errors.ConfigurationError,
     KafkaError.INVALID_CONFIG: errors.ConfigurationError,

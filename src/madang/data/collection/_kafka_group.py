@@ -6,9 +6,9 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from confluent_kafka import Consumer as KafkaClient, Message, TopicPartition
+from confluent_kafka import Consumer as KafkaClient, KafkaError, Message, TopicPartition
 
-from madang.data.collection._batches import Batch
+from madang.data.collection._batches import Batch, warn_of_lost
 from madang.data.collection._kafka_client import TIMEOUT_SECONDS, check, to_batch, translated
 from madang.data.collection.contract import Consumer
 from madang.errors import ConflictError, InvalidInputError
@@ -23,7 +23,9 @@ class KafkaConsumer(Consumer):
     def __init__(self, config: Mapping[str, Any], topic: str, group: str, name: str) -> None:
         self._topic = topic
         self._what = f"group {name!r}"
+        self._name = name
         self._positions: dict[int, int] = {}
+        self._lost: dict[int, int] = {}
         self._closed = False
         self._client = KafkaClient(
             {
@@ -31,6 +33,7 @@ class KafkaConsumer(Consumer):
                 "group.id": group,
                 "enable.auto.commit": False,
                 "enable.auto.offset.store": False,
+                "enable.partition.eof": True,  # so that the position gets over a gap at the end
                 "auto.offset.reset": "earliest",
                 "partition.assignment.strategy": "cooperative-sticky",
                 "session.timeout.ms": _SESSION_MS,
@@ -52,7 +55,8 @@ class KafkaConsumer(Consumer):
                 messages = self._client.consume(1, min(left, 0.5))
                 if messages and max_events > 1:
                     messages += self._client.consume(max_events - 1, 0)
-                mine = [message for message in messages if self._take(message)]
+                lows: dict[int, int] = {}
+                mine = [message for message in messages if self._take(message, lows)]
                 if mine or time.monotonic() >= deadline:
                     return to_batch(mine)
 
@@ -70,6 +74,9 @@ class KafkaConsumer(Consumer):
     def position(self) -> dict[int, int]:
         return dict(sorted(self._positions.items()))
 
+    def lost(self) -> dict[int, int]:
+        return dict(sorted(self._lost.items()))
+
     def seek(self, offsets: Mapping[int, int]) -> None:
         self._check_open()
         self._check_mine(offsets)
@@ -84,14 +91,32 @@ class KafkaConsumer(Consumer):
             self._client.close()
             self._positions.clear()
 
-    def _take(self, message: Message) -> bool:
-        """Moves the position; a partition that was taken away meanwhile is left to its new owner."""
-        check(self._what, message.error())
+    def _take(self, message: Message, lows: dict[int, int]) -> bool:
+        """Moves the position; a partition that was taken away meanwhile is left to its new owner.
+
+        `lows` holds the first offsets that were asked for in this poll.
+        """
+        error = message.error()
+        at_end = error is not None and error.code() == KafkaError._PARTITION_EOF
+        if not at_end:
+            check(self._what, error)
         partition, offset = message.partition(), message.offset()
         if partition is None or offset is None or partition not in self._positions:
             return False
-        self._positions[partition] = offset + 1
-        return True
+        if offset > self._positions[partition]:  # a gap: compacted, a transaction's end, or removed
+            if partition not in lows:
+                place = TopicPartition(self._topic, partition)
+                lows[partition], _ = self._client.get_watermark_offsets(
+                    place, timeout=TIMEOUT_SECONDS
+                )
+            self._missed(partition, self._positions[partition], min(lows[partition], offset))
+        self._positions[partition] = max(self._positions[partition], offset + (not at_end))
+        return not at_end
+
+    def _missed(self, partition: int, wanted: int, found: int) -> None:
+        if found > wanted:
+            self._lost[partition] = self._lost.get(partition, 0) + found - wanted
+            warn_of_lost(self._topic, self._name, partition, found - wanted)
 
     def _check_open(self) -> None:
         if self._closed:
@@ -112,6 +137,8 @@ class KafkaConsumer(Consumer):
         for place in client.committed(places, timeout=TIMEOUT_SECONDS) if places else []:
             first, _ = client.get_watermark_offsets(place, timeout=TIMEOUT_SECONDS)
             self._positions[place.partition] = max(first, place.offset)
+            if place.offset >= 0:
+                self._missed(place.partition, place.offset, first)
         client.incremental_assign(
             [TopicPartition(p.topic, p.partition, self._positions[p.partition]) for p in places]
         )

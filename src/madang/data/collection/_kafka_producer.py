@@ -1,7 +1,8 @@
-"""Appending to Kafka: an idempotent producer, and a wait for every delivery report."""
+"""Appending to Kafka: an idempotent producer, and a wait until all was delivered."""
 
 from __future__ import annotations
 
+import itertools
 import struct
 from collections.abc import Mapping
 from typing import Any
@@ -14,29 +15,41 @@ from madang.data.collection._batches import Batch
 from madang.data.collection._kafka_client import TIME_HEADER, TIMEOUT_SECONDS, check, translated
 
 _PACK = struct.Struct("<q").pack
-_POLL_SECONDS = 0.01
-"""Short, because the report that a thread waits for may be handed out in another one."""
+_WAIT_SECONDS = 0.01
 
 
 class _Deliveries:
-    """Collects the delivery reports of one `append`."""
+    """Collects the delivery reports of one `append`.
 
-    def __init__(self) -> None:
-        self.done: list[tuple[int | None, int | None]] = []
-        self.failed: list[KafkaError] = []
+    A Python function called for each event would cost more than sending it. So the first and the
+    last event of a partition have one, for their offsets, and those between have a dict's own
+    `__setitem__`, which keeps every kind of error. The reports of a partition come in order: an
+    idempotent producer sends nothing after an event that failed before that was reported, so when
+    the last event was delivered, all others were, or their errors are here.
+    """
 
-    def __call__(self, error: KafkaError | None, message: Message) -> None:
-        # Lists, because their `append` is atomic and several threads may hand out reports.
-        if error is not None:
-            self.failed.append(error)
-        self.done.append((message.partition(), message.offset()))
+    def __init__(self, waiting: int) -> None:
+        self.waiting = waiting
+        self.between: dict[KafkaError | None, Message] = {}
+        self._places: dict[int | None, list[int]] = {}
+
+    def first(self, error: KafkaError | None, message: Message) -> None:
+        """The report of a partition's first event."""
+        self.between[error] = message
+        self._places.setdefault(message.partition(), []).append(message.offset() or 0)
+
+    def last(self, error: KafkaError | None, message: Message) -> None:
+        """The report of a partition's last event."""
+        self.first(error, message)
+        self.waiting -= 1  # of this `append` alone, and reports are handed out under the GIL
+
+    def error(self) -> KafkaError | None:
+        """One of the errors, if there was any."""
+        return next((error for error in self.between if error is not None), None)
 
     def offsets(self) -> dict[int, tuple[int, int]]:
         """{partition: (first, last)}."""
-        found: dict[Any, list[Any]] = {}
-        for partition, offset in self.done:
-            found.setdefault(partition, []).append(offset)
-        return {number: (min(offs), max(offs)) for number, offs in sorted(found.items())}
+        return {p or 0: (min(offs), max(offs)) for p, offs in sorted(self._places.items())}
 
 
 class KafkaProducer:
@@ -63,41 +76,44 @@ class KafkaProducer:
         self, topic: str, parts: Mapping[int, list[Batch]], what: str
     ) -> dict[int, tuple[int, int]]:
         """Sends batches, waits for acks=all, and returns {partition: (first, last) offset}."""
-        reports, sent = _Deliveries(), 0
+        reports = _Deliveries(len(parts))
         with translated(what):
             for partition, batches in parts.items():
-                for batch in batches:
-                    sent += self._send(topic, batch, partition, reports)
-            while len(reports.done) < sent:
-                self._client.poll(_POLL_SECONDS)
-        if reports.failed:
-            check(f"{what}: {len(reports.failed)} events were refused", reports.failed[0])
+                self._send(topic, pa.Table.from_batches(batches), partition, reports)
+            while reports.waiting > 0:
+                # Unlike `poll`, it sends at once what would wait for more. Briefly, because the
+                # report that a thread waits for may be handed out in another one.
+                self._client.flush(_WAIT_SECONDS)
+        error = reports.error()
+        if error is not None:
+            check(f"{what}: events were refused, perhaps not all of them", error)
         return reports.offsets()
 
-    def _send(self, topic: str, batch: Batch, partition: int, reports: _Deliveries) -> int:
-        microseconds = batch.column(0).view(pa.int64()).to_numpy()
+    def _send(self, topic: str, events: pa.Table, partition: int, reports: _Deliveries) -> None:
+        microseconds = events.column(0).cast(pa.int64()).to_numpy()
         # librdkafka takes 0 for "now", and Kafka nothing below it.
         milliseconds = np.maximum(microseconds // 1000, 1)
-        exact = (milliseconds * 1000 == microseconds).tolist()
+        exact = milliseconds * 1000 == microseconds
+        headers: Any = itertools.repeat(None)
+        if not exact.all():
+            headers = [
+                None if whole else {TIME_HEADER: _PACK(time)}
+                for whole, time in zip(exact.tolist(), microseconds.tolist(), strict=True)
+            ]
+        between = reports.between.__setitem__
+        callbacks: list[Any] = [between] * events.num_rows
+        callbacks[0] = reports.first
+        callbacks[-1] = reports.last
         produce = self._client.produce  # produce_batch knows neither timestamps nor headers
-        for row, (key, value, millisecond) in enumerate(
-            zip(
-                batch.column(1).to_pylist(),
-                batch.column(2).to_pylist(),
-                milliseconds.tolist(),
-                strict=True,
-            )
+        for value, key, millisecond, callback, header in zip(
+            events.column(2).to_pylist(),
+            events.column(1).to_pylist(),
+            milliseconds.tolist(),
+            callbacks,
+            headers,
+            strict=False,
         ):
-            produce(
-                topic,
-                value,
-                key,
-                partition,
-                on_delivery=reports,
-                timestamp=millisecond,
-                headers=None if exact[row] else {TIME_HEADER: _PACK(int(microseconds[row]))},
-            )
-        return len(exact)
+            produce(topic, value, key, partition, callback, callback, millisecond, header)
 
     def close(self) -> None:
         """Sends what still waits."""

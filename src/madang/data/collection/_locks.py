@@ -6,8 +6,9 @@ import fcntl
 import os
 import threading
 import weakref
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 
 class Descriptor:
@@ -26,6 +27,18 @@ class Descriptor:
     def read_at(self, position: int, length: int) -> memoryview:
         """At most `length` bytes from `position` on."""
         return memoryview(os.pread(self.fd, length, position))
+
+    def write_at(self, position: int, buffers: Iterable[Any]) -> None:
+        """Writes the buffers one after another, from `position` on."""
+        # pwritev takes at most IOV_MAX (1024 on Linux) buffers, and may write less than asked.
+        views = [memoryview(buffer).cast("B") for buffer in buffers if len(buffer)]
+        while views:
+            written = os.pwritev(self.fd, views[:1000], position)
+            position += written
+            while views and written >= len(views[0]):
+                written -= len(views.pop(0))
+            if written:
+                views[0] = views[0][written:]
 
     def sync_data(self) -> None:
         """Makes the contents durable."""

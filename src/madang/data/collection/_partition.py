@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +14,9 @@ from madang.data.collection import _records, _segments
 from madang.data.collection._batches import EMPTY, Batch, assemble
 from madang.data.collection._locks import Descriptor, FileLock
 from madang.data.collection._published import Published, Tail
+from madang.errors import IntegrityError, NotFoundError
+
+T = TypeVar("T")
 
 
 class Partition:
@@ -25,9 +30,12 @@ class Partition:
         self.folder = folder
         self.number = number
         self.lock = FileLock(folder / "lock")
-        self._segment_bytes = segment_bytes
+        self.segment_bytes = segment_bytes
         self._published = Published(folder / "end")
         self._reader = _segments.SegmentReader(folder, number)
+        self._seen = self._published.changes
+        self._newest: tuple[int, int] | None = None
+        self._rolled = -1
         self._tail = self._acknowledged = Tail(0, 0, 0)
         self._file: Descriptor | None = None
         self._open = 0
@@ -50,12 +58,65 @@ class Partition:
         """The first offset that is kept."""
         return _segments.bases(self.folder)[0]
 
-    def read(self, offset: int, max_events: int) -> Batch:
-        """Durable events from `offset` on, as `Collection.read`."""
+    def read(self, offset: int, max_events: int) -> tuple[Batch, int]:
+        """Durable events from `offset` on, as `Collection.read`, and the offset to go on from."""
         end = self.next_offset
         if offset >= end or max_events <= 0:
-            return EMPTY
-        return assemble(self.number, offset, self._reader.read(offset, end, max_events))
+            return EMPTY, offset
+        part = self._unchanged(lambda: self._reader.read(offset, end, max_events))
+        return assemble(self.number, part.batches, part.offsets), part.next_offset
+
+    def offset_at(self, us: int) -> int:
+        """The first offset kept whose timestamp is `us` or later; the end without one."""
+        return self._unchanged(
+            lambda: self._reader.offset_at(us, self.first_offset, self.next_offset)
+        )
+
+    def _unchanged(self, read: Callable[[], T]) -> T:
+        """Reads; if files were removed or replaced meanwhile, once more while nobody can do that."""
+        changes = self._published.changes
+        if changes != self._seen:
+            self._reader.forget()
+            self._seen = changes
+        try:
+            return read()
+        except (IntegrityError, NotFoundError):
+            with self.lock:
+                self._reader.forget()
+                return read()
+
+    def newest_us(self, base: int) -> int:
+        """The largest timestamp of a segment that is no longer written; remembers one."""
+        if self._newest is None or self._newest[0] != base:
+            self._newest = base, _segments.newest_us(self.folder, base)
+        return self._newest[1]
+
+    # -- segments that are removed or replaced, under the lock ----------------------------------
+
+    @property
+    def active(self) -> int:
+        """The segment that is written, after `open_tail`."""
+        return self._tail.segment
+
+    @property
+    def rolled(self) -> bool:
+        """Whether a segment was begun since this was asked last."""
+        before, self._rolled = self._rolled, self.active
+        return before != self.active
+
+    @property
+    def compacted(self) -> int:
+        """The partition was compacted up to this offset, as far as anybody knows."""
+        return self._published.compacted
+
+    @compacted.setter
+    def compacted(self, offset: int) -> None:
+        self._published.compacted = offset
+
+    def changed(self) -> None:
+        """Tells readers that segments were removed or replaced."""
+        self._newest = None
+        self._published.changed()
 
     # -- writing, under the lock --------------------------------------------------------------
 
@@ -85,15 +146,15 @@ class Partition:
         start = self._tail.position
         for batch in batches:
             for piece in _records.pieces(batch):
-                if self._tail.position >= self._segment_bytes:
-                    self._flush(buffers, start)
+                if self._tail.position >= self.segment_bytes:
+                    self._writing.write_at(start, buffers)
                     self.sync()
                     self._roll(self._tail.offset)
                     buffers, start = [], 0
-                header, parts = _records.encode(piece, self._tail.offset)
+                header, parts = _records.encode(piece, self._tail.offset, self._tail.max_us)
                 buffers += parts
                 self._advance(header)
-        self._flush(buffers, start)
+        self._writing.write_at(start, buffers)
         return first, self._tail.offset - 1
 
     def sync(self) -> None:
@@ -136,23 +197,12 @@ class Partition:
 
     def _advance(self, header: _records.Header) -> None:
         tail = self._tail
-        max_us = max(tail.max_us, header.max_us)
+        max_us = max(tail.max_us, header.max_us, header.before_us)
         if tail.position - self._indexed >= _records.INDEX_BYTES:
             self._index.append((header.offset, tail.position, max_us))
             self._indexed = tail.position
         position = tail.position + header.bytes
         self._tail = Tail(header.next_offset, tail.segment, position, max_us)
-
-    def _flush(self, buffers: list[bytes | pa.Buffer], position: int) -> None:
-        # pwritev takes at most IOV_MAX (1024 on Linux) buffers, and may write less than asked.
-        views = [memoryview(buffer).cast("B") for buffer in buffers if len(buffer)]
-        while views:
-            written = os.pwritev(self._writing.fd, views[:1000], position)
-            position += written
-            while views and written >= len(views[0]):
-                written -= len(views.pop(0))
-            if written:
-                views[0] = views[0][written:]
 
     def _roll(self, base: int) -> None:
         self._write_index()
@@ -183,7 +233,7 @@ class Partition:
         self._open_segment(base)
         self._index.clear()
         self._indexed = -_records.INDEX_BYTES
-        self._tail = Tail(base, base, 0, self._tail.max_us)
+        self._tail = Tail(base, base, 0)
         data = self._writing.read_at(0, self._writing.size())
         while (header := self._next_intact(data)) is not None:
             self._advance(header)

@@ -11,12 +11,13 @@ from functools import cache
 from pathlib import Path
 
 from madang.data.collection._locks import Descriptor
+from madang.data.collection._records import NO_TIME
 
-END_BYTES = 64
+END_BYTES = 128
 _MAGIC = b"MDLEND1\0"
 _END = struct.Struct("=8s16sqqqqI")
-_NEXT = 3
-"""Which 8-byte word holds the next offset: it is read and written in one aligned move."""
+_NEXT, _CHANGES, _COMPACTED = 3, 8, 9
+"""Which 8-byte words hold numbers that are read and written in one aligned move."""
 
 
 @cache
@@ -35,7 +36,7 @@ class Tail:
     offset: int
     segment: int
     position: int
-    max_us: int = -(1 << 63)
+    max_us: int = NO_TIME
 
 
 class Published:
@@ -55,6 +56,24 @@ class Published:
     def next_offset(self) -> int:
         """The offset after the last durable event."""
         return self._words[_NEXT]
+
+    @property
+    def changes(self) -> int:
+        """How often files of the partition were removed or replaced: readers open them anew."""
+        return self._words[_CHANGES]
+
+    def changed(self) -> None:
+        """Tells readers that files were removed or replaced."""
+        self._words[_CHANGES] += 1
+
+    @property
+    def compacted(self) -> int:
+        """The log was compacted up to this offset; a hint, 0 when nobody knows."""
+        return self._words[_COMPACTED]
+
+    @compacted.setter
+    def compacted(self, offset: int) -> None:
+        self._words[_COMPACTED] = offset
 
     def load(self) -> tuple[Tail, bool] | None:
         """The tail, and whether it is of this boot; `None` if there is no whole one."""

@@ -12,7 +12,12 @@ reading it copies nothing. The header, little-endian:
 | 12-15 | number of events |
 | 16-23 | offset of the first event |
 | 24-31, 32-39 | smallest and largest timestamp, microseconds since 1970 UTC |
-| 40-63 | zeros, kept for later |
+| 40-47 | offset after the last event, where compaction left gaps; 0: there are none |
+| 48-55 | largest timestamp of all records before, plus 2**63 (0: nothing is known of them) |
+| 56-63 | zeros, kept for later |
+
+A record with gaps has a fourth column, `offset`, and may hold no events: it says that all offsets
+of its range were removed.
 
 Beside a segment `X.log` lies `X.index`: (offset, position, largest timestamp so far), 24 bytes each,
 for the first record after every 64 KiB. It is never trusted: an entry counts only if the record it
@@ -27,10 +32,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from madang.data.collection._batches import STORED_SCHEMA, Batch
+from madang.data.collection.contract import EVENT_SCHEMA
 
 MAGIC = b"MDL1"
 HEADER_BYTES = 64
@@ -39,14 +46,22 @@ RECORD_BYTES = 1 << 22
 INDEX_BYTES = 1 << 16
 INDEX_ENTRY = np.dtype([("offset", "<i8"), ("position", "<i8"), ("max_us", "<i8")])
 
-_HEADER = struct.Struct("<4sIIIqqq24x")
+NO_TIME = -(1 << 63)
+"""The largest timestamp of no events."""
+
+_HEADER = struct.Struct("<4sIIIqqqqQ8x")
 _CRC = struct.Struct("<4sI")
 _ZEROS = bytes(HEADER_BYTES)
+_SPARSE_SCHEMA = STORED_SCHEMA.append(EVENT_SCHEMA.field("offset"))
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """A record's header: `offset` is the first event's, `bytes` the whole record's length."""
+    """A record's header.
+
+    It stands for the offsets from `offset` to before `next_offset`, in `bytes` of the file;
+    `before_us` is the largest timestamp of all records before it.
+    """
 
     crc: int
     bytes: int
@@ -54,23 +69,43 @@ class Header:
     offset: int
     min_us: int
     max_us: int
+    next_offset: int
+    before_us: int
 
     @property
-    def next_offset(self) -> int:
-        """The offset after the last event."""
-        return self.offset + self.count
+    def dense(self) -> bool:
+        """Whether every offset of its range has its event."""
+        return self.next_offset - self.offset == self.count
 
 
-def encode(batch: Batch, offset: int) -> tuple[Header, list[bytes | pa.Buffer]]:
-    """The header of a record and the buffers to write."""
+def encode(
+    batch: Batch,
+    offset: int,
+    before_us: int = NO_TIME,
+    *,
+    offsets: npt.NDArray[np.int64] | None = None,
+    next_offset: int = 0,
+) -> tuple[Header, list[bytes | pa.Buffer]]:
+    """The header of a record and the buffers to write.
+
+    With gaps, `offsets` are the events' own, and the record stands for all from `offset` to
+    before `next_offset`.
+    """
+    if offsets is not None:
+        columns = [*batch.columns, pa.array(offsets, pa.int64())]
+        batch = pa.RecordBatch.from_arrays(columns, schema=_SPARSE_SCHEMA)
     body = batch.serialize()
     padding = _ZEROS[: -body.size % HEADER_BYTES]
     times = batch.column(0).view(pa.int64()).to_numpy()
-    low, high = int(times.min()), int(times.max())
+    low, high = (int(times.min()), int(times.max())) if len(times) else (0, NO_TIME)
     length = body.size + len(padding)
-    head = _HEADER.pack(MAGIC, 0, length, batch.num_rows, offset, low, high)
+    head = _HEADER.pack(
+        MAGIC, 0, length, batch.num_rows, offset, low, high, next_offset, before_us - NO_TIME
+    )
     crc = zlib.crc32(padding, zlib.crc32(body, zlib.crc32(head[8:])))
-    header = Header(crc, HEADER_BYTES + length, batch.num_rows, offset, low, high)
+    header = decode_header(memoryview(_CRC.pack(MAGIC, crc) + head[8:]), 0)
+    if header is None:
+        raise ValueError(f"no record can hold {batch.num_rows} events from offset {offset}")
     return header, [_CRC.pack(MAGIC, crc) + head[8:], body, padding]
 
 
@@ -78,10 +113,12 @@ def decode_header(data: memoryview, at: int) -> Header | None:
     """The header at `at`; `None` when there is none (too few bytes, or other ones)."""
     if len(data) - at < HEADER_BYTES:
         return None
-    magic, crc, length, count, offset, low, high = _HEADER.unpack_from(data, at)
-    if magic != MAGIC or count == 0 or offset < 0 or length % HEADER_BYTES:
+    fields = _HEADER.unpack_from(data, at)
+    magic, crc, length, count, offset, low, high, given, before = fields
+    following = given or offset + count
+    if magic != MAGIC or offset < 0 or following <= offset or length % HEADER_BYTES:
         return None
-    return Header(crc, HEADER_BYTES + length, count, offset, low, high)
+    return Header(crc, HEADER_BYTES + length, count, offset, low, high, following, before + NO_TIME)
 
 
 def intact(header: Header, data: memoryview, at: int) -> bool:
@@ -93,7 +130,14 @@ def intact(header: Header, data: memoryview, at: int) -> bool:
 def decode_body(header: Header, data: memoryview, at: int) -> Batch:
     """The events of an intact record, without a copy."""
     body = pa.py_buffer(data[at + HEADER_BYTES : at + header.bytes])
-    return pa.ipc.read_record_batch(body, STORED_SCHEMA)
+    return pa.ipc.read_record_batch(body, STORED_SCHEMA if header.dense else _SPARSE_SCHEMA)
+
+
+def offsets_of(header: Header, batch: Batch) -> npt.NDArray[np.int64]:
+    """The offset of each event of a decoded record."""
+    if header.dense:
+        return np.arange(header.offset, header.next_offset)
+    return batch.column(3).to_numpy()  # type: ignore[no-any-return] # untyped pyarrow
 
 
 def pieces(batch: Batch) -> Iterator[Batch]:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import threading
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
 
 from madang.data.collection import _records
-from madang.data.collection._batches import Batch
+from madang.data.collection._batches import STORED_SCHEMA, Batch
 from madang.data.collection._locks import Descriptor
 from madang.errors import IntegrityError, NotFoundError
 
@@ -22,8 +26,19 @@ _READ_BYTES = 64 << 20
 _PLACES = 256
 _OPEN_FILES = 4
 
+_STORED = STORED_SCHEMA.names
+
 Place = tuple[int, int]
 """(segment, position in bytes)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Stored batches, the offsets of their events, and the offset to go on from."""
+
+    batches: list[Batch]
+    offsets: list[npt.NDArray[np.int64]]
+    next_offset: int
 
 
 def sync_folder(folder: Path) -> None:
@@ -62,8 +77,24 @@ def damaged(folder: Path, place: Place) -> IntegrityError:
     )
 
 
+def newest_us(folder: Path, base: int) -> int:
+    """The largest timestamp of a segment; of one that can't be read, the largest there is."""
+    file, position = Descriptor(segment_path(folder, base), os.O_RDONLY), 0
+    newest, size = _records.NO_TIME, file.size()
+    while position < size:
+        header = _records.decode_header(file.read_at(position, _records.HEADER_BYTES), 0)
+        if header is None:
+            return -_records.NO_TIME - 1
+        newest = max(newest, header.max_us)
+        position += header.bytes
+    return newest
+
+
 class SegmentReader:
-    """Reads the records of one partition. Safe for many threads."""
+    """Reads the records of one partition. Safe for many threads.
+
+    It keeps files open and remembers places in them; `forget` when files were removed or replaced.
+    """
 
     def __init__(self, folder: Path, number: int) -> None:
         self._folder = folder
@@ -72,45 +103,105 @@ class SegmentReader:
         self._places: OrderedDict[int, Place] = OrderedDict()
         self._lock = threading.Lock()
 
-    def read(self, offset: int, end: int, max_events: int) -> list[Batch]:
-        """Stored batches from `offset` on, below `end`, together at most `max_events` rows.
+    def forget(self) -> None:
+        """Opens every file anew from now on."""
+        with self._lock:
+            self._files.clear()
+            self._places.clear()
+
+    def read(self, offset: int, end: int, max_events: int) -> Part:
+        """Events from `offset` on, below `end`, at most `max_events`.
 
         Raises:
             NotFoundError: The offset is no longer kept.
             IntegrityError: Stored bytes are not what was written.
         """
-        found: list[Batch] = []
+        batches: list[Batch] = []
+        offsets: list[npt.NDArray[np.int64]] = []
         events = size = 0
-        place: Place = (0, 0)
-        for header, batch, start in self._records(offset, end):
-            skip = max(offset - header.offset, 0)
-            found.append(batch.slice(skip, max_events - events))
-            events += found[-1].num_rows
+        following, place = offset, None
+        for header, batch, start in self.records(offset, end):
+            numbers = _records.offsets_of(header, batch)
+            skip = int(np.searchsorted(numbers, offset))
+            taken = numbers[skip : skip + max_events - events]
+            batches.append(batch.select(_STORED).slice(skip, len(taken)))
+            offsets.append(taken)
+            events += len(taken)
             size += header.bytes
-            whole = skip + found[-1].num_rows == header.count
+            whole = skip + len(taken) == len(numbers)
+            following = header.next_offset if whole else int(numbers[skip + len(taken)])
             place = (start[0], start[1] + header.bytes) if whole else start
-            if events >= max_events or size >= _READ_BYTES:
+            if events and (events >= max_events or size >= _READ_BYTES):
                 break
-        if found:
-            self._remember(offset + events, place)
+        if place is not None:
+            self._remember(following, place)
+        return Part(batches, offsets, following)
+
+    def records(self, offset: int, end: int) -> Iterator[tuple[_records.Header, Batch, Place]]:
+        """Intact records that hold offsets of [offset, end), each with its place."""
+        for header, data, at, place in self._walk(offset, self._locate(offset), end):
+            if header.next_offset > offset:
+                yield header, self._decoded(header, data, at, place), place
+
+    def offset_at(self, us: int, first: int, end: int) -> int:
+        """The first offset in [first, end) whose timestamp is `us` or later; `end` without one."""
+        if first >= end:
+            return end
+        start, place = self._before_time(us)
+        for header, data, at, where in self._walk(start, place, end):
+            if header.max_us >= us and header.next_offset > first:
+                batch = self._decoded(header, data, at, where)
+                times = batch.column(0).view(pa.int64()).to_numpy()
+                numbers = _records.offsets_of(header, batch)
+                late = np.flatnonzero((times >= us) & (numbers >= first))
+                if len(late):
+                    return int(numbers[late[0]])
+        return end
+
+    def _before_time(self, us: int) -> tuple[int, Place]:
+        """An offset and its place so that everything before it is older than `us`.
+
+        Each record says the largest time before it, which never falls along the log.
+        """
+        known = bases(self._folder)
+
+        def reached(base: int) -> bool:
+            header = self._header((base, 0))
+            return header is None or header.before_us >= us
+
+        base = known[max(bisect_left(known, True, key=reached) - 1, 0)]
+        found = base, (base, 0)
+        for entry in self._entries(base):
+            place = (base, int(entry["position"]))
+            header = self._header(place) if place[1] >= 0 else None
+            if header is None or header.offset != entry["offset"] or header.before_us >= us:
+                break
+            found = header.offset, place
         return found
 
-    def _records(self, offset: int, end: int) -> Iterator[tuple[_records.Header, Batch, Place]]:
-        """Intact records that hold events of [offset, end), each with its place."""
-        segment, position = self._locate(offset)
+    def _header(self, place: Place) -> _records.Header | None:
+        head = self._file(place[0]).read_at(place[1], _records.HEADER_BYTES)
+        return _records.decode_header(head, 0)
+
+    def _decoded(self, header: _records.Header, data: memoryview, at: int, place: Place) -> Batch:
+        if not _records.intact(header, data, at):
+            raise damaged(self._folder, place)
+        return _records.decode_body(header, data, at)
+
+    def _walk(
+        self, offset: int, place: Place, end: int
+    ) -> Iterator[tuple[_records.Header, memoryview, int, Place]]:
+        """Whole records from `place` on (at or before `offset`), up to `end`, each in its data."""
+        segment, position = place
         expected: int | None = None
         want = _CHUNK_BYTES // 4
         while expected is None or expected < end:
             data = self._file(segment).read_at(position, want)
             at = 0
             while (header := _records.decode_header(data, at)) and at + header.bytes <= len(data):
-                place = (segment, position + at)
                 if expected not in (None, header.offset):
-                    raise damaged(self._folder, place)
-                if header.next_offset > offset:
-                    if not _records.intact(header, data, at):
-                        raise damaged(self._folder, place)
-                    yield header, _records.decode_body(header, data, at), place
+                    raise damaged(self._folder, (segment, position + at))
+                yield header, data, at, (segment, position + at)
                 expected = header.next_offset
                 at += header.bytes
                 if expected >= end:
@@ -145,20 +236,23 @@ class SegmentReader:
 
     def _indexed(self, base: int, offset: int) -> int:
         """The position of the last indexed record at or before `offset`; 0 without one."""
-        try:
-            raw = index_path(self._folder, base).read_bytes()
-        except FileNotFoundError:  # it comes with the first record, and may be made again
-            return 0
-        size = _records.INDEX_ENTRY.itemsize
-        entries = np.frombuffer(raw[: len(raw) // size * size], _records.INDEX_ENTRY)
+        entries = self._entries(base)
         at = int(np.searchsorted(entries["offset"], offset, side="right")) - 1
         if at < 0 or entries["position"][at] < 0:
             return 0
         indexed, position = int(entries["offset"][at]), int(entries["position"][at])
-        head = self._file(base).read_at(position, _records.HEADER_BYTES)
-        header = _records.decode_header(head, 0)
+        header = self._header((base, position))
         trusted = header is not None and header.offset == indexed <= offset
         return position if trusted else 0
+
+    def _entries(self, base: int) -> npt.NDArray[Any]:
+        """What a segment's index says, perhaps nothing: it may be missing, old or damaged."""
+        try:
+            raw = index_path(self._folder, base).read_bytes()
+        except FileNotFoundError:  # it comes with the first record, and may be made again
+            raw = b""
+        size = _records.INDEX_ENTRY.itemsize
+        return np.frombuffer(raw[: len(raw) // size * size], _records.INDEX_ENTRY)
 
     def _remember(self, offset: int, place: Place) -> None:
         """So that whoever goes on from `offset` need not search."""

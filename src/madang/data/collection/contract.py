@@ -5,11 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import pyarrow as pa
 
 from madang.engines import Engine
+from madang.errors import InvalidInputError
 
 EVENT_SCHEMA = pa.schema(
     [
@@ -26,6 +28,48 @@ and events without a key are spread."""
 
 
 @dataclass(frozen=True)
+class TopicSettings:
+    """What a topic keeps; by default everything, for ever.
+
+    Old events go in whole segments (files), oldest first, and never from the segment that is being
+    written: a partition may keep up to one segment more than the settings say, and never less.
+
+    Attributes:
+        retention_bytes: The size of each partition; what is more is removed. A newer event is never
+            removed before an older one.
+        retention_seconds: The age, by the events' own timestamps, after which a segment is removed:
+            when its newest event is older. Events of long ago are old when they arrive.
+        compact: Keep the newest event of each key, which every event then must have. Order and
+            offsets stay as they are, with gaps. A null value (a tombstone) deletes its key.
+        tombstone_seconds: How old, by its timestamp, a tombstone is at least when it is removed too.
+    """
+
+    retention_bytes: int | None = None
+    retention_seconds: float | None = None
+    compact: bool = False
+    tombstone_seconds: float = 86_400.0
+
+    def __post_init__(self) -> None:
+        """Refuses what no engine could do."""
+        size, age = self.retention_bytes, self.retention_seconds
+        if size is not None and (type(size) is not int or not 1 <= size < 1 << 63):
+            raise InvalidInputError(f"retention_bytes is a whole number above 0; found {size!r}")
+        if age is not None and not _is_time(age):
+            raise InvalidInputError(f"retention_seconds is 0.001 to 1e11; found {age!r}")
+        if not isinstance(self.compact, bool):
+            raise InvalidInputError(f"compact is true or false; found {self.compact!r}")
+        if self.tombstone_seconds != 0 and not _is_time(self.tombstone_seconds):
+            raise InvalidInputError(
+                f"tombstone_seconds is 0, or 0.001 to 1e11; found {self.tombstone_seconds!r}"
+            )
+
+
+def _is_time(seconds: Any) -> bool:
+    known = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+    return known and 0.001 <= seconds <= 1e11  # Kafka counts milliseconds
+
+
+@dataclass(frozen=True)
 class Topic:
     """A topic: its partitions and, for each, the first offset kept and the next one to be given."""
 
@@ -33,10 +77,15 @@ class Topic:
     partitions: int
     first_offsets: tuple[int, ...]
     next_offsets: tuple[int, ...]
+    settings: TopicSettings = TopicSettings()
 
 
 class Consumer(ABC):
-    """One member of a consumer group. Not for several threads at once."""
+    """One member of a consumer group. Not for several threads at once.
+
+    Where retention has removed events that a member did not read yet, it goes on at the first one
+    that is kept, counts what it missed (`lost`) and warns in the log `madang.collection`.
+    """
 
     @abstractmethod
     def poll(self, *, max_events: int = 10_000, timeout_seconds: float = 1.0) -> pa.RecordBatch:
@@ -55,7 +104,14 @@ class Consumer(ABC):
 
     @abstractmethod
     def position(self) -> dict[int, int]:
-        """The next offset that `poll` will read, for each partition of this member."""
+        """The next offset that `poll` will read, for each partition of this member.
+
+        It reaches the topic's `next_offsets` at the end, even where the last offsets have no event.
+        """
+
+    @abstractmethod
+    def lost(self) -> dict[int, int]:
+        """{partition: offsets} that were removed before this member could read them."""
 
     @abstractmethod
     def seek(self, offsets: Mapping[int, int]) -> None:
@@ -72,17 +128,28 @@ class Collection(Engine):
     Every engine promises: events that `append` returned for are on disk (fdatasync, or acks=all)
     and survive kill -9; each partition keeps the order of appends and numbers events from 0
     without reuse; a torn last record is dropped at the next start, nothing acknowledged with it;
-    at least once between commits. Safe for many threads and processes.
+    at least once between commits. Retention and compaction, killed at any moment, leave every
+    event that the settings keep. Safe for many threads and processes.
     """
 
     @abstractmethod
-    def create_topic(self, name: str, *, partitions: int = 1) -> Topic:
-        """Makes a topic.
+    def create_topic(
+        self, name: str, *, partitions: int = 1, settings: TopicSettings | None = None
+    ) -> Topic:
+        """Makes a topic, which keeps everything unless `settings` say otherwise.
 
         Raises:
             AlreadyExistsError: It exists.
             InvalidInputError: The name is not `[A-Za-z0-9._-]{1,249}` (Kafka's rule), or
                 `partitions` is not positive.
+        """
+
+    @abstractmethod
+    def configure_topic(self, name: str, settings: TopicSettings) -> Topic:
+        """Changes what a topic keeps, from now on.
+
+        Raises:
+            NotFoundError: There is no such topic.
         """
 
     @abstractmethod
@@ -113,7 +180,9 @@ class Collection(Engine):
         Raises:
             NotFoundError: There is no such topic.
             InvalidInputError: A column is missing, unknown or of another type, an event is larger
-                than the engine takes, or a partition does not exist.
+                than the engine takes, a partition does not exist, or an event has no key and the
+                topic is compacted.
+            OutOfSpaceError: The disk is (nearly) full; nothing of the batch was kept.
         """
 
     @abstractmethod
@@ -122,8 +191,21 @@ class Collection(Engine):
     ) -> pa.RecordBatch:
         """Events from `offset` on, outside of any group (replay); empty at the end.
 
+        Go on after the last event's offset: where a topic was compacted, offsets have gaps.
+
         Raises:
             NotFoundError: No such topic or partition, or the offset is no longer kept.
+        """
+
+    @abstractmethod
+    def offset_at(self, topic: str, partition: int, timestamp: datetime) -> int:
+        """The first offset kept whose event is of `timestamp` or later; the end without one.
+
+        To replay from a time. Events' times need not be in order: later offsets may be older.
+
+        Raises:
+            NotFoundError: No such topic or partition.
+            InvalidInputError: `timestamp` has no time zone.
         """
 
     @abstractmethod
@@ -137,6 +219,13 @@ class Collection(Engine):
     @abstractmethod
     def committed(self, topic: str, group: str) -> dict[int, int]:
         """{partition: next offset} that the group has committed; empty when it never did."""
+
+    def enforce(self) -> None:
+        """Removes now what the topics' settings don't keep; for the supervisor to call.
+
+        An engine whose server does that by itself has nothing to do.
+        """
+        return
 
 
 def events(

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from datetime import datetime
 from functools import cached_property
 from typing import Any, Self
 
+import numpy as np
+import pyarrow as pa
 from confluent_kafka import (
     ConsumerGroupTopicPartitions,
     IsolationLevel,
@@ -16,7 +19,9 @@ from confluent_kafka import (
     TopicPartition,
 )
 from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, ConfigResource
 from confluent_kafka.admin._listoffsets import OffsetSpec
+from confluent_kafka.admin._resource import ResourceType
 from confluent_kafka.cimpl import NewTopic
 
 from madang.data.collection._batches import (
@@ -25,6 +30,7 @@ from madang.data.collection._batches import (
     Spreader,
     check_name,
     check_partitions,
+    microseconds,
 )
 from madang.data.collection._kafka_client import (
     TIMEOUT_SECONDS,
@@ -35,7 +41,8 @@ from madang.data.collection._kafka_client import (
 from madang.data.collection._kafka_group import KafkaConsumer
 from madang.data.collection._kafka_producer import KafkaProducer
 from madang.data.collection._kafka_reader import KafkaReader
-from madang.data.collection.contract import Collection, Consumer, Topic
+from madang.data.collection._kafka_settings import from_config, to_config
+from madang.data.collection.contract import Collection, Consumer, Topic, TopicSettings
 from madang.engines import Context, EngineURL, Health
 from madang.errors import (
     AlreadyExistsError,
@@ -87,7 +94,9 @@ class KafkaCollection(Collection):
 
     # -- topics -------------------------------------------------------------------------------
 
-    def create_topic(self, name: str, *, partitions: int = 1) -> Topic:
+    def create_topic(
+        self, name: str, *, partitions: int = 1, settings: TopicSettings | None = None
+    ) -> Topic:
         full = self._full(name)
         check_partitions(partitions)
         new = NewTopic(
@@ -98,8 +107,8 @@ class KafkaCollection(Collection):
                 "message.timestamp.type": "CreateTime",
                 "message.timestamp.after.max.ms": str((1 << 63) - 1),
                 "message.timestamp.before.max.ms": str((1 << 63) - 1),
-                "retention.ms": "-1",
                 "max.message.bytes": str(self._max_bytes),
+                **to_config(settings or TopicSettings()),
             },
         )
         what = f"topic {name!r} can't be made"
@@ -109,6 +118,26 @@ class KafkaCollection(Collection):
         except AlreadyExistsError as error:
             raise AlreadyExistsError(f"topic {name!r} already exists") from error
         return self._wait_for(name, partitions)
+
+    def configure_topic(self, name: str, settings: TopicSettings) -> Topic:
+        self._partitions(name, fresh=True)
+        resource = ConfigResource(
+            ResourceType.TOPIC,
+            self._full(name),
+            incremental_configs=[
+                ConfigEntry(key, value, incremental_operation=AlterConfigOpType.SET)
+                for key, value in to_config(settings).items()
+            ],
+        )
+        with translated(f"topic {name!r} can't be configured"):
+            answer = self._admin.incremental_alter_configs([resource])
+            answer[resource].result(TIMEOUT_SECONDS)
+        deadline = time.monotonic() + TIMEOUT_SECONDS
+        while (topic := self.topic(name)).settings != settings:
+            if time.monotonic() > deadline:
+                raise UnavailableError(f"Kafka still shows the old settings of topic {name!r}")
+            time.sleep(0.02)
+        return topic
 
     def topics(self) -> list[Topic]:
         with translated("topics"):
@@ -171,6 +200,30 @@ class KafkaCollection(Collection):
                     raise
                 self._partitions(topic, fresh=True)
                 time.sleep(0.05)
+
+    def offset_at(self, topic: str, partition: int, timestamp: datetime) -> int:
+        wanted = microseconds(timestamp)
+        count = self._partitions(topic)
+        if not 0 <= partition < count:
+            raise NotFoundError(
+                f"topic {topic!r} has partitions 0 to {count - 1}; there is no {partition}"
+            )
+        # Kafka knows milliseconds from 1 on; what is finer or older is found by reading.
+        millisecond = wanted // 1000
+        spec = OffsetSpec.for_timestamp(millisecond) if millisecond > 1 else OffsetSpec.earliest()  # type: ignore[no-untyped-call] # theirs
+        full = self._full(topic)
+        offset = self._offsets_of(full, {partition: spec})[partition]
+        end = self._offsets_of(full, {partition: OffsetSpec.latest()})[partition]  # type: ignore[no-untyped-call] # theirs
+        while 0 <= offset < end:
+            batch = self.read(topic, partition, offset)
+            times = batch.column("timestamp").cast(pa.int64()).to_numpy()
+            late = np.flatnonzero(times >= wanted)
+            if len(late):
+                return int(batch.column("offset")[int(late[0])].as_py())
+            if not batch.num_rows:
+                break
+            offset = int(batch.column("offset")[-1].as_py()) + 1
+        return end
 
     def consumer(self, topic: str, group: str) -> Consumer:
         self._partitions(topic, fresh=True)
@@ -261,21 +314,29 @@ class KafkaCollection(Collection):
         return True
 
     def _describe(self, name: str, partitions: int) -> Topic:
-        full = self._full(name)
-        first = self._offsets(full, partitions, OffsetSpec.earliest())  # type: ignore[no-untyped-call] # theirs
-        last = self._offsets(full, partitions, OffsetSpec.latest())  # type: ignore[no-untyped-call] # theirs
-        return Topic(name, partitions, first, last)
+        full, numbers = self._full(name), range(partitions)
+        first = self._offsets_of(full, {number: OffsetSpec.earliest() for number in numbers})  # type: ignore[no-untyped-call] # theirs
+        last = self._offsets_of(full, {number: OffsetSpec.latest() for number in numbers})  # type: ignore[no-untyped-call] # theirs
+        resource = ConfigResource(ResourceType.TOPIC, full)
+        with translated(f"settings of topic {name!r}"):
+            found = self._admin.describe_configs([resource])[resource].result(TIMEOUT_SECONDS)
+        return Topic(
+            name,
+            partitions,
+            tuple(first[number] for number in numbers),
+            tuple(last[number] for number in numbers),
+            from_config({key: entry.value for key, entry in found.items()}),
+        )
 
-    def _offsets(self, full: str, partitions: int, spec: OffsetSpec) -> tuple[int, ...]:
-        places = {TopicPartition(full, number): spec for number in range(partitions)}
+    def _offsets_of(self, full: str, specs: Mapping[int, OffsetSpec]) -> dict[int, int]:
+        places = {TopicPartition(full, number): spec for number, spec in specs.items()}
         with translated(f"offsets of topic {full!r}"):
             answers = self._admin.list_offsets(
                 places,
                 isolation_level=IsolationLevel.READ_COMMITTED,
                 request_timeout=TIMEOUT_SECONDS,
             )
-            found = {place.partition: future.result().offset for place, future in answers.items()}
-        return tuple(found[number] for number in range(partitions))
+            return {place.partition: future.result().offset for place, future in answers.items()}
 
     def _wait_for(self, name: str, partitions: int) -> Topic:
         """A new topic is known to the controller first, and to the brokers a moment later."""

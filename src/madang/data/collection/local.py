@@ -2,85 +2,54 @@
 
 <folder>/<project>/<topic>/
     topic.json              {"partitions": 3}
-    0/ … 2/                 segments, their indexes, `lock`, `end`
+    settings.json           what it keeps, where it was told
+    0/ … 2/                 segments, their indexes, `lock`, `end`, `upkeep`
     groups/<group>/         members and committed offsets
 """
 
 from __future__ import annotations
 
-import json
+import errno
 import os
 import secrets
 import shutil
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
 
-from madang.data.collection import _groups
-from madang.data.collection._batches import Batch, Spreader, check_name, check_partitions
-from madang.data.collection._locks import Descriptor
+from madang.data.collection import _compaction, _groups, _retention, _topic_files
+from madang.data.collection._batches import (
+    Batch,
+    Spreader,
+    check_keys,
+    check_name,
+    check_partitions,
+    microseconds,
+)
 from madang.data.collection._partition import Partition
 from madang.data.collection._segments import sync_folder
-from madang.data.collection.contract import Collection, Consumer, Topic
+from madang.data.collection._topic_files import OpenTopic
+from madang.data.collection.contract import Collection, Consumer, Topic, TopicSettings
 from madang.engines import Context, EngineURL, Health
 from madang.errors import (
     AlreadyExistsError,
     ConfigurationError,
-    IntegrityError,
     InvalidInputError,
     NotFoundError,
+    OutOfSpaceError,
 )
 
 MAX_EVENT_BYTES = 16 << 20
 SEGMENT_BYTES = 64 << 20
+MIN_FREE_BYTES = 256 << 20
+"""At so few free bytes `append` refuses, rather than fill the disk."""
 _LEFTOVER_SECONDS = 3600
 _SYNC_THREADS = 8
-
-
-class _OpenTopic:
-    """A topic's open files; `check_present` says whether they still are the topic's."""
-
-    def __init__(self, folder: Path, segment_bytes: int) -> None:
-        self.name = folder.name
-        self.folder = folder
-        try:
-            # Held open, so that its inode can't come back as another topic of the same name.
-            self._identity = Descriptor(folder / "topic.json", os.O_RDONLY)
-            settings = json.loads((folder / "topic.json").read_bytes())
-            count = int(settings["partitions"])
-            self.partitions = [
-                Partition(folder / str(number), number, segment_bytes) for number in range(count)
-            ]
-        except FileNotFoundError as error:
-            raise NotFoundError(f"there is no topic {folder.name!r}") from error
-        except (ValueError, KeyError, TypeError) as error:
-            raise IntegrityError(
-                f"{folder / 'topic.json'} is damaged ({error}); restore it from a backup"
-            ) from error
-
-    def present(self) -> bool:
-        """Whether the folder still holds this topic, not none and not a later one."""
-        try:
-            return os.path.samestat(self._identity.path.stat(), os.fstat(self._identity.fd))
-        except FileNotFoundError:
-            return False
-
-    def check_present(self) -> None:
-        """Raises NotFoundError when the topic was deleted."""
-        if not self.present():
-            raise NotFoundError(f"topic {self.name!r} was deleted")
-
-    def describe(self) -> Topic:
-        """The topic as the contract shows it."""
-        return Topic(
-            self.name,
-            len(self.partitions),
-            tuple(part.first_offset for part in self.partitions),
-            tuple(part.next_offset for part in self.partitions),
-        )
 
 
 class LocalCollection(Collection):
@@ -89,32 +58,46 @@ class LocalCollection(Collection):
     An event has at most 16 MiB, a key 64 KiB.
     """
 
-    def __init__(self, folder: Path, project: str, *, segment_bytes: int = SEGMENT_BYTES) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        project: str,
+        *,
+        segment_bytes: int = SEGMENT_BYTES,
+        min_free_bytes: int = MIN_FREE_BYTES,
+    ) -> None:
         self._folder = folder / project
         self._segment_bytes = segment_bytes
+        self._min_free_bytes = min_free_bytes
         self._spreader = Spreader(MAX_EVENT_BYTES)
-        self._topics: dict[str, _OpenTopic] = {}
+        self._topics: dict[str, OpenTopic] = {}
         self._lock = threading.Lock()
         self._syncing: tuple[int, ThreadPoolExecutor] | None = None
 
     @classmethod
     def from_url(cls, url: EngineURL, context: Context) -> Self:
-        url.check_options({"segment_bytes"})
+        numbers = {"segment_bytes": SEGMENT_BYTES, "min_free_bytes": MIN_FREE_BYTES}
+        url.check_options(set(numbers))
         folder = url.local_path(context.root) if url.path.strip("/") else context.home / "events"
-        text = url.query.get("segment_bytes", str(SEGMENT_BYTES))
-        if not text.isdigit() or int(text) < 1:
-            raise ConfigurationError(f"local://?segment_bytes must be a positive number: {text!r}")
-        return cls(folder, context.project, segment_bytes=int(text))
+        for option in numbers.keys() & url.query.keys():
+            text = url.query[option]
+            if not text.isdecimal() or int(text) < 1:
+                raise ConfigurationError(f"local://?{option} must be a positive number: {text!r}")
+            numbers[option] = int(text)
+        return cls(folder, context.project, **numbers)
 
     # -- topics -------------------------------------------------------------------------------
 
-    def create_topic(self, name: str, *, partitions: int = 1) -> Topic:
+    def create_topic(
+        self, name: str, *, partitions: int = 1, settings: TopicSettings | None = None
+    ) -> Topic:
         check_name("topic", name)
         check_partitions(partitions)
         self._folder.mkdir(parents=True, exist_ok=True)
         self._sweep()
         coming = self._folder / f"~new-{secrets.token_hex(8)}"
-        _make_topic(coming, partitions)
+        with self._full(f"making topic {name!r}"):
+            _topic_files.make(coming, partitions, self._segment_bytes, settings)
         try:
             # A folder can be renamed over an empty one only, and a topic's is never empty.
             coming.rename(self._folder / name)
@@ -125,6 +108,13 @@ class LocalCollection(Collection):
             raise AlreadyExistsError(f"topic {name!r} already exists") from error
         sync_folder(self._folder)
         return self.topic(name)
+
+    def configure_topic(self, name: str, settings: TopicSettings) -> Topic:
+        topic = self._open(name)
+        with topic.partitions[0].lock:  # which whoever deletes the topic takes too
+            topic.check_present()
+            _topic_files.configure(topic.folder, settings)
+        return topic.describe()
 
     def topics(self) -> list[Topic]:
         if not self._folder.is_dir():
@@ -161,13 +151,19 @@ class LocalCollection(Collection):
     def append(self, topic: str, events: Any) -> dict[int, tuple[int, int]]:
         opened = self._open(topic)
         parts = self._spreader.spread(events, len(opened.partitions))
-        with ExitStack() as held:
+        settings = opened.settings
+        if settings.compact:
+            check_keys(topic, parts)
+        self._check_space(topic)
+        with ExitStack() as held, self._full(f"append to topic {topic!r}"):
             logs = {number: opened.partitions[number] for number in parts}
             for log in logs.values():  # by number, so that two appends can't wait for each other
                 held.enter_context(log.lock)
             opened.check_present()
             for log in logs.values():
                 log.open_tail()
+                if log.rolled:
+                    _retention.retain(log, settings)
             try:
                 offsets = {number: log.write(parts[number]) for number, log in logs.items()}
                 self._sync(list(logs.values()))
@@ -194,15 +190,21 @@ class LocalCollection(Collection):
             future.result()
 
     def read(self, topic: str, partition: int, offset: int, *, max_events: int = 10_000) -> Batch:
-        opened = self._open(topic)
-        if not 0 <= partition < len(opened.partitions):
-            raise NotFoundError(
-                f"topic {topic!r} has partitions 0 to {len(opened.partitions) - 1}; "
-                f"there is no {partition}"
-            )
+        found = self._partition(topic, partition)
         if offset < 0:
             raise InvalidInputError(f"an offset is 0 or more; found {offset}")
-        return opened.partitions[partition].read(offset, max_events)
+        return found.read(offset, max_events)[0]
+
+    def offset_at(self, topic: str, partition: int, timestamp: datetime) -> int:
+        return self._partition(topic, partition).offset_at(microseconds(timestamp))
+
+    def _partition(self, topic: str, number: int) -> Partition:
+        partitions = self._open(topic).partitions
+        if not 0 <= number < len(partitions):
+            raise NotFoundError(
+                f"topic {topic!r} has partitions 0 to {len(partitions) - 1}; there is no {number}"
+            )
+        return partitions[number]
 
     def consumer(self, topic: str, group: str) -> Consumer:
         check_name("group", group)
@@ -212,6 +214,47 @@ class LocalCollection(Collection):
     def committed(self, topic: str, group: str) -> dict[int, int]:
         check_name("group", group)
         return _groups.read_committed(self._open(topic).folder / "groups" / group)
+
+    # -- space --------------------------------------------------------------------------------
+
+    def enforce(self) -> None:
+        """Also compacts, reading each compacted topic of which half is new."""
+        for described in self.topics():
+            try:
+                topic = self._open(described.name)
+                for partition in topic.partitions:
+                    with partition.lock:
+                        topic.check_present()
+                        partition.open_tail()
+                        _retention.retain(partition, topic.settings)
+                    if topic.settings.compact:
+                        _compaction.compact(partition, topic.settings, topic.check_present)
+            except NotFoundError:  # deleted since it was listed
+                continue
+
+    def _check_space(self, topic: str) -> None:
+        """Leaves the machine its last bytes: a full disk stops more than this log."""
+        found = os.statvfs(self._folder)
+        free = found.f_bavail * found.f_frsize
+        if free < self._min_free_bytes:
+            raise OutOfSpaceError(
+                f"append to topic {topic!r} was refused: {free} bytes are free for {self._folder} "
+                f"and {self._min_free_bytes} are kept free (local://?min_free_bytes=); "
+                "make room, or let topics keep less: madang topics configure"
+            )
+
+    @contextmanager
+    def _full(self, what: str) -> Iterator[None]:
+        """Says clearly that the disk is full."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise OutOfSpaceError(
+                f"{what} was refused: {error.strerror} in {self._folder}; "
+                "nothing of it was kept; make room, or let topics keep less"
+            ) from error
 
     # -- the engine ---------------------------------------------------------------------------
 
@@ -224,7 +267,7 @@ class LocalCollection(Collection):
             return Health(False, str(error), "make the folder writable, or choose another one")
         if not os.access(self._folder, os.W_OK):
             return Health(False, f"{self._folder} is read-only", "make the folder writable")
-        ok = free > 4 * self._segment_bytes
+        ok = free > self._min_free_bytes + 4 * self._segment_bytes
         detail = f"local event log, {count} topics, {free / 1e9:.1f} GB free"
         return Health(ok, detail, "" if ok else "make room on the disk")
 
@@ -235,7 +278,7 @@ class LocalCollection(Collection):
                 self._syncing[1].shutdown()
             self._syncing = None
 
-    def _open(self, name: str) -> _OpenTopic:
+    def _open(self, name: str) -> OpenTopic:
         check_name("topic", name)
         topic = self._topics.get(name)
         if topic is not None and topic.present():
@@ -244,7 +287,7 @@ class LocalCollection(Collection):
             topic = self._topics.get(name)
             if topic is None or not topic.present():
                 self._topics.pop(name, None)
-                topic = _OpenTopic(self._folder / name, self._segment_bytes)
+                topic = OpenTopic(self._folder / name, self._segment_bytes)
                 self._topics[name] = topic
         return topic
 
@@ -257,20 +300,3 @@ class LocalCollection(Collection):
                     shutil.rmtree(entry)
             except FileNotFoundError:  # another process sweeps too
                 continue
-
-
-def _make_topic(folder: Path, partitions: int) -> None:
-    """Makes a topic's folder, durable, under a name that nobody sees yet."""
-    folder.mkdir()
-    (folder / "groups").mkdir()
-    for number in range(partitions):
-        part = folder / str(number)
-        part.mkdir()
-        (part / "lock").touch()
-        Partition(part, number, SEGMENT_BYTES)  # makes the first segment and the end
-    settings = folder / "topic.json"
-    settings.write_text(json.dumps({"partitions": partitions}), encoding="utf-8")
-    Descriptor(settings, os.O_RDONLY).sync()
-    for number in range(partitions):
-        sync_folder(folder / str(number))
-    sync_folder(folder)

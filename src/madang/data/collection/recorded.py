@@ -1,28 +1,31 @@
-"""Topics that are made and deleted stand in the ledger; events go straight through."""
+"""Topics that are made, configured and deleted stand in the ledger; events go straight through."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
+from datetime import datetime
 from typing import Self
 
 import pyarrow as pa
 
 from madang import engines
 from madang.data import collection
-from madang.data.collection.contract import Collection, Consumer, Topic
+from madang.data.collection.contract import Collection, Consumer, Topic, TopicSettings
 from madang.engines import Context, EngineURL, Health
 from madang.errors import InvalidInputError, NotFoundError
-from madang.ledger import Ledger
+from madang.ledger import Ledger, Line
 
 CREATE = "topic.create"
+CONFIGURE = "topic.configure"
 DELETE = "topic.delete"
 
 
 class RecordedCollection(Collection):
-    """Any engine, with `topic.create` and `topic.delete` on the record.
+    """Any engine, with `topic.create`, `topic.configure` and `topic.delete` on the record.
 
-    An intent that a killed process left open is settled before the next change, by looking whether
-    the topic is there. Appending, reading and committing never touch the ledger.
+    An intent that a killed process left open is settled before the next change, by looking at
+    the topic. Appending, reading and committing never touch the ledger.
     """
 
     def __init__(self, engine: Collection, ledger: Ledger) -> None:
@@ -34,13 +37,23 @@ class RecordedCollection(Collection):
         engine = engines.load(collection.ENGINES[url.scheme], "data.collection", url.scheme)
         return cls(engine.from_url(url, context), context.ledger)
 
-    def create_topic(self, name: str, *, partitions: int = 1) -> Topic:
+    def create_topic(
+        self, name: str, *, partitions: int = 1, settings: TopicSettings | None = None
+    ) -> Topic:
         self.settle()
         subject = f"topic:{name}"
         with self._ledger.intent(CREATE, subject, data={"partitions": partitions}) as intent:
-            topic = self.engine.create_topic(name, partitions=partitions)
+            topic = self.engine.create_topic(name, partitions=partitions, settings=settings)
             intent.outputs.append(subject)
-            intent.data["partitions"] = topic.partitions
+            intent.data |= {"partitions": topic.partitions, "settings": asdict(topic.settings)}
+        return topic
+
+    def configure_topic(self, name: str, settings: TopicSettings) -> Topic:
+        self.settle()
+        data = {"settings": asdict(settings)}
+        with self._ledger.intent(CONFIGURE, f"topic:{name}", data=data) as intent:
+            topic = self.engine.configure_topic(name, settings)
+            intent.data |= data
         return topic
 
     def delete_topic(self, name: str) -> None:
@@ -50,12 +63,18 @@ class RecordedCollection(Collection):
 
     def settle(self) -> None:
         """Writes the outcome of changes whose process died in the middle."""
-        self._settle(CREATE, lambda there: there)
-        self._settle(DELETE, lambda there: not there)
+        self._settle(CREATE, lambda found, _: found is not None)
+        self._settle(DELETE, lambda found, _: found is None)
+        self._settle(
+            CONFIGURE,
+            lambda found, line: (
+                found is not None and asdict(found.settings) == dict(line.data["settings"])
+            ),
+        )
 
-    def _settle(self, kind: str, happened: Callable[[bool], bool]) -> None:
+    def _settle(self, kind: str, happened: Callable[[Topic | None, Line], bool]) -> None:
         for line in self._ledger.open_intents(kind):
-            if happened(self._exists(line.subject.removeprefix("topic:"))):
+            if happened(self._find(line.subject.removeprefix("topic:")), line):
                 outputs = [line.subject] if kind == CREATE else []
                 self._ledger.close_intent(
                     line.seq, kind, line.subject, phase="settled", outputs=outputs
@@ -69,12 +88,11 @@ class RecordedCollection(Collection):
                     data={"error": "the process died before the change was made"},
                 )
 
-    def _exists(self, name: str) -> bool:
+    def _find(self, name: str) -> Topic | None:
         try:
-            self.engine.topic(name)
+            return self.engine.topic(name)
         except (NotFoundError, InvalidInputError):  # the intent may name what can't be a topic
-            return False
-        return True
+            return None
 
     def topics(self) -> list[Topic]:
         return self.engine.topics()
@@ -90,11 +108,17 @@ class RecordedCollection(Collection):
     ) -> pa.RecordBatch:
         return self.engine.read(topic, partition, offset, max_events=max_events)
 
+    def offset_at(self, topic: str, partition: int, timestamp: datetime) -> int:
+        return self.engine.offset_at(topic, partition, timestamp)
+
     def consumer(self, topic: str, group: str) -> Consumer:
         return self.engine.consumer(topic, group)
 
     def committed(self, topic: str, group: str) -> dict[int, int]:
         return self.engine.committed(topic, group)
+
+    def enforce(self) -> None:
+        self.engine.enforce()
 
     def health(self) -> Health:
         return self.engine.health()

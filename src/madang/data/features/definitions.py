@@ -215,9 +215,9 @@ def _bytecode(code: CodeType) -> str:
 
 
 def digest(folder: Path) -> str:
-    """16 hex digits that change with the text of any module in `folder`."""
+    """16 hex digits that change with the text of any definition in `folder`."""
     found = hashlib.sha256()
-    for file in sorted(folder.glob("*.py")):
+    for file in sorted([*folder.glob("*.py"), *folder.glob("*.sql")]):
         for part in (file.name.encode(), file.read_bytes()):
             found.update(hashlib.sha256(part).digest())
     return found.hexdigest()[:16]
@@ -234,7 +234,7 @@ def load(folder: Path) -> dict[str, tuple[FeatureView, Path]]:
     """
     found: dict[str, tuple[FeatureView, Path]] = {}
     for file in sorted(folder.glob("*.py")):
-        views = {id(v): v for v in vars(_module(file)).values() if isinstance(v, FeatureView)}
+        views = {id(v): v for v in vars(load_module(file)).values() if isinstance(v, FeatureView)}
         for view in views.values():
             try:
                 check(view)
@@ -250,7 +250,12 @@ def load(folder: Path) -> dict[str, tuple[FeatureView, Path]]:
     return found
 
 
-def _module(file: Path) -> ModuleType:
+def load_module(file: Path) -> ModuleType:
+    """The module of a file of definitions, run once in a process for each of its texts.
+
+    Raises:
+        InvalidInputError: It can't be imported; names the file.
+    """
     file = file.resolve()
     text = file.read_bytes()
     known = _loaded.get(file)

@@ -9,9 +9,13 @@ from madang.data.storage.contract import (
     DeltaTables,
     LocalFiles,
     ObjectInfo,
+    Objects,
     Storage,
+    TableChanges,
+    Tables,
     TableVersion,
     Transaction,
+    UnknownOutcomeError,
 )
 
 ENGINES = {
@@ -32,8 +36,12 @@ __all__ = [
     "DeltaTables",
     "LocalFiles",
     "ObjectInfo",
+    "Objects",
     "Storage",
+    "TableChanges",
     "TableVersion",
+    "Tables",
     "Transaction",
+    "UnknownOutcomeError",
     "connect",
 ]

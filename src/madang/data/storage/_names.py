@@ -79,6 +79,17 @@ def check_table(table: str) -> str:
     return table
 
 
+def check_columns(argument: str, given: Sequence[str] | None) -> tuple[str, ...] | None:
+    """Returns the names of columns that an argument gives.
+
+    Raises:
+        InvalidInputError: It is one text, which would be taken letter by letter.
+    """
+    if isinstance(given, str):
+        raise InvalidInputError(f"{argument} is a list of columns: {argument}=[{given!r}]")
+    return None if given is None else tuple(given)
+
+
 def check_transactions(given: Transaction | Sequence[Transaction]) -> tuple[Transaction, ...]:
     """Returns the transactions of one write when they are usable.
 

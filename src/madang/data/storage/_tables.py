@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow as pa
 
-from madang.data.storage._names import check_table, check_transactions
+from madang.data.storage._names import check_columns, check_table, check_transactions
 from madang.data.storage.contract import DeltaTables, Mode, Storage, TableVersion, Transaction
 
 if TYPE_CHECKING:
@@ -51,8 +51,16 @@ class TablePlace(Protocol):
         """Removes a data file that no version refers to."""
         ...
 
-    def commit_done(self, table: str, version: int) -> None:
-        """Makes the log entry of `version` (and a checkpoint of it) durable."""
+    def commit(self, table: str, version: int, entry: bytes) -> bool:
+        """Puts a version's entry into the table's log, whole and durable; `False` if it has one.
+
+        Raises:
+            UnknownOutcomeError: It may be there, or be there later.
+        """
+        ...
+
+    def sync(self, table: str, version: int) -> None:
+        """Makes the log entry of `version`, and a checkpoint of it, durable."""
         ...
 
     def names(self) -> list[str]:
@@ -83,6 +91,7 @@ class TableStorage(Storage, DeltaTables):
         metadata: Mapping[str, str] | None = None,
         transaction: Transaction | Sequence[Transaction] = (),
         inputs: Sequence[str] = (),
+        partition_by: Sequence[str] | None = None,
     ) -> int:
         return self._store.write(
             check_table(table),
@@ -90,7 +99,41 @@ class TableStorage(Storage, DeltaTables):
             mode=mode,
             metadata=metadata or {},
             transactions=check_transactions(transaction),
+            partition_by=check_columns("partition_by", partition_by),
         )
+
+    def merge(
+        self,
+        table: str,
+        data: Any,
+        *,
+        on: Sequence[str],
+        deleted: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        transaction: Transaction | Sequence[Transaction] = (),
+        inputs: Sequence[str] = (),
+    ) -> int:
+        return self._store.merge(
+            check_table(table),
+            data,
+            on=check_columns("on", on) or (),
+            deleted=deleted,
+            metadata=metadata or {},
+            transactions=check_transactions(transaction),
+        )
+
+    def delete_rows(
+        self, table: str, where: str, *, metadata: Mapping[str, str] | None = None
+    ) -> int:
+        return self._store.delete_rows(check_table(table), where, metadata=metadata or {})
+
+    def evolve(
+        self, table: str, schema: pa.Schema, *, metadata: Mapping[str, str] | None = None
+    ) -> int:
+        return self._store.evolve(check_table(table), schema, metadata=metadata or {})
+
+    def compact(self, table: str, *, metadata: Mapping[str, str] | None = None) -> int:
+        return self._store.compact(check_table(table), metadata=metadata or {})
 
     def read(
         self,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pyarrow as pa
 
 from madang.engines import Engine
+from madang.errors import UnavailableError
 
 if TYPE_CHECKING:
     import pyarrow.dataset as pads
@@ -40,6 +41,10 @@ class TableVersion:
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 
+class UnknownOutcomeError(UnavailableError):
+    """A table's change was sent, and the store's answer was lost: it landed, or it did not."""
+
+
 @dataclass(frozen=True)
 class Transaction:
     """An application's progress, kept in the table and committed with a write.
@@ -56,22 +61,8 @@ class Transaction:
     after: int | None = None
 
 
-class Storage(Engine):
-    """Objects and versioned tables.
-
-    Every engine promises: a `put` or `write` that returned is on disk (or acknowledged by the
-    server) and survives kill -9; readers see a whole old or a whole new object or version, never a
-    mixture; a killed writer leaves no visible half. Two writers of one table: both land or one
-    gets `ConflictError`. Safe for many threads and processes.
-
-    A key has parts of at most 255 bytes joined by `/`, 1024 bytes in all; no part is empty, `.` or
-    `..`, and there are no control characters and no backslash. No key may be a folder of another
-    (`a` beside `a/b`): an engine may refuse the second of them with `InvalidInputError`.
-    A table's name has letters, digits, `_`, `-` and `.`, starts with a letter, a digit or `_`, and
-    has at most 120 bytes.
-    """
-
-    # -- objects --
+class Objects(ABC):
+    """Bytes under a key. What is promised of them stands at `Storage`."""
 
     @abstractmethod
     def put(
@@ -100,7 +91,9 @@ class Storage(Engine):
     def delete(self, key: str) -> None:
         """Deletes an object; repeating it is safe."""
 
-    # -- tables --
+
+class Tables(ABC):
+    """Versioned tables: written, read, listed. What is promised of them stands at `Storage`."""
 
     @abstractmethod
     def write(
@@ -112,6 +105,7 @@ class Storage(Engine):
         metadata: Mapping[str, str] | None = None,
         transaction: Transaction | Sequence[Transaction] = (),
         inputs: Sequence[str] = (),
+        partition_by: Sequence[str] | None = None,
     ) -> int:
         """Writes rows as one new version and returns its number (0 for a new table's first).
 
@@ -129,15 +123,20 @@ class Storage(Engine):
                 dropped: another number in the table is a conflict.
             inputs: References to what the rows were made from (`"topic:flights/0@0-99"`), for the
                 ledger. A bare engine keeps no record of them.
+            partition_by: Columns with one value in each file, so that a reader's filter on them
+                leaves out the other files: text, integers, booleans, dates or times. A new table
+                has none by default, one that exists keeps its own; `overwrite` may change them.
 
         Dictionaries are stored as their values, unsigned integers as the next larger signed type,
         times to the microsecond (a nanosecond that would be lost is refused), zoned times in UTC.
 
         Raises:
             InvalidInputError: A value does not fit its column, or is null where it may not be.
-            SchemaMismatchError: On append, a column is unknown or has another type.
+            SchemaMismatchError: On append, a column is unknown or has another type, or the table
+                is partitioned by others.
             ConflictError: Another writer changed the table in a way that excludes this write, or
                 an application's progress is not what a transaction says that it comes after.
+            UnknownOutcomeError: The store's answer was lost; the write landed, or it did not.
         """
 
     @abstractmethod
@@ -165,8 +164,8 @@ class Storage(Engine):
     def versions(self, table: str, *, limit: int | None = None) -> builtins.list[TableVersion]:
         """All versions, or the newest `limit` of them, oldest first.
 
-        `TableVersion.operation` is `append` or `overwrite`, or the word of another program that
-        changed the table.
+        `TableVersion.operation` is `append`, `overwrite`, `merge`, `delete`, `evolve` or `compact`,
+        or the word of another program that changed the table.
 
         Raises:
             NotFoundError: There is no such table.
@@ -184,6 +183,117 @@ class Storage(Engine):
     @abstractmethod
     def tables(self) -> builtins.list[str]:
         """The names of all tables, sorted."""
+
+
+class TableChanges(ABC):
+    """What changes rows, columns and files that are in a table already, each as one version.
+
+    Every engine promises: memory holds a part of one data file (and a merge's rows), never the
+    table; two at once on one table both land, as if one came after the other, or one gets
+    `ConflictError`; what changes nothing makes no version, and returns the newest.
+    """
+
+    @abstractmethod
+    def merge(
+        self,
+        table: str,
+        data: Any,
+        *,
+        on: Sequence[str],
+        deleted: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        transaction: Transaction | Sequence[Transaction] = (),
+        inputs: Sequence[str] = (),
+    ) -> int:
+        """Changes the rows whose key the table has, and adds the others; returns the version.
+
+        Args:
+            table: The table's name; made when it doesn't exist.
+            data: Rows as for `Storage.write`, with the key columns; held in memory. Columns that
+                they lack keep their values in rows that are there, and are null in new ones.
+            on: The key columns. A null equals a null, NaN equals NaN, and 0.0 equals -0.0.
+            deleted: A column of booleans in `data` that is not stored: true deletes the row of that
+                key.
+            metadata: Kept with the version.
+            transaction: As for `Storage.write`.
+            inputs: As for `Storage.write`.
+
+        Raises:
+            InvalidInputError: Two rows of `data` have one key, or a value does not fit its column.
+            SchemaMismatchError: A column is unknown or has another type.
+            ConflictError: Another writer changed the table in a way that excludes this merge.
+            UnknownOutcomeError: As for `Storage.write`.
+        """
+
+    @abstractmethod
+    def delete_rows(
+        self, table: str, where: str, *, metadata: Mapping[str, str] | None = None
+    ) -> int:
+        """Deletes the rows of which a condition is true; returns the version.
+
+        Earlier versions keep them until their retention ends.
+
+        Args:
+            table: The table's name.
+            where: A condition in DuckDB's SQL over one row (`"delay > 60 AND carrier = 'UA'"`).
+                A row for which it is null stays. Times without a zone in it are UTC.
+            metadata: Kept with the version.
+
+        Raises:
+            NotFoundError: There is no such table.
+            InvalidInputError: It is no condition on the table's columns.
+            ConflictError: Another writer changed the table in a way that excludes this.
+            UnknownOutcomeError: As for `Storage.write`.
+        """
+
+    @abstractmethod
+    def evolve(
+        self, table: str, schema: pa.Schema, *, metadata: Mapping[str, str] | None = None
+    ) -> int:
+        """Adds nullable columns, and makes columns wider; returns the version.
+
+        An integer may become a larger one or a float that holds each of its values, `float32`
+        `float64`, a decimal one of more digits; a column that may not be null may be allowed to.
+        Wider types write the table's files anew. Earlier versions keep their schema.
+
+        Args:
+            table: The table's name.
+            schema: The new columns and those that change; the others stay as they are.
+            metadata: Kept with the version.
+
+        Raises:
+            NotFoundError: There is no such table.
+            SchemaMismatchError: Anything else was asked; nothing changed.
+            ConflictError: Another writer changed the schema.
+            UnknownOutcomeError: As for `Storage.write`.
+        """
+
+    @abstractmethod
+    def compact(self, table: str, *, metadata: Mapping[str, str] | None = None) -> int:
+        """Joins small data files into large ones; returns the version.
+
+        The rows and their order stay. Appends land beside it.
+
+        Raises:
+            NotFoundError: There is no such table.
+            UnknownOutcomeError: As for `Storage.write`.
+        """
+
+
+class Storage(Engine, Objects, Tables, TableChanges):
+    """Objects and versioned tables.
+
+    Every engine promises: a `put` or `write` that returned is on disk (or acknowledged by the
+    server) and survives kill -9; readers see a whole old or a whole new object or version, never a
+    mixture; a killed writer leaves no visible half. Two writers of one table: both land or one
+    gets `ConflictError`. Safe for many threads and processes.
+
+    A key has parts of at most 255 bytes joined by `/`, 1024 bytes in all; no part is empty, `.` or
+    `..`, and there are no control characters and no backslash. No key may be a folder of another
+    (`a` beside `a/b`): an engine may refuse the second of them with `InvalidInputError`.
+    A table's name has letters, digits, `_`, `-` and `.`, starts with a letter, a digit or `_`, and
+    has at most 120 bytes.
+    """
 
 
 class LocalFiles(ABC):

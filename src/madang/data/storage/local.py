@@ -21,7 +21,7 @@ from typing import Any, Self
 from madang.data.storage import _files
 from madang.data.storage._names import check_key, check_prefix
 from madang.data.storage._tables import TableStorage
-from madang.data.storage.contract import LocalFiles, ObjectInfo
+from madang.data.storage.contract import LocalFiles, ObjectInfo, UnknownOutcomeError
 from madang.engines import Context, EngineURL, Health
 from madang.errors import AlreadyExistsError, InvalidInputError, NotFoundError
 from madang.ledger import new_id
@@ -156,14 +156,15 @@ class LocalStorage(TableStorage, LocalFiles):
 
     @cached_property
     def _place(self) -> _LocalTables:
-        return _LocalTables(self.folder / "tables")
+        return _LocalTables(self.folder / "tables", self._scratch)
 
 
 class _LocalTables:
     """A `TablePlace`: a folder for each table."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, scratch: Path) -> None:
         self._folder = folder
+        self._scratch = scratch
 
     def location(self, table: str) -> tuple[str, dict[str, str]]:
         return str(self._folder / table), {}
@@ -181,10 +182,26 @@ class _LocalTables:
     def discard(self, table: str, name: str) -> None:
         (self._folder / table / name).unlink(missing_ok=True)
 
-    def commit_done(self, table: str, version: int) -> None:
+    def commit(self, table: str, version: int, entry: bytes) -> bool:
+        path = self._folder / table / "_delta_log" / _entry_name(version)
+        try:
+            with _files.replacing(path, self._scratch, overwrite=False) as file:
+                _files.write_all(file, memoryview(entry))
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if path.exists():  # its name could not be synced, or another writer was first
+                raise UnknownOutcomeError(
+                    f"version {version} of table {table!r} may not be durable: {error}; check the "
+                    "disk, and look at the table's versions before you write again"
+                ) from error
+            raise
+        return True
+
+    def sync(self, table: str, version: int) -> None:
         log = self._folder / table / "_delta_log"
         for name in (
-            f"{version:020d}.json",
+            _entry_name(version),
             f"{version:020d}.checkpoint.parquet",
             "_last_checkpoint",
         ):
@@ -194,7 +211,6 @@ class _LocalTables:
                 if name.endswith(".json"):
                     raise
         _files.sync_folder(log)
-        _files.sync_folder(log.parent)
 
     def names(self) -> list[str]:
         try:
@@ -211,6 +227,10 @@ class _Whole:
 
     def write(self, data: Any, /) -> None:
         _files.write_all(self._file, memoryview(data))
+
+
+def _entry_name(version: int) -> str:
+    return f"{version:020d}.json"
 
 
 def _is_table(folder: Path) -> bool:

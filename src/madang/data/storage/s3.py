@@ -26,7 +26,7 @@ from obstore.store import S3Store
 
 from madang.data.storage._names import check_key, check_prefix
 from madang.data.storage._tables import Sink, TableStorage
-from madang.data.storage.contract import ObjectInfo
+from madang.data.storage.contract import ObjectInfo, UnknownOutcomeError
 from madang.engines import Context, EngineURL, Health
 from madang.errors import (
     AlreadyExistsError,
@@ -265,7 +265,21 @@ class _S3Tables:
         with self._storage._errors(name):
             obstore.delete(self._store, f"{table}/{name}")
 
-    def commit_done(self, table: str, version: int) -> None:
+    def commit(self, table: str, version: int, entry: bytes) -> bool:
+        key = f"{table}/_delta_log/{version:020d}.json"
+        try:
+            with self._storage._errors(key):
+                obstore.put(self._store, key, entry, mode="create")
+        except AlreadyExistsError:
+            return False
+        except UnavailableError as error:
+            raise UnknownOutcomeError(
+                f"whether version {version} of table {table!r} was written is not known: {error}; "
+                "look at the table's versions before you write again"
+            ) from error
+        return True
+
+    def sync(self, table: str, version: int) -> None:
         return
 
     def names(self) -> list[str]:
