@@ -182,7 +182,8 @@ def test_features_are_materialized_and_read(served):
     assert list(ok(served.engineer.post("/features"))) == ["minutes"]
     views = ok(served.viewer.get("/features"))
     assert [view["name"] for view in views] == ["minutes"]
-    assert ok(served.engineer.post("/features/minutes/materialize")) == {"rows": 2}
+    done = ok(served.engineer.post("/features/minutes/materialize"))
+    assert done == {"rows": 2, "mode": "full", "reason": "nothing was online"}
     assert newest(served, "view.materialize")["actor"] == "user:engineer"
     body = {"views": ["minutes"], "entities": [{"id": 2}, {"id": 9}]}
     known, unknown = ok(served.viewer.post("/features/read", json=body))

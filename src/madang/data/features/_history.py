@@ -35,7 +35,7 @@ def compute(
     else:
         sources = list(view.sources)
     pinned = {
-        name: _version(context, name, versions or {}) for name in sources if name not in given
+        name: version_of(context, name, versions or {}) for name in sources if name not in given
     }
     if view.sql is not None:
         result = _query(context, view, features, pinned, given)
@@ -45,7 +45,8 @@ def compute(
     return checked(view, result, features), refs
 
 
-def _version(context: Context, dataset: str, versions: Mapping[str, int]) -> int:
+def version_of(context: Context, dataset: str, versions: Mapping[str, int]) -> int:
+    """The version of a dataset to read: the one that is asked for, else the newest."""
     if dataset in versions:
         return versions[dataset]
     newest = int(context.component("storage").versions(dataset, limit=1)[-1].version)
@@ -60,11 +61,16 @@ def _query(
     versions: Mapping[str, int],
     tables: Mapping[str, Any],
 ) -> pa.Table:
+    sql = select(view, features)
+    return context.component("processing").query(sql, tables=tables, versions=versions)
+
+
+def select(view: FeatureView, features: Sequence[str]) -> str:
+    """The query of a view, for its entity, times and these features."""
     wanted = ", ".join(_quoted(name) for name in (*view.entity, *view.times, *features))
     text = str(view.sql).strip().rstrip(";")
     # The line breaks end a comment that the query may begin or end with.
-    sql = f"SELECT {wanted} FROM (\n{text}\n)"  # noqa: S608 - column names are quoted
-    return context.component("processing").query(sql, tables=tables, versions=versions)
+    return f"SELECT {wanted} FROM (\n{text}\n)"  # noqa: S608 - column names are quoted
 
 
 def _quoted(name: str) -> str:
