@@ -7,6 +7,7 @@ import click
 from madang.cli.lazy import LazyGroup
 
 COMMANDS = {
+    "diff": "madang.cli.contracts:diff",
     "infer": "madang.cli.contracts:infer",
     "ingest": "madang.cli.ingestion:ingest",
     "list": "madang.cli.datasets:list_datasets",
