@@ -9,6 +9,7 @@ from madang.cli.lazy import LazyGroup
 COMMANDS = {
     "compact": "madang.cli.datasets:compact",
     "delete": "madang.cli.datasets:delete",
+    "diff": "madang.cli.contracts:diff",
     "evolve": "madang.cli.datasets:evolve",
     "history": "madang.cli.datasets:history",
     "infer": "madang.cli.contracts:infer",
