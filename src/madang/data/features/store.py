@@ -172,6 +172,7 @@ class FeatureStore:
             table, inputs = self._compute(view, list(named[view.name]), versions, tables)
             refs += inputs
             result = _history.joined(result, view, table, timestamp, named[view.name], known_at=cut)
+            del table  # or two views' histories would be in memory while the second is computed
         known = {} if cut is None else {"known_at": format_time(cut) if cut != "newest" else cut}
         return self._recorded(result, refs, known)
 
