@@ -376,5 +376,7 @@ def test_feature_views(call, opened):
     at = datetime(2026, 1, 1, tzinfo=UTC)
     opened.storage.write("sold", pa.table({"item": ["tea"], "at": [at], "price": [3.5]}))
     assert lines(call("features", "list").out)[1][:3] == ["prices", "item", "price"]
-    assert call("features", "materialize", "prices").out == "prices: 1 entities are online\n"
+    said = call("features", "materialize", "prices").out
+    assert said == "prices: 1 entities are online, from all 1 rows: nothing was online\n"
+    assert call("features", "materialize", "prices").out == "prices: nothing is new\n"
     assert opened.features.read(["prices"], [{"item": "tea"}])[0].values == {"price": 3.5}

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import threading
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
 import click
 
 from madang.cli.output import as_json, open_stack, print_json, print_table
+
+if TYPE_CHECKING:
+    from madang.data.features import Materialization
 
 
 @click.group()
@@ -35,14 +39,23 @@ def list_views(json: bool) -> None:
 @features.command()
 @click.argument("views", nargs=-1, required=True)
 @click.option("--until", type=click.DateTime(), help="As of this time (UTC); default: now.")
-def materialize(views: tuple[str, ...], until: datetime | None) -> None:
+@click.option("--full", is_flag=True, help="Read the whole history, not only what is new.")
+def materialize(views: tuple[str, ...], until: datetime | None, full: bool) -> None:
     """Write each entity's newest row of VIEWS to the online store."""
     moment = None if until is None else until.replace(tzinfo=UTC)
     with open_stack() as stack:
         stack.features.load_definitions()
         for view in views:
-            count = stack.features.materialize(view, until=moment)
-            click.echo(f"{view}: {count} entities are online")
+            done = stack.features.materialize(view, until=moment, full=full)
+            click.echo(f"{view}: {_told(done)}")
+
+
+def _told(done: Materialization) -> str:
+    if done.mode == "current":
+        return "nothing is new"
+    if done.mode == "incremental":
+        return f"{done.rows} new rows changed {done.entities} entities"
+    return f"{done.entities} entities are online, from all {done.rows} rows: {done.reason}"
 
 
 @features.command()

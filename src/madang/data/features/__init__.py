@@ -9,7 +9,14 @@ from __future__ import annotations
 from typing import cast
 
 from madang import engines
-from madang.data.features.contract import FeatureView, Freshness, OnlineRow, OnlineStore, ReadTime
+from madang.data.features.contract import (
+    FeatureView,
+    Freshness,
+    Materialization,
+    OnlineRow,
+    OnlineStore,
+    ReadTime,
+)
 
 ENGINES = {"lmdb": "madang.data.features.lmdb:LMDBOnlineStore"}
 DEFAULT = "lmdb"
@@ -25,6 +32,7 @@ __all__ = [
     "ENGINES",
     "FeatureView",
     "Freshness",
+    "Materialization",
     "OnlineRow",
     "OnlineStore",
     "ReadTime",

@@ -48,10 +48,11 @@ def pin(
         sources = context.component("processing").datasets_of(view.sql)
     else:
         sources = list(view.sources)
-    return {name: _version(context, name, versions) for name in sources if name not in without}
+    return {name: version_of(context, name, versions) for name in sources if name not in without}
 
 
-def _version(context: Context, dataset: str, versions: Mapping[str, int]) -> int:
+def version_of(context: Context, dataset: str, versions: Mapping[str, int]) -> int:
+    """The version of a dataset to read: the one that is asked for, else the newest."""
     if dataset in versions:
         return versions[dataset]
     newest = int(context.component("storage").versions(dataset, limit=1)[-1].version)
@@ -69,14 +70,19 @@ def query(
     between: tuple[datetime, datetime] | None = None,
 ) -> pa.Table:
     """The result of a view's SQL: its columns, of all rows or of those with a time in between."""
-    wanted = ", ".join(quoted(name) for name in (*view.entity, *view.times, *features))
-    text = str(view.sql).strip().rstrip(";")
-    # The line breaks end a comment that the query may begin or end with.
-    sql = f"SELECT {wanted} FROM (\n{text}\n)"  # noqa: S608 - column names are quoted
+    sql = select(view, features)
     if between is not None:
         sql += f" WHERE {quoted(view.timestamp)} BETWEEN ? AND ?"
     processing = context.component("processing")
     return processing.query(sql, tables=tables, parameters=between, versions=versions)
+
+
+def select(view: FeatureView, features: Sequence[str]) -> str:
+    """The query of a view, for its entity, times and these features."""
+    wanted = ", ".join(quoted(name) for name in (*view.entity, *view.times, *features))
+    text = str(view.sql).strip().rstrip(";")
+    # The line breaks end a comment that the query may begin or end with.
+    return f"SELECT {wanted} FROM (\n{text}\n)"  # noqa: S608 - column names are quoted
 
 
 def quoted(name: str) -> str:

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from madang.engines import Engine
 
@@ -73,13 +73,24 @@ class OnlineStore(Engine):
         keys: Sequence[bytes],
         rows: Sequence[bytes],
         description: Mapping[str, Any],
+        *,
+        after: Mapping[str, Any] | None = None,
     ) -> int:
         """Stores rows that are not older than what is there; returns how many were.
 
         The first `put` of a view stores its description as well.
 
+        Args:
+            view: The view's name.
+            keys: One for each row.
+            rows: Packed rows.
+            description: How they are packed.
+            after: The description that these rows go on from. Theirs takes its place, at once with
+                the rows, if it is still the view's.
+
         Raises:
-            ConflictError: The view's rows were packed with another `layout`; nothing is stored.
+            ConflictError: The view's rows were packed with another `layout`, or its description is
+                not `after`; nothing is stored.
         """
 
     @abstractmethod
@@ -174,6 +185,24 @@ class OnlineRow:
             age, ttl = now - known, ttls[view]
             views[view] = Freshness(known, age, ttl is not None and age > ttl)
         return {name: views[view] for name, view in self.read.origins.items()}
+
+
+@dataclass(frozen=True)
+class Materialization:
+    """What a materialization did.
+
+    Attributes:
+        entities: How many entities' rows were written; of an incremental one, those that changed.
+        mode: `full`: all rows were replaced; `incremental`: new ones were added; `current`: nothing
+            is new since the last one, and nothing was done.
+        reason: Why it was full, for people; empty for the others.
+        rows: How many rows of the view's history were looked at.
+    """
+
+    entities: int
+    mode: Literal["full", "incremental", "current"]
+    reason: str = ""
+    rows: int = 0
 
 
 def timestamp_us(row: bytes) -> int:

@@ -13,11 +13,12 @@ from madang.activity import note
 from madang.data.features import _history, definitions
 from madang.data.features._asof import KnownAt
 from madang.data.features._backfill import Backfill, Backfilled
+from madang.data.features._materialize import Materializer
 from madang.data.features._naming import outputs
 from madang.data.features._newest import newest_rows
 from madang.data.features._registry import RegisteredView, ViewRegistry
 from madang.data.features._topic_stream import Streamed, TopicStream
-from madang.data.features.contract import FeatureView, OnlineRow, OnlineStore
+from madang.data.features.contract import FeatureView, Materialization, OnlineRow, OnlineStore
 from madang.data.features.reader import Entities, OnlineReader
 from madang.engines import Context, Health
 from madang.errors import InvalidInputError
@@ -239,40 +240,42 @@ class FeatureStore:
         until: datetime | None = None,
         versions: Mapping[str, int] | None = None,
         tables: Mapping[str, Any] | None = None,
-    ) -> int:
+        full: bool = False,
+    ) -> Materialization:
         """Puts each entity's newest row online, at once for the whole view, and on record.
 
-        Killed at any moment, it leaves the old rows whole, and may be repeated.
+        Of a view whose SQL makes each row from one row of one dataset, only the rows are read that
+        were appended since the last materialization, and the view is what the whole history would
+        make it. All is read where that can't be known; the result and the ledger say why. A history
+        that is read by rows is never held as a whole.
+
+        Killed at any moment, it leaves the old rows whole or the new ones, and may be repeated:
+        what is online says itself what it was made from.
+
+        Rows that were pushed stay until a newer row of their entity comes. When all is read, those
+        stay that are newer than all of the history.
 
         Args:
             view: Its name or definition.
-            until: The view as of this time (time-zone aware), exactly. Without it, as of now, and
-                rows pushed meanwhile that are newer than all of the history stay.
-            versions: A dataset's version to read instead of the newest.
-            tables: Tables to use instead of datasets, by name.
-
-        Returns:
-            The number of entities.
+            until: The view as of this time (time-zone aware), exactly, without what was pushed. All
+                is read.
+            versions: A dataset's version to read instead of the newest. All is read.
+            tables: Tables to use instead of datasets, by name. All is read.
+            full: Reads all.
         """
         resolved = self._resolve(view)
         limit = _microseconds(until or datetime.now(UTC))
-        table, inputs = self._compute(resolved, resolved.features, versions, tables)
-        packed = newest_rows(resolved, self._registry.digest(resolved), table, limit)
-        name, count = resolved.name, len(packed.keys)
-        data = {"entities": count, "until": format_time(limit)}
-        with self._context.ledger.intent(
-            "view.materialize", f"view:{name}", inputs=inputs, data=data
-        ) as intent:
-            self.online.replace(
-                name,
-                packed.keys,
-                packed.rows,
-                {**packed.description, "materialization": intent.id},
-                keep_after_us=packed.last_us if until is None else None,
-            )
-            intent.outputs.append(f"online:{name}@{intent.id}")
-            intent.data.update(data)
-        return count
+        job = Materializer(
+            self._context, self.online, resolved, self._registry.digest(resolved), limit
+        )
+        if full or until is not None or versions or tables:
+            reason = "it was asked for" if full else "the time, versions or tables were given"
+        else:
+            done = job.increment()
+            if isinstance(done, Materialization):
+                return done
+            reason = done
+        return job.replace(reason, versions=versions, tables=tables, keep_pushed=until is None)
 
     def push(self, view: ViewName, rows: Any) -> int:
         """Puts fresh rows online, durable when it returns; not on record, for it is a hot path.
