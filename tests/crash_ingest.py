@@ -7,6 +7,7 @@ import signal
 import sys
 
 import madang
+from madang.data.ingestion._record import Record
 from madang.loop import ingest
 
 
@@ -33,8 +34,11 @@ def main(root, what, when, passings, batch_events):
 
             setattr(target, name, wrapped)
 
-        if what == "write":  # the engine's: after it, the ledger doesn't know of it yet
-            around(stack.storage.engine, "write")
+        if what in ("put", "write", "delete"):
+            # The engine's: after it, the ledger doesn't know of it yet.
+            around(stack.storage.engine, what)
+        elif what == "landed":
+            around(Record, "landed")
         else:
             consumer = stack.collection.consumer
 

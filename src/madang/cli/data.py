@@ -9,6 +9,7 @@ from madang.cli.lazy import LazyGroup
 COMMANDS = {
     "infer": "madang.cli.contracts:infer",
     "ingest": "madang.cli.ingestion:ingest",
+    "ingestions": "madang.cli.ingestion:ingestions",
     "list": "madang.cli.datasets:list_datasets",
     "query": "madang.cli.datasets:query",
     "validate": "madang.cli.contracts:validate",

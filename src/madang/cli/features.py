@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -55,3 +56,30 @@ def _told(done: Materialization) -> str:
     if done.mode == "incremental":
         return f"{done.rows} new rows changed {done.entities} entities"
     return f"{done.entities} entities are online, from all {done.rows} rows: {done.reason}"
+
+
+@features.command()
+@click.argument("view")
+@click.option("--topic", required=True, help="Its events are JSON objects of the view's source.")
+@click.option("--dataset", help="Append final rows here.")
+@click.option("--offline", is_flag=True, help="Put nothing into the online store.")
+@click.option("--every", type=float, help="Go on every so many seconds, until interrupted.")
+@as_json
+def stream(  # noqa: PLR0917 - one argument for each option
+    view: str, topic: str, dataset: str | None, offline: bool, every: float | None, json: bool
+) -> None:
+    """Move a topic's new events through a window's VIEW, online and into a dataset, exactly once."""
+    with open_stack() as stack:
+        stack.features.load_definitions()
+        while True:
+            done = stack.features.stream(view, topic, dataset=dataset, online=not offline)
+            if json:
+                print_json(done)
+            elif done.events or every is None:
+                click.echo(
+                    f"{done.events} events: {done.rows} rows of {view}, {done.late} late, "
+                    f"{done.quarantined} quarantined"
+                )
+            if every is None:
+                return
+            threading.Event().wait(every)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import pyarrow as pa
 import pytest
 from tests.data.collection.crash_programs import Program, consume
 from tests.servers import free_port
@@ -102,6 +103,19 @@ def test_the_broker_did_not_make_a_topic_by_itself(open_kafka, project):
         with pytest.raises(NotFoundError, match="there is no topic 't'"):
             call()
     assert collection.topics() == []
+
+
+def test_a_topic_made_anew_with_more_partitions(open_kafka, project):
+    collection = open_kafka(project)
+    for partitions in (1, 3, 2):
+        collection.create_topic("t", partitions=partitions)
+        for partition in range(partitions):
+            assert collection.read("t", partition, 0).num_rows == 0
+        batch = events([b"x"] * partitions)
+        given = pa.array(range(partitions), pa.int32())
+        placed = collection.append("t", batch.append_column("partition", given))
+        assert sorted(placed) == list(range(partitions))
+        collection.delete_topic("t")
 
 
 def test_a_consumer_killed_before_its_commit_reads_again(

@@ -30,6 +30,7 @@ from madang.data.collection._batches import (
     check_name,
     check_partitions,
     microseconds,
+    room_bytes,
 )
 from madang.data.collection._partition import Partition
 from madang.data.collection._segments import sync_folder
@@ -150,7 +151,7 @@ class LocalCollection(Collection):
 
     def append(self, topic: str, events: Any) -> dict[int, tuple[int, int]]:
         opened = self._open(topic)
-        parts = self._spreader.spread(events, len(opened.partitions))
+        parts = self._spreader.spread(events, len(opened.partitions), room_bytes=room_bytes(topic))
         settings = opened.settings
         if settings.compact:
             check_keys(topic, parts)

@@ -18,6 +18,7 @@ from madang.data.features._naming import outputs
 from madang.data.features._newest import newest_rows
 from madang.data.features._ondemand import TrainingPlan
 from madang.data.features._registry import RegisteredView, ViewRegistry
+from madang.data.features._topic_stream import Streamed, TopicStream
 from madang.data.features.contract import (
     FeatureView,
     Materialization,
@@ -267,6 +268,48 @@ class FeatureStore:
         table = _history.checked(resolved, pa.table(rows), resolved.features)
         packed = newest_rows(resolved, self._registry.digest(resolved), table, None)
         return self.online.put(resolved.name, packed.keys, packed.rows, packed.description)
+
+    def stream(
+        self,
+        view: ViewName,
+        topic: str,
+        *,
+        dataset: str | None = None,
+        online: bool = True,
+        batch_events: int = 50_000,
+    ) -> Streamed:
+        """Moves a topic's new events through a window's view, into a dataset and the online store.
+
+        Rows are appended when nothing can change them any more, exactly once: killed at any moment,
+        it may be repeated, and goes on where it was. Online, the newest rows of the stream's clock
+        count as well. Events are judged by the contract of the view's source, as ingestion does.
+        What is not used is kept: events that came too late in the dataset `VIEW_late`, events that
+        break their contract in `VIEW_quarantine`.
+
+        Args:
+            view: Made by `rolling`, `tumbling`, `hopping` or `session`; its name or definition.
+            topic: Its events are JSON objects, as the view's source has them.
+            dataset: Where final rows go; a view and a topic have one for all time.
+            online: Whether rows are put online.
+            batch_events: How many events of each partition at once; the memory that it needs grows
+                with it.
+
+        Returns:
+            What was done; the call ends where the topic ended when it began.
+
+        Raises:
+            NotFoundError: There is no such topic, or no contract for the view's source.
+            InvalidInputError: The view is no window.
+            DataContractError: A check with severity "block" failed; nothing of that batch was taken.
+            ConflictError: Another process streams this topic through this view now; the stream was
+                begun with another definition or dataset; or what is online comes from another
+                definition, then materialize first.
+        """
+        resolved = self._resolve(view)
+        ref = f"view:{resolved.name}@{self._registry.digest(resolved)}"
+        push = self.push if online else None
+        stream = TopicStream(self._context, (resolved, ref), topic, dataset=dataset, push=push)
+        return stream.run(batch_events)
 
     def reader(
         self, views: Sequence[ViewName], *, columns: Sequence[str] | None = None

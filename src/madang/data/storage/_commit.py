@@ -170,7 +170,8 @@ class Committer:
             )
         version = _next(snapshot)
         try:
-            return self._place.commit(change.table, version, entry(change.said, plan, snapshot))
+            said = entry(change.said, plan, snapshot)
+            return self._place.put_new(change.table, f"_delta_log/{version:020d}.json", said)
         except UnknownOutcomeError:
             if self._look(change, version)[1] is None:
                 raise

@@ -24,6 +24,7 @@ from deltalake.exceptions import DeltaError, TableNotFoundError
 from madang.data.storage._commit import Change, Committer
 from madang.data.storage._log import files_of, note_of, path_of, progress_of
 from madang.data.storage._parquet import DataFile, write_files
+from madang.data.storage._retention import Retention
 from madang.data.storage._tables import TablePlace
 from madang.data.storage._write import Files, Layout, Write, arrow_stream
 from madang.data.storage.contract import Mode, TableVersion, Transaction
@@ -56,6 +57,7 @@ class DeltaStore:
     def __init__(self, place: TablePlace) -> None:
         self._place = place
         self._committer = Committer(place, self._find)
+        self.retention = Retention(place, self)
 
     # -- changing -----------------------------------------------------------------------------
 
@@ -73,7 +75,7 @@ class DeltaStore:
         if mode not in ("append", "overwrite"):
             raise InvalidInputError(f"mode is 'append' or 'overwrite', not {mode!r}")
         stream = arrow_stream(data)
-        with self._errors(table):
+        with self.errors(table):
             snapshot = self._find(table)
             layout = Layout.of(stream.schema, snapshot, table, mode, partition_by)
             write = Write(table, mode, metadata, transactions, layout)
@@ -96,7 +98,7 @@ class DeltaStore:
         from madang.data.storage._merge import Merge
 
         rows = arrow_stream(data).read_all()
-        with self._errors(table):
+        with self.errors(table):
             snapshot = self._find(table)
             merge = Merge(
                 table,
@@ -113,24 +115,24 @@ class DeltaStore:
         """As `Storage.delete_rows`."""
         from madang.data.storage._rewrite import DeleteRows
 
-        with self._errors(table):
-            snapshot = self._open(table)
+        with self.errors(table):
+            snapshot = self.open(table)
             return self._run(DeleteRows(table, where, metadata, self._files(table)), snapshot)
 
     def evolve(self, table: str, schema: pa.Schema, *, metadata: Mapping[str, str]) -> int:
         """As `Storage.evolve`."""
         from madang.data.storage._rewrite import Evolve
 
-        with self._errors(table):
-            snapshot = self._open(table)
+        with self.errors(table):
+            snapshot = self.open(table)
             return self._run(Evolve(table, schema, metadata, self._files(table)), snapshot)
 
     def compact(self, table: str, *, metadata: Mapping[str, str]) -> int:
         """As `Storage.compact`."""
         from madang.data.storage._rewrite import Compact
 
-        with self._errors(table):
-            snapshot = self._open(table)
+        with self.errors(table):
+            snapshot = self.open(table)
             return self._run(Compact(table, metadata, self._files(table)), snapshot)
 
     def _files(self, table: str) -> Files:
@@ -159,7 +161,7 @@ class DeltaStore:
     def _checkpoint(self, table: str, version: int) -> None:
         """Sums up the log, so that opening the table stays fast."""
         try:
-            self._open(table, version).create_checkpoint()
+            self.open(table, version).create_checkpoint()
             self._place.sync(table, version)
         except (DeltaError, OSError) as error:
             # The rows are written and durable: a summary that failed must not say otherwise.
@@ -171,7 +173,7 @@ class DeltaStore:
         self, table: str, *, version: int | None = None, at: datetime | None = None
     ) -> pads.Dataset:
         """One version's files, in the order in which they were written."""
-        with self._errors(table):
+        with self.errors(table):
             snapshot = self._snapshot(table, version, at)
             return self._scan(table, snapshot, files_of(snapshot))
 
@@ -210,19 +212,19 @@ class DeltaStore:
 
     def versions(self, table: str, limit: int | None = None) -> list[TableVersion]:
         """As `Storage.versions`."""
-        with self._errors(table):
-            history = self._open(table).history(limit)
+        with self.errors(table):
+            history = self.open(table).history(limit)
         return [_version(commit) for commit in reversed(history)]
 
     def progress(self, table: str, applications: Sequence[str]) -> dict[str, int]:
         """As `Storage.progress`."""
-        with self._errors(table):
+        with self.errors(table):
             return progress_of(self._find(table), applications)
 
     def _snapshot(self, table: str, version: int | None, at: datetime | None) -> DeltaTable:
         if version is not None and at is not None:
             raise InvalidInputError("give a version or a time, not both")
-        snapshot = self._open(table)
+        snapshot = self.open(table)
         newest = snapshot.version()
         if at is not None:
             version = self._version_at(table, at)
@@ -230,6 +232,7 @@ class DeltaStore:
             return snapshot
         if not 0 <= version < newest:
             raise NotFoundError(f"table {table!r} has no version {version}; it has 0 to {newest}")
+        self.retention.check_readable(table, version)
         snapshot.load_as_version(version)
         return snapshot
 
@@ -252,7 +255,12 @@ class DeltaStore:
         except TableNotFoundError:
             return None
 
-    def _open(self, table: str, version: int | None = None) -> DeltaTable:
+    def open(self, table: str, version: int | None = None) -> DeltaTable:
+        """A version (default: the newest), dropped or not.
+
+        Raises:
+            NotFoundError: There is no such table.
+        """
         found = self._find(table, version)
         if found is None:
             names = sorted(self._place.names())
@@ -262,7 +270,8 @@ class DeltaStore:
         return found
 
     @contextmanager
-    def _errors(self, table: str) -> Iterator[None]:
+    def errors(self, table: str) -> Iterator[None]:
+        """Translates the Delta library's errors."""
         try:
             yield
         except (DeltaError, OSError) as error:

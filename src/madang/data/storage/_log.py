@@ -208,6 +208,18 @@ def files_of(snapshot: DeltaTable) -> list[DataFile]:
     return sorted(files, key=lambda file: file.name)
 
 
+def actions_of(data: bytes) -> tuple[set[str], set[str]]:
+    """The paths of the files that a log entry removes, and of those that it adds."""
+    removes, adds = set(), set()
+    for line in data.splitlines():
+        action = json.loads(line)
+        if "remove" in action:
+            removes.add(unquote(action["remove"]["path"]))
+        elif "add" in action:
+            adds.add(unquote(action["add"]["path"]))
+    return removes, adds
+
+
 def path_of(file: DataFile) -> str:
     """The file's path in the table's folder."""
     return unquote(file.name)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import builtins
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,15 +20,36 @@ if TYPE_CHECKING:
 
 Mode = Literal["append", "overwrite"]
 
+GRACE = timedelta(days=1)
+"""How long the files of dropped versions stay, for the readers that have them open."""
+
 
 @dataclass(frozen=True)
 class ObjectInfo:
-    """An object's key (`/`-separated, relative to the project), size and time of last change."""
+    """An object's key (`/`-separated, relative to the project), size and time of last change.
+
+    What it was said to be (`content_type`, `metadata`) is in what `put` and `about` return, not in
+    a list, which many servers give without.
+    """
 
     key: str
     size_bytes: int
     modified: datetime
     e_tag: str | None = None
+    content_type: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+OBJECTS = pa.schema(
+    [
+        ("key", pa.string()),
+        ("size_bytes", pa.int64()),
+        ("modified", pa.timestamp("us", "UTC")),
+        ("content_type", pa.string()),
+        ("metadata", pa.map_(pa.string(), pa.string())),
+    ]
+)
+"""The columns of `Storage.objects`."""
 
 
 @dataclass(frozen=True)
@@ -66,13 +87,28 @@ class Objects(ABC):
 
     @abstractmethod
     def put(
-        self, key: str, data: bytes | memoryview | Path, *, overwrite: bool = True
+        self,
+        key: str,
+        data: bytes | memoryview | Path,
+        *,
+        overwrite: bool = True,
+        content_type: str | None = None,
+        metadata: Mapping[str, str] | None = None,
     ) -> ObjectInfo:
-        """Stores an object; a `Path` is streamed from that file.
+        """Stores an object and what is said of it, both or neither.
+
+        Args:
+            key: Its key.
+            data: Its bytes; a `Path` is streamed from that file.
+            overwrite: Whether it may replace another one.
+            content_type: A media type (`"image/png"`).
+            metadata: Names (lower case letters, digits and `-`, at most 64) and texts; together
+                with the media type at most 2048 bytes (Amazon's limit), where a character that is
+                not ASCII counts three for each of its bytes.
 
         Raises:
             AlreadyExistsError: `overwrite=False` and the key exists (decided atomically).
-            InvalidInputError: The key is not usable.
+            InvalidInputError: The key, the media type or the metadata is not usable.
         """
 
     @abstractmethod
@@ -84,8 +120,23 @@ class Objects(ABC):
         """
 
     @abstractmethod
+    def about(self, key: str) -> ObjectInfo:
+        """What is known of an object, without its bytes.
+
+        Raises:
+            NotFoundError: There is no such object.
+        """
+
+    @abstractmethod
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """Objects whose key starts with `prefix`, in order of their keys. Tables' files excluded."""
+
+    @abstractmethod
+    def objects(self, prefix: str = "") -> pa.RecordBatchReader:
+        """The same as a table with the columns `OBJECTS`, streamed: to be searched like any table.
+
+        `processing.query(sql, tables={"objects": storage.objects("images/")})`
+        """
 
     @abstractmethod
     def delete(self, key: str) -> None:
@@ -280,7 +331,86 @@ class TableChanges(ABC):
         """
 
 
-class Storage(Engine, Objects, Tables, TableChanges):
+@dataclass(frozen=True)
+class Retained:
+    """What retention did, or would do in a dry run.
+
+    Attributes:
+        dropped: Versions that can't be opened any more; readers that have them open can go on.
+        swept: Versions dropped before, whose files are gone now.
+        kept: Versions that would be dropped, and are kept because a tag or a model needs them.
+        files: How many files were deleted.
+        size_bytes: Their size.
+    """
+
+    dropped: tuple[int, ...]
+    swept: tuple[int, ...]
+    kept: tuple[int, ...]
+    files: int
+    size_bytes: int
+
+
+class TableRetention(ABC):
+    """How long old versions are kept: tags protect them, retention drops the others."""
+
+    @abstractmethod
+    def tag(self, table: str, version: int, name: str) -> None:
+        """Gives a version a name, which protects it from retention; safe to repeat.
+
+        Args:
+            table: The table's name.
+            version: The version's number.
+            name: Like a table's name; one tag is at one version.
+
+        Raises:
+            NotFoundError: No such table or version, or it is past its retention.
+            AlreadyExistsError: Another version has the tag; untag that first.
+        """
+
+    @abstractmethod
+    def untag(self, table: str, name: str) -> None:
+        """Takes a tag away; repeating it is safe."""
+
+    @abstractmethod
+    def tags(self, table: str) -> dict[str, int]:
+        """The table's tags and their versions, sorted by name.
+
+        Raises:
+            NotFoundError: There is no such table.
+        """
+
+    @abstractmethod
+    def retain(
+        self,
+        table: str,
+        *,
+        keep: timedelta,
+        grace: timedelta = GRACE,
+        dry_run: bool = False,
+        is_used: Callable[[int], bool] | None = None,
+    ) -> Retained:
+        """Drops old versions, and deletes the files that only they have.
+
+        A version is dropped when a newer one took its place longer than `keep` ago, and it has no
+        tag. It can't be opened any more from then on. Its files are deleted by the first call that
+        is `grace` later, so a reader that has it open has that long to finish. Files that a killed
+        writer left are deleted after a week. Safe to repeat, to interrupt and to run beside
+        writers and readers.
+
+        Args:
+            table: The table's name.
+            keep: How long a version stays after a newer one took its place.
+            grace: How long the files of dropped versions stay.
+            dry_run: Only say what would be done now.
+            is_used: Whether something else than a tag needs a version.
+
+        Raises:
+            NotFoundError: There is no such table.
+            InvalidInputError: A time is negative.
+        """
+
+
+class Storage(Engine, Objects, Tables, TableChanges, TableRetention):
     """Objects and versioned tables.
 
     Every engine promises: a `put` or `write` that returned is on disk (or acknowledged by the

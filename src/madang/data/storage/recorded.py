@@ -6,19 +6,21 @@ import builtins
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
 
 import pyarrow as pa
 
 from madang.activity import is_noting, note
-from madang.data.storage._names import check_columns, check_table, check_transactions
+from madang.data.storage._names import check_columns, check_table, check_tag, check_transactions
 from madang.data.storage.contract import (
+    GRACE,
     DeltaTables,
     LocalFiles,
     Mode,
     ObjectInfo,
+    Retained,
     Storage,
     TableVersion,
     Transaction,
@@ -38,6 +40,7 @@ UNRECORDED = ("artifacts/", "runs/", "models/", "ingest/")
 """Prefixes of the objects that other components write and record by themselves."""
 
 _WRITE = "dataset.write"
+_TAG, _UNTAG, _RETAIN = "dataset.tag", "dataset.untag", "dataset.retain"
 
 
 class RecordedStorage(Storage):
@@ -77,9 +80,17 @@ class RecordedStorage(Storage):
     # -- objects ------------------------------------------------------------------------------
 
     def put(
-        self, key: str, data: bytes | memoryview | Path, *, overwrite: bool = True
+        self,
+        key: str,
+        data: bytes | memoryview | Path,
+        *,
+        overwrite: bool = True,
+        content_type: str | None = None,
+        metadata: Mapping[str, str] | None = None,
     ) -> ObjectInfo:
-        info = self.engine.put(key, data, overwrite=overwrite)
+        info = self.engine.put(
+            key, data, overwrite=overwrite, content_type=content_type, metadata=metadata
+        )
         self._record_put(key, info)
         return info
 
@@ -89,14 +100,25 @@ class RecordedStorage(Storage):
                 "object.put",
                 f"object:{key}",
                 outputs=[f"object:{key}"],
-                data={"size_bytes": info.size_bytes, "e_tag": info.e_tag},
+                data={
+                    "size_bytes": info.size_bytes,
+                    "e_tag": info.e_tag,
+                    "content_type": info.content_type,
+                    "metadata": dict(info.metadata),
+                },
             )
 
     def get(self, key: str) -> bytes:
         return self.engine.get(key)
 
+    def about(self, key: str) -> ObjectInfo:
+        return self.engine.about(key)
+
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         return self.engine.list(prefix)
+
+    def objects(self, prefix: str = "") -> pa.RecordBatchReader:
+        return self.engine.objects(prefix)
 
     def delete(self, key: str) -> None:
         self.engine.delete(key)
@@ -193,6 +215,54 @@ class RecordedStorage(Storage):
             ),
         )
 
+    def tag(self, table: str, version: int, name: str) -> None:
+        said = {"tag": check_tag(name), "version": version}
+        refs = [f"dataset:{check_table(table)}@{version}"]
+        self._settle_once()
+        with self._ledger.intent(_TAG, f"dataset:{table}", inputs=refs, data=said) as intent:
+            self.engine.tag(table, version, name)
+            intent.data = said
+
+    def untag(self, table: str, name: str) -> None:
+        said = {"tag": check_tag(name)}
+        self._settle_once()
+        with self._ledger.intent(_UNTAG, f"dataset:{check_table(table)}", data=said) as intent:
+            self.engine.untag(table, name)
+            intent.data = said
+
+    def tags(self, table: str) -> dict[str, int]:
+        return self.engine.tags(table)
+
+    def retain(
+        self,
+        table: str,
+        *,
+        keep: timedelta,
+        grace: timedelta = GRACE,
+        dry_run: bool = False,
+        is_used: Callable[[int], bool] | None = None,
+    ) -> Retained:
+        subject = f"dataset:{check_table(table)}"
+
+        def used(version: int) -> bool:
+            by_model = self._made_a_model(f"{subject}@{version}")
+            return by_model or (is_used is not None and is_used(version))
+
+        if dry_run:
+            return self.engine.retain(table, keep=keep, grace=grace, dry_run=True, is_used=used)
+        said = {"keep_seconds": keep.total_seconds(), "grace_seconds": grace.total_seconds()}
+        self._settle_once()
+        with self._ledger.intent(_RETAIN, subject, data=said) as intent:
+            done = self.engine.retain(table, keep=keep, grace=grace, is_used=used)
+            counts = {"files": done.files, "size_bytes": done.size_bytes}
+            versions = {"dropped": list(done.dropped), "swept": list(done.swept)}
+            intent.data = {**said, **counts, **versions}
+        return done
+
+    def _made_a_model(self, version: str) -> bool:
+        """Whether a model was made from a version of a dataset, directly or over other things."""
+        return any(line.kind == "model.register" for line in self._ledger.uses(version))
+
     def _change(self, change: _Recorded, act: Callable[[str], int]) -> int:
         """Does it between an intent and an outcome; `act` gets the intent's id."""
         self._settle_once()
@@ -276,7 +346,25 @@ class RecordedStorage(Storage):
                 data={"mode": line.data["mode"], "outcome": outcome},
             )
         self._unknown = [seq for seq in self._unknown if seq not in unknown]
+        return len(lines) + sum(self._settle_others(kind) for kind in (_TAG, _UNTAG, _RETAIN))
+
+    def _settle_others(self, kind: str) -> int:
+        lines = self._ledger.open_intents(kind)
+        for line in lines:
+            outcome = "may be done in part; repeating it does the rest"
+            if kind != _RETAIN:
+                at = self._tags_of(line.subject.removeprefix("dataset:")).get(line.data["tag"])
+                outcome = "not tagged" if at is None else f"tagged at version {at}"
+            self._ledger.close_intent(
+                line.seq, kind, line.subject, phase="settled", data={"outcome": outcome}
+            )
         return len(lines)
+
+    def _tags_of(self, table: str) -> dict[str, int]:
+        try:
+            return self.engine.tags(table)
+        except NotFoundError:
+            return {}
 
     def _settle_once(self) -> None:
         if self._settled and not self._unknown:
