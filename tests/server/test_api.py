@@ -190,6 +190,7 @@ def test_objects_are_searched(served):
 def test_topic_to_dataset(served):
     made = ok(served.engineer.post("/topics", json={"name": "trips", "partitions": 2}), 201)
     assert made.pop("settings")["retention_seconds"] is None
+    assert made.pop("id")
     assert made == {
         "name": "trips", "partitions": 2, "first_offsets": [0, 0], "next_offsets": [0, 0],
     }  # fmt: skip
