@@ -77,7 +77,7 @@ def _position(position: Any) -> str:
 @as_json
 def ingestions(json: bool) -> None:
     """List what is ingested: how far it is, its lag, how fresh it is, its last error."""
-    from madang.data.ingestion import ingestions as found_of, ingestion_as_dict
+    from madang.data.ingestion import ingestion_as_dict, ingestions as found_of
 
     with open_stack() as stack:
         found = found_of(stack)
@@ -88,12 +88,12 @@ def ingestions(json: bool) -> None:
     rows = []
     for one in found:
         start = (one.source, one.dataset)
-        for part in one.parts:
-            rows.append(
-                (*start, part.part or "-", _position(part.position),
-                 "-" if part.lag is None else part.lag, format_us(part.newest_us),
-                 format_us(part.landed_us), one.error or "-")
-            )  # fmt: skip
+        rows += [
+            (*start, part.part or "-", _position(part.position),
+             "-" if part.lag is None else part.lag, format_us(part.newest_us),
+             format_us(part.landed_us), one.error or "-")
+            for part in one.parts
+        ]  # fmt: skip
         if not one.parts:
             rows.append((*start, "-", "-", "-", "-", "-", one.error or "-"))
     print_table(columns, rows)

@@ -12,9 +12,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[3]))
 
+from tests import faults
+
 import madang
 from madang.loop import ingest
-from tests import faults
 
 
 def main(root, source, dataset, batch_events, mode=""):
