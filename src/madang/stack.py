@@ -371,7 +371,7 @@ class Stack:
         if name == "collection":
             from madang.data.collection.recorded import RecordedCollection
 
-            return RecordedCollection(engine, self.ledger)
+            return RecordedCollection(engine, self.ledger, self.metadata)
         if name == "features":
             from madang.data.features.store import FeatureStore
 

@@ -26,6 +26,7 @@ COMMANDS = {
     "run": "madang.cli.pipelines:run",
     "runs": "madang.cli.pipelines:runs",
     "secret": "madang.cli.security:secret",
+    "topics": "madang.cli.topics:topics",
     "undeploy": "madang.cli.serving:undeploy",
     "up": "madang.cli.up:up",
     "user": "madang.cli.security:user",

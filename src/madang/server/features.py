@@ -31,9 +31,12 @@ def register(request: Request) -> dict[str, str]:
 
 
 @router.post("/features/{view}/materialize", **needs("feature:write"))
-def materialize(request: Request, view: str, until: datetime | None = None) -> dict[str, int]:
-    """Writes each entity's newest row to the online store."""
-    return {"rows": stack_of(request).features.materialize(view, until=until)}
+def materialize(
+    request: Request, view: str, *, until: datetime | None = None, full: bool = False
+) -> dict[str, int | str]:
+    """Writes each entity's newest row to the online store; only what is new, where that is known."""
+    done = stack_of(request).features.materialize(view, until=until, full=full)
+    return {"rows": done.entities, "mode": done.mode, "reason": done.reason}
 
 
 class OnlineRead(BaseModel):

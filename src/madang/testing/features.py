@@ -49,6 +49,29 @@ class OnlineStoreContract:
         assert online.get("v", [b"a", b"b"]) == [row(1), None]
         assert online.describe("v") == LAYOUT_A
 
+    def test_put_goes_on_from_the_description_that_it_names(self, online):
+        first = {**LAYOUT_A, "base": {"files": 1, "names": ["ü"]}}
+        second = {**LAYOUT_A, "base": {"files": 2, "names": []}}
+        online.replace("v", [b"a", b"b"], [row(5, b"1"), row(5, b"1")], first)
+        assert online.put("v", [b"a"], [row(9, b"p")], LAYOUT_A) == 1  # leaves the description
+        assert online.describe("v") == first
+        new = [row(8, b"2"), row(8, b"2"), row(1, b"2")]
+        assert online.put("v", [b"a", b"b", b"c"], new, second, after=online.describe("v")) == 2
+        assert online.get("v", [b"a", b"b", b"c"]) == [row(9, b"p"), row(8, b"2"), row(1, b"2")]
+        assert online.describe("v") == second
+        assert online.put("v", [], [], first, after=second) == 0
+        assert online.describe("v") == first
+
+    def test_put_after_another_description_is_refused_whole(self, online):
+        with pytest.raises(ConflictError, match="another materialization meanwhile"):
+            online.put("v", [b"a"], [row(1)], LAYOUT_A, after=LAYOUT_A)
+        assert online.describe("v") is None
+        online.replace("v", [b"a"], [row(1)], {**LAYOUT_A, "number": 2})
+        with pytest.raises(ConflictError, match="another materialization meanwhile"):
+            online.put("v", [b"a", b"b"], [row(2)] * 2, LAYOUT_A, after={**LAYOUT_A, "number": 1})
+        assert online.get("v", [b"a", b"b"]) == [row(1), None]
+        assert online.describe("v") == {**LAYOUT_A, "number": 2}
+
     def test_replace_leaves_only_the_new_rows(self, online):
         online.put("v", [b"a", b"b"], [row(9), row(9)], LAYOUT_A)
         online.replace("v", [b"c", b"b"], [row(1, b"c"), row(2, b"b")], LAYOUT_B)

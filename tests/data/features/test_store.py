@@ -165,7 +165,7 @@ class TestRegister:
             assert [view.hash for view in store.views()] == [digest]
             assert FeatureStore(context, store.online).get("weather") == SQL
             assert FeatureStore(other, store.online).views() == []
-            assert store.materialize(FUNCTION, tables={"weather": WEATHER}) == 2
+            assert store.materialize(FUNCTION, tables={"weather": WEATHER}).entities == 2
             assert context.ledger.verify().ok
         finally:
             store.close()
@@ -314,7 +314,7 @@ NOTHING = OnlineRow({"temp": None, "sky": None}, {"weather": None})
 
 class TestOnline:
     def test_reads_the_newest_rows(self, features):
-        assert features.materialize("weather") == 2
+        assert features.materialize("weather").entities == 2
         asked = [{"airport": "LGA"}, {"airport": "JFK"}, {"airport": "?"}, {"airport": None}]
         now = T0 + 3 * HOUR
         expected = [row(None, 3.0, 1), row("snow", 2.5, 2), NOTHING, NOTHING]
@@ -502,7 +502,7 @@ class TestRecord:
             line = stack.ledger.lines(kind="view.materialize")[0]
             assert (line.phase, line.data) == ("settled", {"landed": landed})
             assert bool(line.outputs) == landed
-            assert stack.features.materialize(FUNCTION, tables={"weather": WEATHER}) == 2
+            assert stack.features.materialize(FUNCTION, tables={"weather": WEATHER}).entities == 2
             assert stack.ledger.verify().ok
 
     def test_the_stored_definition_is_json(self, stack, features):

@@ -31,6 +31,7 @@ from madang.data.collection._batches import (
     check_name,
     check_partitions,
     microseconds,
+    room_bytes,
 )
 from madang.data.collection._kafka_client import (
     TIMEOUT_SECONDS,
@@ -43,6 +44,7 @@ from madang.data.collection._kafka_producer import KafkaProducer
 from madang.data.collection._kafka_reader import KafkaReader
 from madang.data.collection._kafka_settings import from_config, to_config
 from madang.data.collection.contract import Collection, Consumer, Topic, TopicSettings
+from madang.data.collection.dead_letters import ROOM_BYTES
 from madang.engines import Context, EngineURL, Health
 from madang.errors import (
     AlreadyExistsError,
@@ -53,7 +55,7 @@ from madang.errors import (
 )
 
 MAX_EVENT_BYTES = 16 << 20
-_OVERHEAD_BYTES = MAX_KEY_BYTES + 4096
+_OVERHEAD_BYTES = MAX_KEY_BYTES + ROOM_BYTES + 4096
 _KNOWN_SECONDS = 1.0
 """How long a topic's number of partitions is believed before the broker is asked again."""
 
@@ -174,7 +176,7 @@ class KafkaCollection(Collection):
 
     def append(self, topic: str, events: Any) -> dict[int, tuple[int, int]]:
         full = self._full(topic)
-        parts = self._spreader.spread(events, self._partitions(topic))
+        parts = self._spreader.spread(events, self._partitions(topic), room_bytes=room_bytes(topic))
         try:
             return self._producer.append(full, parts, f"append to topic {topic!r}")
         except NotFoundError:
@@ -199,6 +201,7 @@ class KafkaCollection(Collection):
                 if not is_stale(error) or time.monotonic() > deadline:
                     raise
                 self._partitions(topic, fresh=True)
+                self._reader.refresh(self._full(topic))
                 time.sleep(0.05)
 
     def offset_at(self, topic: str, partition: int, timestamp: datetime) -> int:

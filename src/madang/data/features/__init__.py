@@ -9,7 +9,15 @@ from __future__ import annotations
 from typing import cast
 
 from madang import engines
-from madang.data.features.contract import FeatureView, Freshness, OnlineRow, OnlineStore, ReadTime
+from madang.data.features.contract import (
+    FeatureView,
+    Freshness,
+    Materialization,
+    OnDemandView,
+    OnlineRow,
+    OnlineStore,
+    ReadTime,
+)
 
 ENGINES = {"lmdb": "madang.data.features.lmdb:LMDBOnlineStore"}
 DEFAULT = "lmdb"
@@ -25,6 +33,8 @@ __all__ = [
     "ENGINES",
     "FeatureView",
     "Freshness",
+    "Materialization",
+    "OnDemandView",
     "OnlineRow",
     "OnlineStore",
     "ReadTime",

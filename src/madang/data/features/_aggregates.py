@@ -16,6 +16,8 @@ import polars as pl
 from madang.data.features._exact import ExactSums, variances
 from madang.errors import SchemaMismatchError
 
+_TOO_LARGE = 2**63
+
 
 @dataclass(frozen=True)
 class Slices:
@@ -95,12 +97,13 @@ def _sums(slices: Slices, column: pl.Series) -> np.ndarray:
         return ExactSums(_floats(column, 0.0)).between(slices.first, slices.end).high
     bounds: list[Any] = [value for value in (column.min(), column.max()) if value is not None]
     largest = max((abs(int(value)) for value in bounds), default=0)
-    longest = int(slices.lengths.max(initial=0))
-    if largest * longest > np.iinfo(np.int64).max:
-        raise SchemaMismatchError(
-            f"sums of {column.name!r} may leave 64 bits: it holds {largest}, and a window has "
-            f"{longest} events; cast it to a float in the source"
-        )
+    if largest * int(slices.lengths.max(initial=0)) >= _TOO_LARGE:  # possible, so look
+        sums = ExactSums(_floats(column, 0.0)).between(slices.first, slices.end).high
+        if np.abs(sums).max(initial=0.0) >= _TOO_LARGE:
+            raise SchemaMismatchError(
+                f"a sum of {column.name!r} is {sums[np.abs(sums).argmax()]:.4g} and leaves 64 bits; "
+                "cast it to a float in the source"
+            )
     return slices.sums(column.cast(pl.Int64).fill_null(0).to_numpy())
 
 

@@ -1,7 +1,7 @@
 """Sums of floats over slices without rounding: the same numbers give the same sum, in any order.
 
 Every float is a sum of whole multiples of powers of 2**32; these digits are added as integers, which
-is exact, and only the result is rounded to a float. So prefix sums can be subtracted, a window keeps
+is exact, and only the result is rounded: to 106 bits, and then to a float. So prefix sums can be subtracted, a window keeps
 nothing of what has left it, and a sum does not depend on where the history before it begins. The idea
 is that of a superaccumulator: Kulisch, Computer Arithmetic and Validity (2013), chapter 8.
 """
@@ -55,8 +55,11 @@ class ExactSums:
         with np.errstate(invalid="ignore", over="ignore"):
             for power, prefix in self._prefixes.items():
                 digit = prefix[end] - prefix[first]
-                for half in ((digit >> _BITS) * float(1 << _BITS), digit & _MASK):
-                    high, error = _two_sum(high, np.ldexp(half.astype(float), _BITS * power))
+                # Halves of the magnitude, for each is a float exactly and neither is beyond the whole.
+                sign, size = np.sign(digit), np.abs(digit)
+                for half in ((size >> _BITS) << _BITS, size & _MASK):
+                    part = np.ldexp((sign * half).astype(float), _BITS * power)
+                    high, error = _two_sum(high, part)
                     low += error
             for value, prefix in self._special:
                 high = np.where(prefix[end] > prefix[first], high + value, high)

@@ -19,6 +19,21 @@ TIME = "\0time"
 
 
 @dataclass(frozen=True)
+class Ordered:
+    """Events by entity and time.
+
+    Attributes:
+        frame: The columns that a window needs, and `TIME`.
+        ids: The entities as numbers from 0 on, (events,).
+        times: Microseconds since 1970 UTC, (events,).
+    """
+
+    frame: pl.DataFrame
+    ids: np.ndarray
+    times: np.ndarray
+
+
+@dataclass(frozen=True)
 class Window:
     """The table function of a window's view: from events to what is known since when."""
 
@@ -37,7 +52,7 @@ class Window:
             SchemaMismatchError: A column has a type that can't be aggregated so.
         """
         frame, usable = self.read(tables[self.source])
-        return self.rows(frame.filter(usable))
+        return self.rows(self.ordered(frame.filter(usable)))
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -59,37 +74,37 @@ class Window:
         complete = pl.all_horizontal(pl.col(name).is_not_null() for name in self.entity)
         return frame, frame.select(complete.alias("usable"))["usable"] & pl.Series(known)
 
+    def ordered(self, events: pl.DataFrame) -> Ordered:
+        """Sorts usable events as `read` gives them, by entity and time."""
+        events = events.sort(*self.entity, TIME)
+        keys = pl.struct(*self.entity) if len(self.entity) > 1 else pl.col(self.entity[0])
+        ids = events.select(keys.rle_id().cast(pl.Int64).alias("id"))["id"]
+        return Ordered(events, ids.to_numpy(), events[TIME].to_numpy())
+
     def rows(
-        self, events: pl.DataFrame, *, after_us: int | None = None, until_us: int | None = None
+        self, events: Ordered, *, after_us: int | None = None, until_us: int | None = None
     ) -> pa.Table:
         """The view's rows of the windows that end in (after_us, until_us], by entity and time.
 
         Args:
-            events: As `read` gives them, without those that aren't usable.
+            events: All that these windows may hold.
             after_us: Microseconds since 1970 UTC; `None`: from the first on.
             until_us: `None`: to the last.
         """
-        events, ids = self.sorted(events)
-        found = self.shape.windows(ids, events[TIME].to_numpy())
+        found = self.shape.windows(events.ids, events.times)
         wanted = np.ones(len(found.ends), bool)
         if after_us is not None:
             wanted &= found.ends > after_us
         if until_us is not None:
             wanted &= found.ends <= until_us
         slices = Slices(found.slices.first[wanted], found.slices.end[wanted])
-        first_of_each = np.flatnonzero(np.diff(ids, prepend=-1))
-        entities = events.select(self.entity)[first_of_each[found.ids[wanted]]]
+        first_of_each = np.flatnonzero(np.diff(events.ids, prepend=-1))
+        entities = events.frame.select(self.entity)[first_of_each[found.ids[wanted]]]
         known_since = pl.from_epoch(
             pl.Series(self.timestamp, found.ends[wanted] + self.lateness_us), "us"
         ).dt.replace_time_zone("UTC")
         features = [
-            aggregate(slices, None if column is None else events[column], how, name)
+            aggregate(slices, None if column is None else events.frame[column], how, name)
             for name, column, how in self.aggregates
         ]
         return entities.with_columns(known_since, *features).to_arrow()
-
-    def sorted(self, events: pl.DataFrame) -> tuple[pl.DataFrame, np.ndarray]:
-        """Events by entity and time, and their entities as numbers from 0 on."""
-        events = events.sort(*self.entity, TIME)
-        keys = pl.struct(*self.entity) if len(self.entity) > 1 else pl.col(self.entity[0])
-        return events, events.select(keys.rle_id().cast(pl.Int64).alias("id"))["id"].to_numpy()
