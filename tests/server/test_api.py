@@ -231,6 +231,28 @@ def test_ingest_without_a_contract_or_topic_says_so(served):
     assert "nowhere" in error(served.engineer.post("/ingest", json=body), 404, "NotFoundError")
 
 
+def test_sources_are_ingested_by_name_and_never_by_url(served):
+    for field in ("topic", "source"):
+        body = {field: "file:////etc/*", "dataset": "trips"}
+        said = error(served.engineer.post("/ingest", json=body), 422, "InvalidInputError")
+        assert "a URL can't be ingested through the API; write it under [sources]" in said
+    for body in ({}, {"topic": "a", "source": "b"}):
+        assert "one of them" in error(served.engineer.post("/ingest", json=body), 422, "InvalidInputError")  # fmt: skip
+    body = {"source": "nowhere", "dataset": "trips"}
+    assert "nowhere" in error(served.engineer.post("/ingest", json=body), 404, "NotFoundError")
+
+
+def test_ingestions_are_listed(served):
+    ok(served.engineer.post("/topics", json={"name": "listed"}), 201)
+    ok(served.engineer.post("/topics/listed/events", json=[{"value": {"id": 1, "minutes": 5.0}}]), 201)  # fmt: skip
+    ok(served.engineer.post("/ingest", json={"topic": "listed", "dataset": "trips"}))
+    found = ok(served.viewer.get("/ingestions"))
+    one = next(i for i in found if i["source"] == "topic:listed")
+    assert (one["dataset"], one["lag"], one["error"]) == ("trips", 0, "")
+    assert one["parts"][0]["position"] == 1
+    assert one["age_seconds"] >= 0
+
+
 def test_features_are_materialized_and_read(served):
     served.engineer.post("/datasets/rides", json=[{"id": 1, "minutes": 5.0}, {"id": 2, "minutes": 7.5}])  # fmt: skip
     assert list(ok(served.engineer.post("/features"))) == ["minutes"]
