@@ -8,6 +8,7 @@ from madang.cli.lazy import LazyGroup
 
 COMMANDS = {
     "diff": "madang.cli.contracts:diff",
+    "import-contract": "madang.cli.contracts:import_contract",
     "infer": "madang.cli.contracts:infer",
     "ingest": "madang.cli.ingestion:ingest",
     "list": "madang.cli.datasets:list_datasets",
