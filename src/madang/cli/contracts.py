@@ -14,17 +14,17 @@ from madang.cli.output import as_json, open_stack, print_json
 @click.option(
     "--file", type=click.Path(exists=True, dir_okay=False), help="A CSV or Parquet sample."
 )
+@click.option("--distributions", is_flag=True, help="Freeze the sample's distributions, too.")
 @click.option("--overwrite", is_flag=True, help="Replace a contract that is there.")
-def infer(dataset: str, file: str | None, overwrite: bool) -> None:
+def infer(dataset: str, file: str | None, distributions: bool, overwrite: bool) -> None:
     """Propose contracts/DATASET.yaml from a sample, or from the dataset itself, to be edited."""
     from madang.data.validation.contract_file import contract_path, write_contract
 
     with open_stack() as stack:
         path = contract_path(stack.root, dataset)
         sample = _sample(Path(file)) if file else stack.storage.read(dataset)
-        write_contract(
-            stack.validation.infer(sample, dataset), path, inferred=True, overwrite=overwrite
-        )
+        proposed = stack.validation.infer(sample, dataset, distributions=distributions)
+        write_contract(proposed, path, inferred=True, overwrite=overwrite)
     click.echo(f"wrote {path}; read it, and change what you know better")
 
 
