@@ -10,6 +10,7 @@ COMMANDS = {
     "compact": "madang.cli.datasets:compact",
     "delete": "madang.cli.datasets:delete",
     "diff": "madang.cli.contracts:diff",
+    "import-contract": "madang.cli.contracts:import_contract",
     "evolve": "madang.cli.datasets:evolve",
     "history": "madang.cli.datasets:history",
     "infer": "madang.cli.contracts:infer",
