@@ -7,12 +7,18 @@ import click
 from madang.cli.lazy import LazyGroup
 
 COMMANDS = {
+    "describe": "madang.cli.repository:describe",
     "infer": "madang.cli.contracts:infer",
     "ingest": "madang.cli.ingestion:ingest",
     "ingestions": "madang.cli.ingestion:ingestions",
+    "lineage": "madang.cli.views:lineage",
     "list": "madang.cli.datasets:list_datasets",
+    "materialize": "madang.cli.views:materialize",
     "query": "madang.cli.datasets:query",
+    "show": "madang.cli.repository:show",
+    "uses": "madang.cli.repository:uses",
     "validate": "madang.cli.contracts:validate",
+    "views": "madang.cli.views:views",
 }
 """Command to `module:function`."""
 
