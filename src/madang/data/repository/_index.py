@@ -1,19 +1,21 @@
 """Search over entries, inside of this process.
 
 Every word of a query must be found in an entry. A word counts by where it is found (name, column,
-tag, owner, description) and how: as the whole text, as a word of it, as a word's beginning, inside of
-one, or with one typing error, which is looked for only when nothing else is found.
+tag, owner, description) and how: as a word, as a word's beginning, inside of one, or with one typing
+error, which is looked for only when nothing else is found. A name or a column that is the query as a
+whole counts most.
 
-The text of each entry is scanned as one string, which is faster at this size than keeping an index of
-words up to date: 10,000 datasets of 20 columns take about 10 ms (`benchmarks/processing.py`).
+The texts of 10,000 datasets of 20 columns repeat each other: each text is taken apart once, and a
+query looks at each word that there is once (`benchmarks/processing.py`).
 """
 
 from __future__ import annotations
 
+import heapq
 import re
-from collections.abc import Callable, Iterable, Iterator
+import threading
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
 
 from madang.data.repository.entries import KINDS, Entry, Match
 
@@ -30,141 +32,166 @@ def words(text: str) -> list[str]:
     return _WORD.findall(_HUMP.sub(" ", text).casefold())
 
 
-@dataclass(frozen=True)
-class _Field:
-    """One text of an entry: `place` says what it is to the reader."""
-
-    kind: str
-    place: str
-    text: str
-
-    @cached_property
-    def words(self) -> list[str]:
-        return words(self.text)
-
-    @cached_property
-    def joined(self) -> str:
-        return " ".join(self.words)
-
-
+@dataclass(eq=False, slots=True)
 class _Document:
-    """An entry, and its texts."""
+    """An entry in the index; a dead one has been replaced, and waits for the next clearing."""
 
-    def __init__(self, entry: Entry) -> None:
-        self.entry = entry
-        self.fields = [_Field("name", "name", entry.name)]
-        self.fields += [_Field("column", f"column {c.name}", c.name) for c in entry.columns]
-        self.fields += [
-            _Field("description", f"column {c.name}", c.description)
-            for c in entry.columns
-            if c.description
-        ]
-        for place, text in (("description", entry.description), ("owner", entry.owner)):
-            if text:
-                self.fields.append(_Field(place, place, text))
-        self.fields += [_Field("tag", f"tag {k}", f"{k} {v}") for k, v in entry.tags.items()]
-        # Humps are parted here as in the words, so that nothing is missed by the first look.
-        self.text = _HUMP.sub(" ", "\n".join(one.text for one in self.fields)).casefold()
+    entry: Entry
+    alive: bool = True
 
-    def best(self, fits: Callable[[_Field], float]) -> tuple[float, str]:
-        """The best place of a word, and how good it is; 0 where it is nowhere."""
-        found, where = 0.0, ""
-        for one in self.fields:
-            score = fits(one) * _WEIGHTS[one.kind]
-            if score > found:
-                found, where = score, one.place
-        return found, where
+
+_Place = tuple[_Document, str, str]
+"""Where a text stands: the document, what it is there (a key of `_WEIGHTS`), and to the reader."""
+
+_Found = dict[_Document, tuple[float, str]]
+"""How good the best place of a word is in a document, and which it is."""
 
 
 class Index:
-    """Entries to search in. Safe for many threads: a change puts new lists in place of the old."""
+    """Entries to search in. Safe for many threads."""
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._documents: dict[tuple[str, str], _Document] = {}
+        self._clear()
+
+    def _clear(self) -> None:
+        self._dead = 0
+        self._places: dict[str, list[_Place]] = {}  # by the text
+        self._texts: dict[str, list[str]] = {}  # by a word that they have
+        self._wholes: dict[str, list[str]] = {}  # by all of their words
+        for document in self._documents.values():
+            self._add(document)
 
     def replace(self, kind: str, entries: Iterable[Entry]) -> None:
         """Makes these the only entries of a kind; those that did not change cost nothing."""
-        known = self._documents
-        fresh = {key: one for key, one in known.items() if key[0] != kind}
-        for entry in entries:
-            old = known.get((kind, entry.name))
-            fresh[kind, entry.name] = (
-                old if old is not None and old.entry == entry else _Document(entry)
-            )
-        self._documents = fresh
+        with self._lock:
+            gone = {key for key in self._documents if key[0] == kind}
+            for entry in entries:
+                key = (kind, entry.name)
+                gone.discard(key)
+                known = self._documents.get(key)
+                if known is not None and known.entry == entry:
+                    continue
+                self._remove(key)
+                self._documents[key] = document = _Document(entry)
+                self._add(document)
+            for key in gone:
+                self._remove(key)
+            if self._dead > len(self._documents):
+                self._clear()
+
+    def _remove(self, key: tuple[str, str]) -> None:
+        known = self._documents.pop(key, None)
+        if known is not None:
+            known.alive = False
+            self._dead += 1
+
+    def _add(self, document: _Document) -> None:
+        for text, kind, place in _fields(document.entry):
+            places = self._places.get(text)
+            if places is None:
+                places = self._places[text] = []
+                own = words(text)
+                self._wholes.setdefault(" ".join(own), []).append(text)
+                for word in dict.fromkeys(own):
+                    self._texts.setdefault(word, []).append(text)
+            places.append((document, kind, place))
 
     def get(self, kind: str, name: str) -> Entry | None:
         """One entry."""
-        found = self._documents.get((kind, name))
+        with self._lock:
+            found = self._documents.get((kind, name))
         return None if found is None else found.entry
 
     def entries(self, kinds: Iterable[str]) -> Iterator[Entry]:
-        """All entries of some kinds, by name."""
+        """All entries of some kinds, by kind and name."""
         wanted = set(kinds)
-        for kind, name in sorted(self._documents):
-            if kind in wanted:
-                yield self._documents[kind, name].entry
+        with self._lock:
+            known = sorted(self._documents.items(), key=lambda item: item[0])
+        return (one.entry for (kind, _), one in known if kind in wanted)
 
     def search(self, query: str, kinds: Iterable[str], limit: int) -> list[Match]:
         """The best finds, best first."""
-        asked, wanted = words(query), set(kinds)
-        documents = [one for (kind, _), one in self._documents.items() if kind in wanted]
+        asked, wanted = words(query), frozenset(kinds)
         if not asked:
             return []
-        scores = {id(one): 0.0 for one in documents}
-        places: dict[int, list[str]] = {id(one): [] for one in documents}
-        for word in asked:
-            documents = [
-                one for one, score, where in _finds(documents, word)
-                if _add(one, score, where, scores, places)
-            ]  # fmt: skip
-        whole = " ".join(asked)
-        found = []
-        for one in documents:
-            score = scores[id(one)]
-            if one.fields[0].joined == whole:
-                score += _WHOLE * _WEIGHTS["name"]
-            elif any(each.joined == whole for each in one.fields if each.kind == "column"):
-                score += _WHOLE * _WEIGHTS["column"]
-            found.append(Match(one.entry, round(score, 3), tuple(dict.fromkeys(places[id(one)]))))
-        found.sort(key=lambda m: (-m.score, KINDS.index(m.entry.kind), m.entry.name))
-        return found[:limit]
+        with self._lock:
+            finds = [self._find(word, wanted) for word in dict.fromkeys(asked)]
+            whole = self._whole(" ".join(asked))
+        first, *others = finds
+        scores = {
+            one: sum((other[one][0] for other in others), score) + whole.get(one, 0.0)
+            for one, (score, _) in first.items()
+            if all(one in other for other in others)
+        }
+        best = heapq.nsmallest(
+            limit,
+            scores,
+            key=lambda one: (-scores[one], KINDS.index(one.entry.kind), one.entry.name),
+        )
+        return [
+            Match(
+                one.entry,
+                round(scores[one], 3),
+                tuple(dict.fromkeys(find[one][1] for find in finds)),
+            )
+            for one in best
+        ]
 
-
-def _add(
-    one: _Document, score: float, where: str, scores: dict[int, float], places: dict[int, list[str]]
-) -> bool:
-    scores[id(one)] += score
-    places[id(one)].append(where)
-    return True
-
-
-def _finds(documents: list[_Document], word: str) -> list[tuple[_Document, float, str]]:
-    """The entries that hold a word; where none does, those that hold one with a typing error."""
-
-    def fits(field: _Field) -> float:
-        if word in field.words:
-            return _EXACT
-        if any(one.startswith(word) for one in field.words):
-            return _BEGIN
-        return _INSIDE if any(word in one for one in field.words) else 0.0
-
-    # Scanning the whole text first spares most entries the look at each of their words.
-    found = [(one, *one.best(fits)) for one in documents if word in one.text]
-    found = [find for find in found if find[1] > 0]
-    if found or len(word) < _TYPO_LETTERS:
+    def _find(self, word: str, kinds: frozenset[str]) -> _Found:
+        """The documents that hold a word, or else those that hold it with a typing error."""
+        found: _Found = {}
+        # The best first, so that a text counts by its best word.
+        for quality, alike in self._alike(word):
+            for other in alike:
+                self._collect(other, quality, kinds, found)
+        if not found and len(word) >= _TYPO_LETTERS:
+            for other in self._texts:
+                if is_near(word, other):
+                    self._collect(other, _TYPO, kinds, found)
         return found
-    near = {
-        other
-        for other in {other for one in documents for other in _WORD.findall(one.text)}
-        if is_near(word, other)
-    }
-    alike = [one for one in documents if any(other in one.text for other in near)]
-    found = [
-        (one, *one.best(lambda field: _TYPO if near.intersection(field.words) else 0.0))
-        for one in alike
-    ]
-    return [find for find in found if find[1] > 0]
+
+    def _alike(self, word: str) -> Iterator[tuple[float, list[str]]]:
+        within = [other for other in self._texts if word in other and word != other]
+        yield _EXACT, [word] if word in self._texts else []
+        yield _BEGIN, [other for other in within if other.startswith(word)]
+        yield _INSIDE, [other for other in within if not other.startswith(word)]
+
+    def _collect(self, word: str, quality: float, kinds: frozenset[str], found: _Found) -> None:
+        for text in self._texts[word]:
+            for document, kind, place in self._places[text]:
+                score = quality * _WEIGHTS[kind]
+                known = found.get(document)
+                if known is not None and known[0] >= score:
+                    continue
+                if document.alive and document.entry.kind in kinds:
+                    found[document] = (score, place)
+
+    def _whole(self, text: str) -> dict[_Document, float]:
+        """The documents whose name, or one of whose columns, is a text as a whole."""
+        found: dict[_Document, float] = {}
+        for one in self._wholes.get(text, ()):
+            for document, kind, _ in self._places[one]:
+                if kind in ("name", "column"):
+                    score = _WHOLE * _WEIGHTS[kind]
+                    found[document] = max(score, found.get(document, 0.0))
+        return found
+
+
+def _fields(entry: Entry) -> Iterator[tuple[str, str, str]]:
+    """The texts of an entry: what each is, and what it is to the reader."""
+    yield entry.name, "name", "name"
+    for column in entry.columns:
+        place = f"column {column.name}"
+        yield column.name, "column", place
+        if column.description:
+            yield column.description, "description", place
+    for what, text in (("description", entry.description), ("owner", entry.owner)):
+        if text:
+            yield text, what, what
+    for key, value in entry.tags.items():
+        yield f"{key} {value}", "tag", f"tag {key}"
 
 
 def is_near(one: str, other: str) -> bool:
