@@ -265,7 +265,7 @@ def test_what_is_not_known_yet(filled):
         filled.processing.lineage("silent")
     filled.processing.register(View("early", sql="SELECT a FROM later"))
     assert filled.processing.view("early").lineage == {}
-    with pytest.raises(NotFoundError, match="'later', which is neither a dataset nor a view"):
+    with pytest.raises(NotFoundError, match="'later', which is no dataset"):
         filled.processing.lineage("early")
     filled.storage.write("later", pa.table({"a": [1]}))
     assert filled.processing.lineage("early").of("a").sources == (("later", "a"),)

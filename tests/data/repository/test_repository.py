@@ -257,3 +257,34 @@ def test_usage_of_a_version_and_a_column(filled):
 def test_a_name_that_begins_alike_is_another(filled):
     filled.storage.write("flights2", FLIGHTS)
     assert filled.repository.usage("flights").refs == ("dataset:flights@0",)
+
+
+# -- where the metadata is a server's ---------------------------------------------------------------
+
+
+def test_on_postgresql(tmp_path, postgresql_url):
+    madang.init(tmp_path, name="test")
+    with (tmp_path / "madang.toml").open("a") as file:
+        file.write(f'\n[stack]\nmetadata = "{postgresql_url}"\n')
+    with madang.open(tmp_path) as stack:
+        stack.storage.write("Flights_by-day", FLIGHTS)
+        stack.processing.register(
+            View("late", sql='SELECT carrier FROM "Flights_by-day" WHERE delay > 15')
+        )
+        assert stack.processing.materialize("late").mode == "full"
+        stack.storage.write("Flights_by-day", FLIGHTS)
+        assert stack.processing.materialize("LATE").mode == "rows"
+        stack.repository.describe("Flights_by-day", owner="ann", tags={"a": "b"})
+        stack.repository.describe("Flights_by-day", owner="joe")
+        assert found(stack, "joe") == [("dataset", "Flights_by-day")]
+        assert found(stack, "late")[0] == ("view", "late")
+        usage = stack.repository.usage("Flights_by-day")
+        assert usage.refs == ("dataset:Flights_by-day@0", "dataset:Flights_by-day@1")
+        assert {n.ref for n in usage.downstream} == {
+            "dataset:late_materialized@0",
+            "dataset:late_materialized@1",
+        }
+        stack.processing.drop_view("late")
+        assert stack.processing.views() == []
+    with madang.open(tmp_path) as again:
+        assert found(again, "joe") == [("dataset", "Flights_by-day")]

@@ -14,9 +14,10 @@ import pyarrow.dataset as pads
 from madang.activity import note
 from madang.data.features.definitions import digest
 from madang.data.processing import _functions, views as definitions
-from madang.data.processing._expand import Expander, Expansion, dataset_name, pin
+from madang.data.processing._expand import Expander, Expansion, pin
 from madang.data.processing._origins import Origins
 from madang.data.processing._registry import DataViews, RegisteredView
+from madang.data.processing._resolve import dataset_name
 from madang.data.processing._scan import quoted
 from madang.data.processing._scratch import Scratch
 from madang.data.processing.contract import Processing
