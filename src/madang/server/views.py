@@ -36,6 +36,6 @@ def lineage(request: Request, view: str) -> Lineage:
 
 
 @router.post("/views/{view}/materialize", **needs("dataset:write"))
-def materialize(request: Request, view: str, full: bool = False) -> Materialization:
+def materialize(request: Request, view: str, *, full: bool = False) -> Materialization:
     """Writes the view's rows into its dataset: what is new in its sources, or all."""
     return stack_of(request).processing.materialize(view, full=full)
