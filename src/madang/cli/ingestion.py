@@ -77,7 +77,7 @@ def _position(position: Any) -> str:
 @as_json
 def ingestions(json: bool) -> None:
     """List what is ingested: how far it is, its lag, how fresh it is, its last error."""
-    from madang.data.ingestion import ingestions as found_of, ingestion_as_dict
+    from madang.data.ingestion import ingestion_as_dict, ingestions as found_of
 
     with open_stack() as stack:
         found = found_of(stack)
