@@ -22,6 +22,7 @@ from madang.data.features.windows import rolling, tumbling
 from madang.data.validation import Check, Column, DataContract
 from madang.data.validation.contract_file import contract_path, write_contract
 from madang.errors import ConflictError, DataContractError, IntegrityError, NotFoundError
+from madang.ledger import new_id
 
 START = datetime(2026, 3, 8, 7, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -200,6 +201,21 @@ class TestStream:
         assert found.output == "10 events: 5 rows of recent, 1 late, 1 quarantined\n"
         found = CliRunner().invoke(cli, [*command, "--json"])
         assert json.loads(found.output)["events"] == 0
+
+    def test_from_kafka(self, tmp_path, kafka_server):
+        madang.init(tmp_path, name=f"k{new_id()[-12:]}")
+        file = tmp_path / "madang.toml"
+        file.write_text(f'{file.read_text()}\n[stack]\ncollection = "kafka://{kafka_server}"\n')
+        with madang.open(tmp_path) as stack:
+            prepare(stack, partitions=2)
+            early, late = list(range(0, 60, 2)), list(range(1, 60, 2))
+            append(stack, [flight(m, "A") for m in early], minutes=early, partition=0)
+            append(stack, [flight(m, "B") for m in late], minutes=late, partition=1)
+            for _ in range(2):
+                stack.features.stream(RECENT, "flights", dataset="windows", batch_events=7)
+            assert {row["n"] for row in rows(stack, "windows")} == {5}
+            assert len(rows(stack, "windows")) == 2 * 5
+            assert rows(stack, "recent_late") == []
 
 
 class TestErrors:
