@@ -152,6 +152,30 @@ class TestStream:
         (row,) = project.features.read([ROLLING], [{"route": "JFK-LAX"}])
         assert row.values == {"n": 3, "mean": 5.0}
 
+    def test_windows_end_by_a_clock_when_nothing_comes(self, project):
+        append(project, [flight(1), flight(2)])
+        moment = START + 11 * MINUTE
+        done = project.features.stream(ROLLING, "flights", dataset="windows", until=moment)
+        assert (done.events, done.rows) == (2, 2)
+        (row,) = project.features.read([ROLLING], [{"route": "JFK-LAX"}])
+        assert row.values["n"] == 1  # one has left at this very moment: that row is still open
+        again = project.features.stream(ROLLING, "flights", dataset="windows", until=moment)
+        assert (again.events, again.rows) == (0, 0)
+        later = START + 60 * MINUTE
+        assert project.features.stream(ROLLING, "flights", dataset="windows", until=later).rows == 2
+        (row,) = project.features.read([ROLLING], [{"route": "JFK-LAX"}])
+        assert row.values == {"n": 0, "mean": None}
+        append(project, [flight(30), flight(61)])
+        done = project.features.stream(ROLLING, "flights", dataset="windows")
+        assert (done.events, done.late) == (2, 1)
+        assert [r["n"] for r in rows(project, "windows")].count(0) == 1
+
+    def test_an_empty_topic_begins_nothing(self, project):
+        for _ in range(2):
+            done = project.features.stream(RECENT, "flights", until=START)
+            assert done.events == done.rows == 0
+        assert project.ledger.lines(kind="view.stream") == []
+
     def test_offline_only(self, project):
         append(project, SOME)
         project.features.stream(RECENT, "flights", dataset="windows", online=False)
