@@ -297,6 +297,10 @@ row = st.tuples(
 action = st.one_of(
     st.lists(row, max_size=5).map(lambda rows: ("append", rows)),
     st.lists(row, max_size=3).map(lambda rows: ("overwrite", rows)),
+    st.lists(row, max_size=3, unique_by=lambda one: one[:2]).map(lambda rows: ("merge", rows)),
+    st.integers(0, 3).map(lambda user: ("delete", user)),
+    st.sampled_from([("compact", None), ("evolve", None)]),
+    st.just(("materialize", None)),
     st.just(("materialize", None)),
     st.just(("materialize", None)),
     st.integers(0, 4).map(lambda hour: ("until", hour)),
@@ -317,6 +321,14 @@ def test_any_history_gives_what_a_full_materialization_gives(stack, actions, arr
             store.materialize(view)
         elif what == "until":
             store.materialize(view, until=T0 + given_ * HOUR)
+        elif what == "merge":
+            stack.storage.merge("visits", visits(*given_), on=["user", "shop"])
+        elif what == "delete":
+            stack.storage.delete_rows("visits", f"user = {given_}")
+        elif what == "compact":
+            stack.storage.compact("visits")
+        elif what == "evolve":
+            stack.storage.evolve("visits", pa.schema([("extra", pa.int64())]))
         else:
             stack.storage.write("visits", visits(*given_), mode=what)
     store.materialize(view)

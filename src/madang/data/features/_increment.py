@@ -46,7 +46,8 @@ class Files:
 
     def digest(self, count: int) -> str:
         """32 hex digits that name the first files."""
-        digest = hashlib.sha256(self.dataset.encode())
+        # An added or widened column may change what the known rows give.
+        digest = hashlib.sha256(f"{self.dataset}\n{self.found.schema}".encode())
         for path in self.found.files[:count]:
             digest.update(b"\0" + path.encode())
         return digest.hexdigest()[:32]

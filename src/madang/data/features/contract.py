@@ -31,6 +31,8 @@ class FeatureView:
         sources: The datasets that `function` reads (for `sql` they are found in the query).
         description: For people.
         owner: Whom to ask.
+        tags: For finding it.
+        descriptions: Feature name to what it is, for people.
     """
 
     name: str
@@ -45,11 +47,45 @@ class FeatureView:
     owner: str = ""
     tags: Mapping[str, str] = field(default_factory=dict)
     created: str | None = None
+    descriptions: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def times(self) -> tuple[str, ...]:
         """The time columns: the timestamp and, where there is one, the arrival."""
         return (self.timestamp,) if self.created is None else (self.timestamp, self.created)
+
+
+@dataclass(frozen=True)
+class OnDemandView:
+    """Features that are computed when they are asked for: from stored ones, and from the request.
+
+    The same function makes them for training sets, where the labels' columns are the request.
+
+    Attributes:
+        name: The view's name; its features are addressed as `view:feature`.
+        features: What it gives: feature name to Arrow type.
+        function: From the inputs' table, a row for each entity that is asked for, to a table with
+            the features, in the same order of rows. It must not look at the clock or at anything
+            else, and its rows must not depend on each other: online it may get one row.
+        inputs: Stored views (`"weather"`) or single features of them (`"users:age"`). They are
+            columns of the table, null where nothing is known, and called as in a read of these
+            alone: by their own names, or `view__feature` where several have one name.
+        request: What comes with the request: column name to Arrow type. Columns of the table too.
+        description: For people.
+        owner: Whom to ask.
+        tags: For finding it.
+        descriptions: Feature name to what it is, for people.
+    """
+
+    name: str
+    features: Mapping[str, pa.DataType]
+    function: Callable[[pa.Table], pa.Table]
+    inputs: tuple[str, ...] = ()
+    request: Mapping[str, pa.DataType] = field(default_factory=dict)
+    description: str = ""
+    owner: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    descriptions: Mapping[str, str] = field(default_factory=dict)
 
 
 class OnlineStore(Engine):

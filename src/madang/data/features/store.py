@@ -13,18 +13,26 @@ from madang.activity import note
 from madang.data.features import _history, definitions
 from madang.data.features._asof import KnownAt
 from madang.data.features._backfill import Backfill, Backfilled
+from madang.data.features._demand_reader import DemandReader
 from madang.data.features._materialize import Materializer
 from madang.data.features._naming import outputs
 from madang.data.features._newest import newest_rows
+from madang.data.features._ondemand import TrainingPlan
 from madang.data.features._registry import RegisteredView, ViewRegistry
 from madang.data.features._topic_stream import Streamed, TopicStream
-from madang.data.features.contract import FeatureView, Materialization, OnlineRow, OnlineStore
+from madang.data.features.contract import (
+    FeatureView,
+    Materialization,
+    OnDemandView,
+    OnlineRow,
+    OnlineStore,
+)
 from madang.data.features.reader import Entities, OnlineReader
 from madang.engines import Context, Health
 from madang.errors import InvalidInputError
 from madang.ledger import format_time, new_id
 
-ViewName = str | FeatureView
+ViewName = str | FeatureView | OnDemandView
 """A registered view's name, or a definition, which is then registered."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -51,7 +59,7 @@ class FeatureStore:
 
     # -- definitions --
 
-    def register(self, view: FeatureView) -> str:
+    def register(self, view: FeatureView | OnDemandView) -> str:
         """Puts a definition in force and on record; repeating it changes nothing.
 
         Returns:
@@ -60,7 +68,10 @@ class FeatureStore:
         Raises:
             InvalidInputError: The definition can't work; says why.
         """
-        return self._registry.register(view)
+        digest = self._registry.register(view)
+        if isinstance(view, OnDemandView):
+            self._readers.clear()  # one of them may compute the definition before
+        return digest
 
     def load_definitions(self, folder: Path | None = None) -> dict[str, str]:
         """Registers every view that stands in the modules of `features/` (or of `folder`).
@@ -81,7 +92,7 @@ class FeatureStore:
         """All views in force, by name."""
         return self._registry.list()
 
-    def get(self, name: str) -> FeatureView:
+    def get(self, name: str) -> FeatureView | OnDemandView:
         """The view in force.
 
         Raises:
@@ -164,16 +175,21 @@ class FeatureStore:
                 time with a zone.
         """
         cut = _known_at(known_at)
-        result = pa.table(labels)
-        resolved = [self._resolve(view) for view in views]
+        given = result = pa.table(labels)
+        resolved = [self._any(view) for view in views]
         named = outputs({view.name: view.features for view in resolved}, columns)
-        _history.check_labels(result, resolved, named, timestamp)
-        refs: list[str] = []
-        for view in resolved:
-            table, inputs = self._compute(view, list(named[view.name]), versions, tables)
+        plan = TrainingPlan(resolved, named, self._resolve)
+        stored = list(plan.stored.values())
+        _history.check_labels(result, stored, plan.columns, timestamp)
+        plan.check_labels(given)
+        refs = [f"view:{view.name}@{self._registry.digest(view)}" for view in plan.demanded]
+        for view in stored:
+            names = plan.columns[view.name]
+            table, inputs = self._compute(view, list(names), versions, tables)
             refs += inputs
-            result = _history.joined(result, view, table, timestamp, named[view.name], known_at=cut)
+            result = _history.joined(result, view, table, timestamp, names, known_at=cut)
             del table  # or two views' histories would be in memory while the second is computed
+        result = plan.finish(given, result)
         known = {} if cut is None else {"known_at": format_time(cut) if cut != "newest" else cut}
         return self._recorded(result, refs, known)
 
@@ -351,7 +367,7 @@ class FeatureStore:
         Raises:
             NotFoundError: Nothing of a view is online yet, or it has no such feature.
         """
-        return OnlineReader(self.online, [_name(view) for view in views], columns=columns)
+        return self._reader([self._named(view) for view in views], columns)
 
     def read(
         self, views: Sequence[ViewName], entities: Entities, *, now: datetime | None = None
@@ -369,7 +385,7 @@ class FeatureStore:
             NotFoundError: Nothing of a view is online yet.
             InvalidInputError: An entity column is missing or has another type.
         """
-        return self.prepared(tuple(_name(view) for view in views))(entities, now=now)
+        return self.prepared(tuple(map(self._named, views)))(entities, now=now)
 
     def prepared(
         self, views: tuple[str, ...], columns: tuple[str, ...] | None = None
@@ -381,7 +397,7 @@ class FeatureStore:
         """
         reader = self._readers.get((views, columns))
         if reader is None:
-            reader = OnlineReader(self.online, views, columns=columns)
+            reader = self._reader(views, columns)
             if len(self._readers) >= _MAX_READERS:
                 self._readers.clear()
             self._readers[views, columns] = reader
@@ -417,11 +433,42 @@ class FeatureStore:
 
     # -- within --
 
-    def _resolve(self, view: ViewName) -> FeatureView:
+    def _reader(self, views: Sequence[str], columns: Sequence[str] | None) -> OnlineReader:
+        found = {name: self._on_demand(name) for name in views}
+        demanded = [view for view in found.values() if view is not None]
+        if not demanded:
+            return OnlineReader(self.online, views, columns=columns)
+        stored = [name for name, view in found.items() if view is None]
+        return DemandReader(self.online, stored, demanded, columns=columns)
+
+    def _on_demand(self, name: str) -> OnDemandView | None:
+        """The view, if it is computed on demand; what is online is found without the registry."""
+        if self.online.describe(name) is not None:
+            return None
+        found = self._registry.find(name)
+        return found if isinstance(found, OnDemandView) else None
+
+    def _named(self, view: ViewName) -> str:
+        """The view's name, and of a definition that is computed on demand which one it is."""
+        if not isinstance(view, OnDemandView):
+            return _name(view)
+        self._registry.ensure(view)
+        return f"{view.name}@{self._registry.digest(view)}"
+
+    def _any(self, view: ViewName) -> FeatureView | OnDemandView:
         if isinstance(view, str):
             return self.get(view)
         self._registry.ensure(view)
         return view
+
+    def _resolve(self, view: ViewName) -> FeatureView:
+        found = self._any(view)
+        if isinstance(found, OnDemandView):
+            raise InvalidInputError(
+                f"{found.name!r} is computed on demand: it has no history and nothing to "
+                "materialize; materialize its inputs, and name it in reads and training sets"
+            )
+        return found
 
     def _compute(
         self,
