@@ -12,20 +12,22 @@ import pyarrow as pa
 from madang.activity import note
 from madang.data.features import _history, definitions
 from madang.data.features._asof import KnownAt
-from madang.data.features._backfill import Backfill, Backfilled
+from madang.data.features._backfill import Backfill
 from madang.data.features._demand_reader import DemandReader
 from madang.data.features._materialize import Materializer
 from madang.data.features._naming import outputs
 from madang.data.features._newest import newest_rows
 from madang.data.features._ondemand import TrainingPlan
 from madang.data.features._registry import RegisteredView, ViewRegistry
-from madang.data.features._topic_stream import Streamed, TopicStream
+from madang.data.features._topic_stream import TopicStream
 from madang.data.features.contract import (
+    Backfilled,
     FeatureView,
     Materialization,
     OnDemandView,
     OnlineRow,
     OnlineStore,
+    Streamed,
 )
 from madang.data.features.reader import Entities, OnlineReader
 from madang.engines import Context, Health
