@@ -10,6 +10,7 @@ from typing import cast
 
 from madang import engines
 from madang.data.features.contract import (
+    Backfilled,
     FeatureView,
     Freshness,
     Materialization,
@@ -17,6 +18,7 @@ from madang.data.features.contract import (
     OnlineRow,
     OnlineStore,
     ReadTime,
+    Streamed,
 )
 
 ENGINES = {"lmdb": "madang.data.features.lmdb:LMDBOnlineStore"}
@@ -31,6 +33,7 @@ def connect(url: str | None, context: engines.Context) -> OnlineStore:
 __all__ = [
     "DEFAULT",
     "ENGINES",
+    "Backfilled",
     "FeatureView",
     "Freshness",
     "Materialization",
@@ -38,5 +41,6 @@ __all__ = [
     "OnlineRow",
     "OnlineStore",
     "ReadTime",
+    "Streamed",
     "connect",
 ]
