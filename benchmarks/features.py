@@ -16,7 +16,7 @@ import struct
 import tempfile
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,6 @@ import pyarrow as pa
 
 import madang
 from madang.data.features import FeatureView
-from madang.data.features.windows import rolling
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 SPAN_US = 60 * 86_400 * 1_000_000
@@ -65,7 +64,6 @@ def run(settings: argparse.Namespace, folder: Path) -> dict[str, Any]:
             stack.features.register(view)
         figures = _training(stack, random, settings, views, paths)
         figures |= _online(stack, random, settings, views, folder)
-        figures |= _windows(random)
     figures["peak memory of this process, MB"] = (
         resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     )
@@ -211,30 +209,6 @@ def _raw_store(views: list[FeatureView], folder: Path) -> None:
     with env.begin(write=True) as tx:
         tx.cursor().putmulti(zip(keys, rows, strict=True), append=True)
     env.close()
-
-
-def _windows(random: Any) -> dict[str, Any]:
-    events = 336_000  # a year of New York's flights
-    seconds = np.sort(random.integers(0, 365 * 86_400, events))
-    table = pa.table(
-        {
-            "route": random.integers(0, 200, events),
-            "arrived": pa.array(seconds, pa.timestamp("s")),
-            "delay": random.standard_normal(events),
-        }
-    )
-    view = rolling(
-        "recent",
-        source="flights",
-        entity=["route"],
-        timestamp="arrived",
-        aggregates={"mean": ("delay", "mean"), "worst": ("delay", "max"), "n": (None, "count")},
-        period=timedelta(hours=2),
-    )
-    start = time.perf_counter()
-    assert view.function is not None
-    view.function({"flights": table})
-    return {"2 h windows, events/s": float(round(events / (time.perf_counter() - start)))}
 
 
 def _in_turns(

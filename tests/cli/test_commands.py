@@ -146,6 +146,43 @@ def test_data_list_and_query(opened, call, refused):
     assert "nothing" in refused("data", "query", "SELECT 1 FROM nothing")
 
 
+def test_data_history_and_changes(opened, call, refused):
+    opened.storage.write("t", pa.table({"x": [1, 2, 3]}))
+    assert "at version 1" in call("data", "delete", "t", "x = 2").out
+    assert "at version 2" in call("data", "evolve", "t", "note:string", "at:timestamp").out
+    opened.storage.write("t", pa.table({"x": [4]}))
+    assert "at version 4" in call("data", "compact", "t").out
+    assert "'y > 1' is no condition" in call("data", "delete", "t", "y > 1", code=1).err
+    assert "'nothing'" in refused("data", "evolve", "t", "z:nothing")
+    assert "'x' is int64, and int32 can't hold it" in refused("data", "evolve", "t", "x:int32")
+    call("data", "tag", "t", "1", "v1")
+    assert "is at version 1" in refused("data", "tag", "t", "2", "v1")
+    assert lines(call("data", "history", "t").out)[2][::3] == ["1", "v1"]
+    (newest,) = call("data", "history", "t", "--limit", "1", "--json").json
+    assert (newest["version"]["operation"], newest["tags"]) == ("compact", [])
+    planned = call("data", "retain", "t", "--keep", "0s", "--grace", "0s", "--dry-run").out
+    assert "dropped: 0, 2, 3\n" in planned
+    assert "kept by tags and models: 1\n" in planned
+    assert "would delete 2 files" in planned
+    done = call("data", "retain", "t", "--keep", "0s", "--grace", "0s", "--json").json
+    assert (done["swept"], done["files"]) == ([0, 2, 3], 2)
+    call("data", "untag", "t", "v1")
+    assert opened.storage.tags("t") == {}
+    assert "no duration" in call("data", "retain", "t", "--keep", "long", code=2).err
+
+
+def test_data_objects(opened, call, refused):
+    opened.storage.put("i/a", b"xyz", content_type="image/png", metadata={"label": "cat"})
+    opened.storage.put("i/b", b"")
+    found = lines(call("data", "objects", "i/").out)
+    assert [row[0] for row in found] == ["key", "i/a", "i/b"]
+    assert found[1][3:] == ["image/png", "label=cat"]
+    (one,) = call("data", "objects", "--where", "metadata['label'] = 'cat'", "--json").json
+    assert (one["key"], one["metadata"]) == ("i/a", {"label": "cat"})
+    assert len(call("data", "objects", "--limit", "1", "--json").json) == 1
+    assert "is no condition" in call("data", "objects", "--where", "no", code=1).err
+
+
 def test_data_infer_and_validate(opened, project, call, refused, tmp_path):
     opened.storage.write("t", pa.table({"x": [1, 2], "w": ["a", "b"]}))
     assert "contracts/t.yaml" in call("data", "infer", "t").out

@@ -1,4 +1,4 @@
-"""`madang data infer`, `validate`: data contracts."""
+"""`madang data infer`, `validate`, `diff`, `import-contract`: data contracts."""
 
 from __future__ import annotations
 
@@ -46,22 +46,46 @@ def _sample(path: Path) -> object:
 @click.command()
 @click.argument("dataset")
 @click.option("--version", type=int, help="A version (default: the newest).")
+@click.option("--stored", is_flag=True, help="Show the version's last report that is on record.")
 @click.option("--html", type=click.Path(dir_okay=False), help="Write the report as a page.")
 @as_json
-def validate(dataset: str, version: int | None, html: str | None, json: bool) -> int:
+def validate(dataset: str, version: int | None, stored: bool, html: str | None, json: bool) -> int:
     """Check a dataset against its contract; exit code 1 if a check failed."""
-    from madang.data.validation.contract_file import contract_path, read_contract
+    from madang.data.validation.datasets import last_validation, validate_dataset
     from madang.data.validation.report import to_dict, to_html, to_text
 
     with open_stack() as stack:
-        contract = read_contract(contract_path(stack.root, dataset))
-        report = stack.validation.validate(
-            stack.storage.read(dataset, version=version), contract
-        ).report
+        if stored:
+            found = last_validation(stack, dataset, version=version)
+        else:
+            found = validate_dataset(stack, dataset, version=version)
+    report = found.report
     if html:
         Path(html).write_text(to_html(report), encoding="utf-8")
     if json:
-        print_json(to_dict(report))
+        print_json({"version": found.version, "line": found.line, **to_dict(report)})
     else:
         click.echo(to_text(report))
     return 0 if all(result.ok for result in report.results) else 1
+
+
+@click.command()
+@click.argument("old")
+@click.argument("new", required=False)
+@as_json
+def diff(old: str, new: str | None, json: bool) -> int:
+    """Compare two contracts, or two versions of a dataset; exit code 1 if a change breaks.
+
+    OLD and NEW are files or names of contracts, COMMIT:NAME for a contract as it was, or
+    DATASET@VERSION. With one name, what changed in its contract since the last commit.
+    """
+    from madang.data.validation.comparison import diff as compare
+    from madang.data.validation.diff import to_dict, to_text
+
+    with open_stack() as stack:
+        found = compare(stack, old, new)
+    if json:
+        print_json(to_dict(found))
+    else:
+        click.echo(to_text(found))
+    return 1 if found.breaking else 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import click
@@ -83,3 +83,31 @@ def stream(  # noqa: PLR0917 - one argument for each option
             if every is None:
                 return
             threading.Event().wait(every)
+
+
+@features.command()
+@click.argument("view")
+@click.argument("dataset")
+@click.option("--start", type=click.DateTime(), required=True, help="The first timestamp (UTC).")
+@click.option(
+    "--end", type=click.DateTime(), required=True, help="The first that is left out (UTC)."
+)
+@click.option("--part-days", type=float, default=30.0, show_default=True, help="Computed at once.")
+@as_json
+def backfill(  # noqa: PLR0917 - one argument for each option
+    view: str, dataset: str, start: datetime, end: datetime, part_days: float, json: bool
+) -> None:
+    """Compute the history of VIEW for a range of time, and append it to DATASET."""
+    with open_stack() as stack:
+        stack.features.load_definitions()
+        done = stack.features.backfill(
+            view,
+            dataset,
+            start=start.replace(tzinfo=UTC),
+            end=end.replace(tzinfo=UTC),
+            part=timedelta(days=part_days),
+        )
+    if json:
+        print_json(done)
+        return
+    click.echo(f"{done.rows} rows of {view} in {done.parts} parts are in dataset {dataset}")

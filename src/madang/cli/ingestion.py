@@ -88,12 +88,12 @@ def ingestions(json: bool) -> None:
     rows = []
     for one in found:
         start = (one.source, one.dataset)
-        for part in one.parts:
-            rows.append(
-                (*start, part.part or "-", _position(part.position),
-                 "-" if part.lag is None else part.lag, format_us(part.newest_us),
-                 format_us(part.landed_us), one.error or "-")
-            )  # fmt: skip
+        rows += [
+            (*start, part.part or "-", _position(part.position),
+             "-" if part.lag is None else part.lag, format_us(part.newest_us),
+             format_us(part.landed_us), one.error or "-")
+            for part in one.parts
+        ]  # fmt: skip
         if not one.parts:
             rows.append((*start, "-", "-", "-", "-", "-", one.error or "-"))
     print_table(columns, rows)

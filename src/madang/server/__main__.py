@@ -1,8 +1,8 @@
 """The control process: `python -m madang.server --project FOLDER --fd N`.
 
-It serves the HTTP API, keeps the inference workers' list of accepted tokens current, and removes what
-topics don't keep. It holds no
-state of its own: killed at any moment, it starts again and settles what was left open.
+It serves the HTTP API, keeps the inference workers' list of accepted tokens current, and removes
+what topics don't keep. It holds no state of its own: killed at any moment, it starts again and
+settles what was left open.
 """
 
 from __future__ import annotations

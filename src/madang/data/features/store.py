@@ -12,6 +12,7 @@ import pyarrow as pa
 from madang.activity import note
 from madang.data.features import _history, definitions
 from madang.data.features._asof import KnownAt
+from madang.data.features._backfill import Backfill, Backfilled
 from madang.data.features._demand_reader import DemandReader
 from madang.data.features._materialize import Materializer
 from madang.data.features._naming import outputs
@@ -35,6 +36,7 @@ ViewName = str | FeatureView | OnDemandView
 """A registered view's name, or a definition, which is then registered."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
 _MAX_READERS = 1000
 
 
@@ -186,6 +188,7 @@ class FeatureStore:
             table, inputs = self._compute(view, list(names), versions, tables)
             refs += inputs
             result = _history.joined(result, view, table, timestamp, names, known_at=cut)
+            del table  # or two views' histories would be in memory while the second is computed
         result = plan.finish(given, result)
         known = {} if cut is None else {"known_at": format_time(cut) if cut != "newest" else cut}
         return self._recorded(result, refs, known)
@@ -202,6 +205,47 @@ class FeatureStore:
             data={"rows": table.num_rows, "columns": table.column_names, **data},
         )
         return table.replace_schema_metadata({**(table.schema.metadata or {}), "madang.ref": ref})
+
+    def backfill(
+        self,
+        view: ViewName,
+        dataset: str,
+        *,
+        start: datetime,
+        end: datetime,
+        part: timedelta = timedelta(days=30),
+        versions: Mapping[str, int] | None = None,
+    ) -> Backfilled:
+        """Computes a view's history of a range of time, part by part, and appends it to a dataset.
+
+        Each part is one version of the dataset, on record with what it was made from; all are made
+        from the same versions of the view's datasets. Killed at any moment, it may be repeated and
+        goes on with the part that is missing; repeated when it is done, it writes nothing. Windows
+        also get the events before a part that they reach back to.
+
+        Args:
+            view: Its name or definition.
+            dataset: Entity, times and features are appended here.
+            start: The first timestamp (time-zone aware).
+            end: The first timestamp that is left out.
+            part: How much time is computed at once. The memory that it needs grows with it, for
+                SQL and for windows; a session reaches back to any time, and a table function
+                computes the whole history.
+            versions: A dataset's version to read instead of the newest.
+
+        Raises:
+            InvalidInputError: The times have no zone, or are in the wrong order.
+            ConflictError: The dataset holds a part of this that was made from other versions.
+        """
+        bounds = _microseconds(start, "start"), _microseconds(end, "end"), part // _MICROSECOND
+        if bounds[0] >= bounds[1] or bounds[2] <= 0:
+            raise InvalidInputError(
+                f"a backfill goes from start to a later end, in parts longer than nothing; found "
+                f"start={start}, end={end}, part={part}"
+            )
+        resolved = self._resolve(view)
+        ref = f"view:{resolved.name}@{self._registry.digest(resolved)}"
+        return Backfill(self._context, (resolved, ref), dataset, bounds).run(versions or {})
 
     # -- online --
 
@@ -457,4 +501,4 @@ def _known_at(asked: datetime | Literal["newest"] | None) -> KnownAt:
 def _microseconds(moment: datetime, name: str = "until") -> int:
     if moment.tzinfo is None:
         raise InvalidInputError(f"{name}={moment} has no time zone; use datetime(…, tzinfo=UTC)")
-    return (moment - _EPOCH) // timedelta(microseconds=1)
+    return (moment - _EPOCH) // _MICROSECOND

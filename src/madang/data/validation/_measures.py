@@ -103,7 +103,7 @@ def _counted(column: pl.Expr, type: pa.DataType, bins: Bins | None) -> dict[str,
     if pa.types.is_floating(type):
         column = column.filter(column.is_finite())
     asked = {"count": column.count()}
-    if bins.edges:
+    if not bins.values:
         # Up to each edge: counts that differ by one bin.
         asked |= {str(i): below(column, type, edge).sum() for i, edge in enumerate(bins.edges)}
     else:
@@ -200,7 +200,7 @@ def _distribution(
         return True, f"not judged: {count} values, and at least {max(least, 1)} are asked for"
     if sum(bins.counts) == 0:
         return True, "not judged: the reference has no values"
-    found = distances(bins.counts, counts_of(state, bins), ordered=bool(bins.edges))
+    found = distances(bins.counts, counts_of(state, bins), ordered=not bins.values)
     limits = [
         (name, arguments[f"max_{name}"])
         for name in ("psi", "ks", "js")
@@ -213,10 +213,32 @@ def _distribution(
 def counts_of(state: State, bins: Bins) -> list[int]:
     """The counts in the reference's bins."""
     told = [int(state[str(index)] or 0) for index in range(len(bins.edges or bins.values))]
-    if not bins.edges:
+    if bins.values:
         return [*told, int(state["count"]) - sum(told)]
     ends = [0, *told, int(state["count"])]
     return [b - a for a, b in itertools.pairwise(ends)]
+
+
+def drift(old: pl.Series, new: pl.Series) -> dict[str, float]:
+    """How far two samples of a column lie apart, in bins of the old one; empty without values."""
+    if old.dtype.is_temporal():
+        old, new = old.to_physical(), new.to_physical()
+    bins = Bins.of_values(old)
+    frame = new.drop_nulls().to_frame("x")
+    column = pl.col("x")
+    if old.dtype.is_float():
+        frame = frame.filter(column.is_finite())
+    ordered = old.dtype.is_numeric() and not old.dtype.is_decimal()
+    if ordered:
+        asked = {str(i): (column <= edge).sum() for i, edge in enumerate(bins.edges)}
+    else:
+        asked = {
+            str(i): (column == pl.lit(v, dtype=old.dtype)).sum() for i, v in enumerate(bins.values)
+        }
+    state = frame.select(count=pl.len(), **asked).row(0, named=True)
+    if not sum(bins.counts) or not frame.height:
+        return {}
+    return distances(bins.counts, counts_of(state, bins), ordered=ordered)
 
 
 def distances(

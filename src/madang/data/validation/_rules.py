@@ -287,6 +287,11 @@ _COMPARABLE = (lambda t: any(b(t) for b, _ in _LITERALS), "columns of plain valu
 _STRING = (pa.types.is_string, "strings")
 _NUMBER = (lambda t: pa.types.is_integer(t) or pa.types.is_floating(t), "numbers")
 
+_DISTRIBUTED = (
+    lambda t: _NUMBER[0](t) or pa.types.is_string(t) or pa.types.is_boolean(t),
+    "numbers, strings and booleans",
+)
+
 RULES: dict[str, Rule] = {
     "conditional": Rule("row", {"when": _text, "then": _then}, also=_also_conditional),
     "distribution": Rule(
@@ -301,7 +306,7 @@ RULES: dict[str, Rule] = {
             "min_rows": _count,
         },
         ("max_psi", "max_ks", "max_js"),
-        _COMPARABLE,
+        _DISTRIBUTED,
         _also_distribution,
     ),
     "expression": Rule("row", {"sql": _text}, ("sql",)),
