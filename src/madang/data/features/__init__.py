@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import cast
 
 from madang import engines
+from madang.data.features.catalog import Materialized, ViewInfo
 from madang.data.features.contract import (
     FeatureView,
     Freshness,
@@ -18,6 +19,7 @@ from madang.data.features.contract import (
     OnlineStore,
     ReadTime,
 )
+from madang.data.features.statistics import FeatureDrift, ViewDrift, ViewStatistics
 
 ENGINES = {"lmdb": "madang.data.features.lmdb:LMDBOnlineStore"}
 DEFAULT = "lmdb"
@@ -31,12 +33,17 @@ def connect(url: str | None, context: engines.Context) -> OnlineStore:
 __all__ = [
     "DEFAULT",
     "ENGINES",
+    "FeatureDrift",
     "FeatureView",
     "Freshness",
     "Materialization",
+    "Materialized",
     "OnDemandView",
     "OnlineRow",
     "OnlineStore",
     "ReadTime",
+    "ViewDrift",
+    "ViewInfo",
+    "ViewStatistics",
     "connect",
 ]

@@ -11,6 +11,7 @@ import pyarrow as pa
 from madang.errors import SchemaMismatchError
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _PER_UNIT = {"s": 1_000_000, "ms": 1_000, "us": 1}
 
 

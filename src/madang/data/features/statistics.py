@@ -119,7 +119,6 @@ def between(table: pa.Table, timestamp: str, times: Times) -> pa.Table:
 def facts(view: FeatureView, table: pa.Table) -> tuple[int, datetime | None, datetime | None]:
     """How many entities a view's rows have, and their first and last timestamp."""
     import polars as pl
-    import pyarrow.compute as pc
 
     from madang.data.features._times import EPOCH, to_us
 
@@ -128,8 +127,8 @@ def facts(view: FeatureView, table: pa.Table) -> tuple[int, datetime | None, dat
     entities = keys.drop_nulls().n_unique() if keys.height else 0
     if not known.any():
         return entities, None, None
-    ends = pc.min_max(values[known])
-    return entities, *(EPOCH + timedelta(microseconds=ends[end].as_py()) for end in ("min", "max"))
+    first, last = (int(end) for end in (values[known].min(), values[known].max()))
+    return entities, EPOCH + timedelta(microseconds=first), EPOCH + timedelta(microseconds=last)
 
 
 def features_of(view: str, names: Sequence[str], table: pa.Table) -> pa.Table:
@@ -181,7 +180,12 @@ def _judged(
     elif psi is not None and min(values) >= MIN_VALUES:
         drifted = psi > max_psi
     return FeatureDrift(
-        (values[0], values[1]), (shares[0], shares[1]), psi, moved.get("js"), moved.get("ks"), drifted
+        (values[0], values[1]),
+        (shares[0], shares[1]),
+        psi,
+        moved.get("js"),
+        moved.get("ks"),
+        drifted,
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from madang.activity import note
-from madang.data.features import _history, definitions
+from madang.data.features import _history, catalog, definitions
 from madang.data.features._asof import KnownAt
 from madang.data.features._backfill import Backfill, Backfilled
 from madang.data.features._demand_reader import DemandReader
@@ -20,6 +20,7 @@ from madang.data.features._newest import newest_rows
 from madang.data.features._ondemand import TrainingPlan
 from madang.data.features._registry import RegisteredView, ViewRegistry
 from madang.data.features._topic_stream import Streamed, TopicStream
+from madang.data.features.catalog import ViewInfo
 from madang.data.features.contract import (
     FeatureView,
     Materialization,
@@ -28,6 +29,18 @@ from madang.data.features.contract import (
     OnlineStore,
 )
 from madang.data.features.reader import Entities, OnlineReader
+from madang.data.features.statistics import (
+    MAX_PSI,
+    Reference,
+    Times,
+    ViewDrift,
+    ViewStatistics,
+    between,
+    compare,
+    facts,
+    features_of,
+    figures,
+)
 from madang.engines import Context, Health
 from madang.errors import InvalidInputError
 from madang.ledger import format_time, new_id
@@ -100,6 +113,32 @@ class FeatureStore:
                 process nor defined in `features/*.py`.
         """
         return self._registry.get(name)
+
+    def info(self, name: str) -> ViewInfo:
+        """What is known of the view in force: its definition, where it comes from, who uses it.
+
+        Raises:
+            NotFoundError: There is no such view.
+        """
+        return catalog.info(self._context, self._registry.registered(name))
+
+    def search(
+        self,
+        text: str = "",
+        *,
+        owner: str | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> list[RegisteredView]:
+        """The views in which each word of a text occurs, in whatever case, by name.
+
+        It is looked for in names, descriptions, owners, tags, entities, features and sources.
+
+        Args:
+            text: Words.
+            owner: Exactly this owner.
+            tags: With these tags.
+        """
+        return catalog.search(self.views(), text, owner=owner, tags=tags)
 
     # -- history --
 
@@ -246,6 +285,102 @@ class FeatureStore:
         resolved = self._resolve(view)
         ref = f"view:{resolved.name}@{self._registry.digest(resolved)}"
         return Backfill(self._context, (resolved, ref), dataset, bounds).run(versions or {})
+
+    # -- statistics --
+
+    def statistics(
+        self,
+        view: ViewName,
+        *,
+        times: Times = (None, None),
+        versions: Mapping[str, int] | None = None,
+        tables: Mapping[str, Any] | None = None,
+    ) -> ViewStatistics:
+        """What a view's rows look like, by the validation component; on record, in short.
+
+        Args:
+            view: Its name or definition.
+            times: Only rows with a timestamp in this range.
+            versions: A dataset's version to read instead of the newest.
+            tables: Tables to use instead of datasets, by name.
+        """
+        resolved = self._resolve(view)
+        table, refs = self._compute(resolved, resolved.features, versions, tables)
+        table = between(table, resolved.timestamp, times)
+        profile = self._context.component("validation").profile(
+            table.select(list(resolved.features))
+        )
+        found = ViewStatistics(refs[-1], table.num_rows, *facts(resolved, table), profile)
+        self._context.ledger.record(
+            "view.statistics",
+            f"view:{resolved.name}",
+            inputs=refs,
+            data={"rows": found.rows, "entities": found.entities, "features": figures(profile)},
+        )
+        return found
+
+    def drift(
+        self,
+        view: ViewName,
+        reference: Reference,
+        *,
+        times: Times | None = None,
+        max_psi: float = MAX_PSI,
+        versions: Mapping[str, int] | None = None,
+        tables: Mapping[str, Any] | None = None,
+    ) -> ViewDrift:
+        """How far a view's features have moved from a reference; on record.
+
+        A feature has drifted when its stability index is above `max_psi` or its share of nulls has
+        moved by more than 0.1; with fewer than 500 values on a side nothing is said.
+
+        Args:
+            view: Its name or definition.
+            reference: A range of timestamps (from, until); versions of its datasets by name; or a
+                table that has its features, such as a training set of it.
+            times: The rows to judge; by default all, or those after a reference that is a range.
+            max_psi: The largest stability index that is no drift.
+            versions: A dataset's version to read instead of the newest.
+            tables: Tables to use instead of datasets, by name.
+
+        Raises:
+            InvalidInputError: The reference is nothing of that kind.
+            SchemaMismatchError: The reference has none of the view's features.
+        """
+        resolved = self._resolve(view)
+        names = resolved.features
+        table, refs = self._compute(resolved, names, versions, tables)
+        if isinstance(reference, tuple):
+            told = " to ".join("…" if one is None else format(one) for one in reference)
+            before = between(table, resolved.timestamp, reference)
+            times = (reference[1], None) if times is None else times
+        elif isinstance(reference, Mapping):
+            told = ", ".join(f"dataset:{name}@{number}" for name, number in reference.items())
+            before, _ = self._compute(resolved, names, reference, tables)
+        elif hasattr(reference, "__arrow_c_stream__"):
+            given = pa.table(reference)
+            told = (given.schema.metadata or {}).get(b"madang.ref", b"a table").decode()
+            before = features_of(resolved.name, names, given)
+        else:
+            raise InvalidInputError(
+                "reference is (from, until), {dataset: version} or a table, "
+                f"found {type(reference).__name__}"
+            )
+        now = between(table, resolved.timestamp, times or (None, None))
+        found = compare(before, now, names, max_psi)
+        result = ViewDrift(refs[-1], told, (before.num_rows, now.num_rows), found)
+        self._context.ledger.record(
+            "view.drift",
+            f"view:{resolved.name}",
+            inputs=[*refs, told] if told.startswith("training_set:") else refs,
+            data={
+                "reference": told,
+                "rows": list(result.rows),
+                "drifted": result.drifted,
+                "psi": {name: one.psi for name, one in found.items()},
+            },
+        )
+        return result
 
     # -- online --
 
