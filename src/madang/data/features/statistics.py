@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -129,6 +129,42 @@ def facts(view: FeatureView, table: pa.Table) -> tuple[int, datetime | None, dat
         return entities, None, None
     first, last = (int(end) for end in (values[known].min(), values[known].max()))
     return entities, EPOCH + timedelta(microseconds=first), EPOCH + timedelta(microseconds=last)
+
+
+def referenced(
+    view: FeatureView,
+    table: pa.Table,
+    reference: Reference,
+    compute: Callable[[Mapping[str, int]], pa.Table],
+) -> tuple[str, pa.Table]:
+    """What a reference is called, and its rows.
+
+    Args:
+        view: The view.
+        table: Its rows, of which the reference may be a range.
+        reference: What to compare with.
+        compute: Gives the view's rows from versions of its datasets.
+
+    Raises:
+        InvalidInputError: It is nothing of that kind.
+        SchemaMismatchError: It has none of the view's features.
+    """
+    import pyarrow as pa
+
+    if isinstance(reference, tuple):
+        told = " to ".join("…" if one is None else format(one) for one in reference)
+        return told, between(table, view.timestamp, reference)
+    if isinstance(reference, Mapping):
+        told = ", ".join(f"dataset:{name}@{number}" for name, number in reference.items())
+        return told, compute(reference)
+    if hasattr(reference, "__arrow_c_stream__"):
+        given = pa.table(reference)
+        told = (given.schema.metadata or {}).get(b"madang.ref", b"a table").decode()
+        return told, features_of(view.name, view.features, given)
+    raise InvalidInputError(
+        f"reference is (from, until), {{dataset: version}} or a table, "
+        f"found {type(reference).__name__}"
+    )
 
 
 def features_of(view: str, names: Sequence[str], table: pa.Table) -> pa.Table:

@@ -38,8 +38,8 @@ from madang.data.features.statistics import (
     between,
     compare,
     facts,
-    features_of,
     figures,
+    referenced,
 )
 from madang.engines import Context, Health
 from madang.errors import InvalidInputError
@@ -350,22 +350,11 @@ class FeatureStore:
         resolved = self._resolve(view)
         names = resolved.features
         table, refs = self._compute(resolved, names, versions, tables)
-        if isinstance(reference, tuple):
-            told = " to ".join("…" if one is None else format(one) for one in reference)
-            before = between(table, resolved.timestamp, reference)
-            times = (reference[1], None) if times is None else times
-        elif isinstance(reference, Mapping):
-            told = ", ".join(f"dataset:{name}@{number}" for name, number in reference.items())
-            before, _ = self._compute(resolved, names, reference, tables)
-        elif hasattr(reference, "__arrow_c_stream__"):
-            given = pa.table(reference)
-            told = (given.schema.metadata or {}).get(b"madang.ref", b"a table").decode()
-            before = features_of(resolved.name, names, given)
-        else:
-            raise InvalidInputError(
-                "reference is (from, until), {dataset: version} or a table, "
-                f"found {type(reference).__name__}"
-            )
+        told, before = referenced(
+            resolved, table, reference, lambda v: self._compute(resolved, names, v, tables)[0]
+        )
+        if times is None and isinstance(reference, tuple):
+            times = (reference[1], None)
         now = between(table, resolved.timestamp, times or (None, None))
         found = compare(before, now, names, max_psi)
         result = ViewDrift(refs[-1], told, (before.num_rows, now.num_rows), found)
