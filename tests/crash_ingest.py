@@ -11,7 +11,7 @@ from madang.data.ingestion._record import Record
 from madang.loop import ingest
 
 
-def main(root, what, when, passings, batch_events):
+def main(root, what, when, passings, batch_events, source="trips"):
     with madang.open(root) as stack:
         left = int(passings)
 
@@ -48,7 +48,7 @@ def main(root, what, when, passings, batch_events):
                 return member
 
             stack.collection.consumer = joined
-        ingest(stack, "trips", batch_events=int(batch_events))
+        ingest(stack, source, "trips", batch_events=int(batch_events))
 
 
 if __name__ == "__main__":

@@ -231,6 +231,24 @@ def test_data_ingest(opened, project, call, refused):
     assert "nowhere" in refused("data", "ingest", "nowhere", "--dataset", "trips")
 
 
+def test_data_ingest_a_file_and_list_it(opened, project, call, refused):
+    (project / "contracts" / "trips.yaml").write_text(CONTRACT)
+    (project / "rows.jsonl").write_bytes(b'{"id": 1}\n?\n')
+    url = "file:///rows.jsonl?settle_seconds=0"
+    assert "say into which dataset" in refused("data", "ingest", url)
+    done = call("data", "ingest", url, "--dataset", "trips")
+    assert "2 events: 1 valid, 1 quarantined" in done.out
+    assert "rows.jsonl: at 12" in done.out
+    (found,) = call("data", "ingestions", "--json").json
+    assert (found["source"], found["dataset"], found["events"]) == ("file:rows.jsonl", "trips", 2)
+    assert found["parts"][0]["part"] == "rows.jsonl"
+    listed = call("data", "ingestions").out.splitlines()
+    assert listed[0].split("\t") == [
+        "source", "dataset", "part", "position", "lag", "newest", "landed", "error",
+    ]  # fmt: skip
+    assert listed[1].split("\t")[:5] == ["file:rows.jsonl", "trips", "rows.jsonl", "12", "-"]
+
+
 # -- pipelines -------------------------------------------------------------------------------------
 
 

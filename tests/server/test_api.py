@@ -190,6 +190,7 @@ def test_objects_are_searched(served):
 def test_topic_to_dataset(served):
     made = ok(served.engineer.post("/topics", json={"name": "trips", "partitions": 2}), 201)
     assert made.pop("settings")["retention_seconds"] is None
+    assert made.pop("id")
     assert made == {
         "name": "trips", "partitions": 2, "first_offsets": [0, 0], "next_offsets": [0, 0],
     }  # fmt: skip
@@ -228,6 +229,28 @@ def test_ingest_without_a_contract_or_topic_says_so(served):
     assert "contracts/bare.yaml" in error(served.engineer.post("/ingest", json={"topic": "bare"}), 404, "NotFoundError")  # fmt: skip
     body = {"topic": "nowhere", "dataset": "trips"}
     assert "nowhere" in error(served.engineer.post("/ingest", json=body), 404, "NotFoundError")
+
+
+def test_sources_are_ingested_by_name_and_never_by_url(served):
+    for field in ("topic", "source"):
+        body = {field: "file:////etc/*", "dataset": "trips"}
+        said = error(served.engineer.post("/ingest", json=body), 422, "InvalidInputError")
+        assert "a URL can't be ingested through the API; write it under [sources]" in said
+    for body in ({}, {"topic": "a", "source": "b"}):
+        assert "one of them" in error(served.engineer.post("/ingest", json=body), 422, "InvalidInputError")  # fmt: skip
+    body = {"source": "nowhere", "dataset": "trips"}
+    assert "nowhere" in error(served.engineer.post("/ingest", json=body), 404, "NotFoundError")
+
+
+def test_ingestions_are_listed(served):
+    ok(served.engineer.post("/topics", json={"name": "listed"}), 201)
+    ok(served.engineer.post("/topics/listed/events", json=[{"value": {"id": 1, "minutes": 5.0}}]), 201)  # fmt: skip
+    ok(served.engineer.post("/ingest", json={"topic": "listed", "dataset": "trips"}))
+    found = ok(served.viewer.get("/ingestions"))
+    one = next(i for i in found if i["source"] == "topic:listed")
+    assert (one["dataset"], one["lag"], one["error"]) == ("trips", 0, "")
+    assert one["parts"][0]["position"] == 1
+    assert one["age_seconds"] >= 0
 
 
 def test_features_are_materialized_and_read(served):

@@ -200,16 +200,26 @@ def _told(done: Materialization) -> str:
 @click.option("--topic", required=True, help="Its events are JSON objects of the view's source.")
 @click.option("--dataset", help="Append final rows here.")
 @click.option("--offline", is_flag=True, help="Put nothing into the online store.")
+@click.option("--live", is_flag=True, help="Windows end by the clock of this machine as well.")
 @click.option("--every", type=float, help="Go on every so many seconds, until interrupted.")
 @as_json
 def stream(  # noqa: PLR0917 - one argument for each option
-    view: str, topic: str, dataset: str | None, offline: bool, every: float | None, json: bool
+    view: str,
+    topic: str,
+    dataset: str | None,
+    offline: bool,
+    live: bool,
+    every: float | None,
+    json: bool,
 ) -> None:
     """Move a topic's new events through a window's VIEW, online and into a dataset, exactly once."""
     with open_stack() as stack:
         stack.features.load_definitions()
         while True:
-            done = stack.features.stream(view, topic, dataset=dataset, online=not offline)
+            until = datetime.now(UTC) if live else None
+            done = stack.features.stream(
+                view, topic, dataset=dataset, online=not offline, until=until
+            )
             if json:
                 print_json(done)
             elif done.events or every is None:

@@ -240,6 +240,21 @@ def test_an_answer_that_was_lost_with_the_server(stack):
     assert len([*itertools.chain(*stored(stack))]) == 60
 
 
+@pytest.mark.parametrize("failing", ["write", "sync", "publish"])
+@pytest.mark.parametrize("after", [True, False])
+def test_an_answer_that_was_lost_in_the_middle_of_the_append(tmp_path, failing, after):
+    """The events may be in the log though nobody was told so; sent again, each is there once."""
+    madang.init(tmp_path, name="killed")
+    with madang.open(tmp_path) as stack:
+        stack.collection.create_topic("t", partitions=2)
+        found = [event(at) for at in range(20)]
+        program = Program(receive, stack.root, json.dumps(found), failing, after)
+        program.process.join(60)
+        program.kill()
+        Inbox(stack).receive("t", read(*found))
+        assert sorted(itertools.chain(*stored(stack)), key=int) == [str(at) for at in range(20)]
+
+
 def test_the_window_is_bounded(stack, monkeypatch):
     monkeypatch.setattr(inbox, "WINDOW_EVENTS", 0)
     monkeypatch.setattr(inbox, "_LEAST_EVENTS", 10)

@@ -118,6 +118,19 @@ class Partition:
         self._newest = None
         self._published.changed()
 
+    def settle(self) -> None:
+        """Decides now what the next append would: what a killed writer left whole is in the log.
+
+        Waits for a living writer.
+        """
+        known = self._published.load()
+        if known is not None and known[1]:
+            path = _segments.segment_path(self.folder, known[0].segment)
+            if path.stat().st_size == known[0].position:
+                return
+        with self.lock:
+            self.open_tail()
+
     # -- writing, under the lock --------------------------------------------------------------
 
     def open_tail(self) -> None:

@@ -8,7 +8,6 @@ moment between the two.
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -24,10 +23,9 @@ from madang.data.collection._locks import FileLock
 from madang.data.collection.cloudevents import CloudEvent
 from madang.data.collection.contract import events
 from madang.data.collection.dead_letters import set_aside
-from madang.errors import NotFoundError
 
 if TYPE_CHECKING:
-    from madang.data.collection.contract import Collection
+    from madang.data.collection.contract import Collection, Topic
     from madang.stack import Stack
 
 WINDOW_EVENTS = 262_144
@@ -76,7 +74,8 @@ class Inbox:
         with self._lock:
             found = self._topics.get(name)
         if found is None:
-            found = _Topic(self._stack, name, self._stack.collection.topic(name).partitions)
+            self._stack.collection.topic(name)  # which must exist before there is a lock for it
+            found = _Topic(self._stack, name)
         with self._lock:
             found = self._topics.setdefault(name, found)
             self._topics.move_to_end(name)
@@ -88,15 +87,15 @@ class Inbox:
 class _Topic:
     """What is known of a topic's newest events."""
 
-    def __init__(self, stack: Stack, name: str, partitions: int) -> None:
+    def __init__(self, stack: Stack, name: str) -> None:
         self._stack = stack
         self._name = name
         folder = stack.home / "cloudevents"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{name}.lock").touch()
         self.lock = FileLock(folder / f"{name}.lock")
-        self._windows = _windows(partitions)
-        self._begun = False
+        self._windows: list[_Window] = []
+        self._known: tuple[str, int] | None = None
 
     def receive(self, received: Sequence[CloudEvent]) -> Received:
         """As `Inbox.receive`; call it under the lock."""
@@ -135,22 +134,13 @@ class _Topic:
 
     def _catch_up(self) -> None:
         """Reads what was appended since; begins anew when the topic is no longer the one it was."""
-        collection = self._stack.collection
-        try:
-            if self._begun and all(
-                window.is_sure and window.catch_up(collection, self._name, number)
-                for number, window in enumerate(self._windows)
-            ):
-                return
-        except NotFoundError:  # retention has removed what was read last, or the topic is gone
-            pass
-        topic = collection.topic(self._name)
-        self._windows = _windows(topic.partitions)
+        topic = self._stack.collection.topic(self._name)
+        if (topic.id, topic.partitions) != self._known:
+            self._windows = _windows(topic)
+            self._known = topic.id, topic.partitions
         for number, window in enumerate(self._windows):
-            first, end = topic.first_offsets[number], topic.next_offsets[number]
-            window.next_offset = max(first, end - window.size)
-            window.catch_up(collection, self._name, number)
-        self._begun = True
+            window.next_offset = max(window.next_offset, topic.first_offsets[number])
+            window.catch_up(self._stack.collection, topic, number)
 
     def _remember(self, appended: pa.Table, offsets: dict[int, tuple[int, int]]) -> None:
         """Spares reading what this process wrote itself, where nobody else wrote in between."""
@@ -162,45 +152,26 @@ class _Topic:
                 window.add(values, np.arange(first, last + 1))
 
 
-def _windows(partitions: int) -> list[_Window]:
-    size = max(_LEAST_EVENTS, WINDOW_EVENTS // partitions)
-    return [_Window(size) for _ in range(partitions)]
+def _windows(topic: Topic) -> list[_Window]:
+    size = max(_LEAST_EVENTS, WINDOW_EVENTS // topic.partitions)
+    return [_Window(size, max(0, end - size)) for end in topic.next_offsets]
 
 
 class _Window:
     """The newest events of one partition."""
 
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self.next_offset = 0
+    def __init__(self, size: int, next_offset: int) -> None:
+        self.next_offset = next_offset
         self.digests: OrderedDict[bytes, int] = OrderedDict()
-        self._last: tuple[int, bytes] | None = None
+        self._size = size
 
-    @property
-    def is_sure(self) -> bool:
-        """Whether `catch_up` can tell that the topic is still the same."""
-        return self._last is not None or self.next_offset == 0
-
-    def catch_up(self, collection: Collection, topic: str, partition: int) -> bool:
-        """Reads on to the end; false when the event that was read last is no longer there."""
-        if self._last is not None:
-            # The last one again: a topic of the same name, made anew, would have another one there.
-            self.next_offset = self._last[0]
-        while True:
-            batch = collection.read(topic, partition, self.next_offset)
-            if not self._same(batch):
-                return False
-            if not batch.num_rows:
-                return True
+    def catch_up(self, collection: Collection, topic: Topic, partition: int) -> None:
+        """Reads on to the end."""
+        while self.next_offset < topic.next_offsets[partition]:
+            batch = collection.read(topic.name, partition, self.next_offset)
+            if not batch.num_rows:  # what is left was compacted away
+                return
             self.add(batch.column("value"), batch.column("offset").to_numpy())
-
-    def _same(self, batch: pa.RecordBatch) -> bool:
-        if self._last is None or self.next_offset != self._last[0]:
-            return True
-        if not batch.num_rows:
-            return False
-        offset, value = batch.column("offset")[0].as_py(), batch.column("value")[0].as_py()
-        return (offset, _fingerprint(value)) == self._last
 
     def add(self, values: pa.Array, offsets: np.ndarray[tuple[int], np.dtype[np.int64]]) -> None:
         """Events that follow those before."""
@@ -209,13 +180,8 @@ class _Window:
                 self.digests[digest] = offset
                 self.digests.move_to_end(digest)
         self.next_offset = int(offsets[-1]) + 1
-        self._last = int(offsets[-1]), _fingerprint(values[-1].as_py())
         while self.digests:
             oldest = next(iter(self.digests))
-            if self.digests[oldest] >= self.next_offset - self.size:
+            if self.digests[oldest] >= self.next_offset - self._size:
                 break
             del self.digests[oldest]
-
-
-def _fingerprint(value: bytes | None) -> bytes:
-    return hashlib.blake2b(value or b"", digest_size=16).digest()

@@ -124,13 +124,13 @@ class LocalCollection(Collection):
         found = []
         for name in names:
             try:
-                found.append(self.topic(name))
+                found.append(_described(self._open(name), settled=False))
             except NotFoundError:  # deleted since it was listed
                 continue
         return found
 
     def topic(self, name: str) -> Topic:
-        return self._open(name).describe()
+        return _described(self._open(name), settled=True)
 
     def delete_topic(self, name: str) -> None:
         try:
@@ -289,3 +289,13 @@ class LocalCollection(Collection):
                     shutil.rmtree(entry)
             except FileNotFoundError:  # another process sweeps too
                 continue
+
+
+def _described(topic: OpenTopic, *, settled: bool) -> Topic:
+    try:
+        for partition in topic.partitions if settled else ():
+            partition.settle()
+        return topic.describe()
+    except FileNotFoundError:
+        topic.check_present()
+        raise

@@ -200,10 +200,11 @@ def take(view: pa.Table, columns: Sequence[str], indices: np.ndarray) -> pa.Tabl
     """The view's rows at `indices`, nulls where it is -1; types as in the view."""
     wanted = pl.Series(indices.astype(np.int64, copy=False))
     picked = wanted.set(wanted == NONE, None)
-    narrow = view.select(list(columns))
-    frame = pl.DataFrame(pl.from_arrow(narrow))
-    fields = [field.with_nullable(True) for field in narrow.schema]
-    return frame.select(pl.all().gather(picked)).to_arrow().cast(pa.schema(fields))
+    # One column after the other: Polars copies what comes in several pieces into one.
+    taken = [pl.Series(view[name]).gather(picked).to_arrow() for name in columns]
+    fields = [view.schema.field(name).with_nullable(True) for name in columns]
+    arrays = [array.cast(field.type) for array, field in zip(taken, fields, strict=True)]
+    return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
 
 
 def _in_order(packed: np.ndarray) -> tuple[np.ndarray | None, np.ndarray]:

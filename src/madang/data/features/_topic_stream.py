@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow as pa
@@ -18,7 +19,7 @@ from madang.data.features._checkpoint import CheckpointFile
 from madang.data.features._topic_reader import TopicReader
 from madang.data.features._window import Window
 from madang.data.features.contract import FeatureView
-from madang.data.features.streaming import StreamingWindow
+from madang.data.features.streaming import Emitted, StreamingWindow
 from madang.data.storage import Transaction
 from madang.engines import Context
 from madang.errors import ConflictError, DataContractError
@@ -82,8 +83,8 @@ class TopicStream:
         self._file = CheckpointFile(context.home / "streams" / f"{self._view.name}.{topic}")
         self._values: dict[str, Any] = {}
 
-    def run(self, batch_events: int) -> Streamed:
-        """Goes on to the end that the topic has now."""
+    def run(self, batch_events: int, until: datetime | None) -> Streamed:
+        """Goes on to the end that the topic has now, and then sets the clock."""
         contract = self._contract()
         collection = self._context.component("collection")
         collection.topic(self._topic)  # says that it isn't there before anything is made
@@ -93,6 +94,8 @@ class TopicStream:
             reader = TopicReader(collection, self._topic, offsets)
             while (events := reader.next(batch_events)) is not None:
                 done = self._take(events, reader.offsets, contract, done)
+            if until is not None:
+                done = self._advance(until, done)
         return _plus(done, missed=reader.missed)
 
     def _contract(self) -> DataContract:
@@ -126,12 +129,6 @@ class TopicStream:
             "offsets": {},
             "inputs": [],
         }
-        self._context.ledger.record(
-            "view.stream",
-            f"view:{self._view.name}",
-            inputs=[self._ref, f"topic:{self._topic}"],
-            data={"stream": self._values["stream"], "dataset": self._dataset},
-        )
 
     def _check(self, values: dict[str, Any]) -> None:
         for what, now in (("view", self._ref), ("dataset", self._dataset)):
@@ -159,22 +156,9 @@ class TopicStream:
                 f"block: {told}; nothing of this batch was taken"
             )
         emitted = self._window.process(outcome.valid)
-        tables = {
-            "rows": emitted.rows,
-            "open": emitted.open,
-            "late": emitted.rejected,
-            "quarantine": outcome.quarantined,
-        }
-        numbers, kept = self._window.state()
-        self._values |= {
-            "number": self._values["number"] + 1,
-            "offsets": {str(partition): offset for partition, offset in offsets.items()},
-            "window": numbers,
-            "inputs": _spans(self._topic, events),
-        }
-        held = {} if kept is None else {"events": kept}
-        self._file.save(self._values, tables | held)
-        self._deliver(tables)
+        self._values["offsets"] = {str(partition): offset for partition, offset in offsets.items()}
+        self._values["inputs"] = _spans(self._topic, events)
+        self._commit(emitted, outcome.quarantined)
         return _plus(
             done,
             events=events.num_rows,
@@ -182,6 +166,35 @@ class TopicStream:
             late=emitted.rejected.num_rows,
             quarantined=outcome.quarantined.num_rows,
         )
+
+    def _advance(self, until: datetime, done: Streamed) -> Streamed:
+        """Gives out what has ended by a time without an event."""
+        emitted = self._window.advance(until)
+        if emitted.rows.num_rows or emitted.open.num_rows:
+            self._values["inputs"] = []
+            self._commit(emitted, pa.table({}))
+        return _plus(done, rows=emitted.rows.num_rows)
+
+    def _commit(self, emitted: Emitted, quarantined: pa.Table) -> None:
+        """Makes the state durable together with what is to be written, and then writes it."""
+        tables = {
+            "rows": emitted.rows,
+            "open": emitted.open,
+            "late": emitted.rejected,
+            "quarantine": quarantined,
+        }
+        if not self._values["number"]:
+            self._context.ledger.record(
+                "view.stream",
+                f"view:{self._view.name}",
+                inputs=[self._ref, f"topic:{self._topic}"],
+                data={"stream": self._values["stream"], "dataset": self._dataset},
+            )
+        numbers, kept = self._window.state()
+        self._values |= {"number": self._values["number"] + 1, "window": numbers}
+        held = {} if kept is None else {"events": kept}
+        self._file.save(self._values, tables | held)
+        self._deliver(tables)
 
     def _deliver(self, tables: dict[str, pa.Table]) -> None:
         """Writes what the checkpoint says; to repeat it changes nothing."""

@@ -444,6 +444,7 @@ class FeatureStore:
         *,
         dataset: str | None = None,
         online: bool = True,
+        until: datetime | None = None,
         batch_events: int = 50_000,
     ) -> Streamed:
         """Moves a topic's new events through a window's view, into a dataset and the online store.
@@ -459,6 +460,9 @@ class FeatureStore:
             topic: Its events are JSON objects, as the view's source has them.
             dataset: Where final rows go; a view and a topic have one for all time.
             online: Whether rows are put online.
+            until: Sets the stream's clock to this time (time-zone aware) after the last event, so
+                that windows end although nothing comes; what comes later and is older, by more
+                than the lateness, is late. Without it, events alone move the clock.
             batch_events: How many events of each partition at once; the memory that it needs grows
                 with it.
 
@@ -477,7 +481,7 @@ class FeatureStore:
         ref = f"view:{resolved.name}@{self._registry.digest(resolved)}"
         push = self.push if online else None
         stream = TopicStream(self._context, (resolved, ref), topic, dataset=dataset, push=push)
-        return stream.run(batch_events)
+        return stream.run(batch_events, until)
 
     def reader(
         self, views: Sequence[ViewName], *, columns: Sequence[str] | None = None
