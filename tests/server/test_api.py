@@ -189,6 +189,8 @@ def test_objects_are_searched(served):
 
 def test_topic_to_dataset(served):
     made = ok(served.engineer.post("/topics", json={"name": "trips", "partitions": 2}), 201)
+    assert made.pop("settings")["retention_seconds"] is None
+    assert made.pop("id")
     assert made == {
         "name": "trips", "partitions": 2, "first_offsets": [0, 0], "next_offsets": [0, 0],
     }  # fmt: skip
@@ -229,13 +231,41 @@ def test_ingest_without_a_contract_or_topic_says_so(served):
     assert "nowhere" in error(served.engineer.post("/ingest", json=body), 404, "NotFoundError")
 
 
+def test_sources_are_ingested_by_name_and_never_by_url(served):
+    for field in ("topic", "source"):
+        body = {field: "file:////etc/*", "dataset": "trips"}
+        said = error(served.engineer.post("/ingest", json=body), 422, "InvalidInputError")
+        assert "a URL can't be ingested through the API; write it under [sources]" in said
+    for body in ({}, {"topic": "a", "source": "b"}):
+        assert "one of them" in error(served.engineer.post("/ingest", json=body), 422, "InvalidInputError")  # fmt: skip
+    body = {"source": "nowhere", "dataset": "trips"}
+    assert "nowhere" in error(served.engineer.post("/ingest", json=body), 404, "NotFoundError")
+
+
+def test_ingestions_are_listed(served):
+    ok(served.engineer.post("/topics", json={"name": "listed"}), 201)
+    ok(served.engineer.post("/topics/listed/events", json=[{"value": {"id": 1, "minutes": 5.0}}]), 201)  # fmt: skip
+    ok(served.engineer.post("/ingest", json={"topic": "listed", "dataset": "trips"}))
+    found = ok(served.viewer.get("/ingestions"))
+    one = next(i for i in found if i["source"] == "topic:listed")
+    assert (one["dataset"], one["lag"], one["error"]) == ("trips", 0, "")
+    assert one["parts"][0]["position"] == 1
+    assert one["age_seconds"] >= 0
+
+
 def test_features_are_materialized_and_read(served):
     served.engineer.post("/datasets/rides", json=[{"id": 1, "minutes": 5.0}, {"id": 2, "minutes": 7.5}])  # fmt: skip
     assert list(ok(served.engineer.post("/features"))) == ["minutes"]
     views = ok(served.viewer.get("/features"))
     assert [view["name"] for view in views] == ["minutes"]
-    assert ok(served.engineer.post("/features/minutes/materialize")) == {"rows": 2}
+    done = ok(served.engineer.post("/features/minutes/materialize"))
+    assert done == {"rows": 2, "mode": "full", "reason": "nothing was online"}
     assert newest(served, "view.materialize")["actor"] == "user:engineer"
+    assert ok(served.viewer.get("/features", params={"search": "MINUTES rides"})) == views
+    assert ok(served.viewer.get("/features", params={"owner": "nobody"})) == []
+    known = ok(served.viewer.get("/features/minutes"))
+    assert (known["sources"], known["materialized"]["entities"]) == (["dataset:rides"], 2)
+    error(served.viewer.get("/features/no_such"), 404, "NotFoundError")
     body = {"views": ["minutes"], "entities": [{"id": 2}, {"id": 9}]}
     known, unknown = ok(served.viewer.post("/features/read", json=body))
     assert known["values"] == {"minutes": 7.5}

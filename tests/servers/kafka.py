@@ -7,7 +7,7 @@ import re
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -57,9 +57,8 @@ def available() -> bool:
     return jars().is_dir() and shutil.which("java") is not None
 
 
-@contextlib.contextmanager
-def started(folder: Path) -> Iterator[str]:
-    """Runs a broker with its data in `folder`, and gives `host:port`."""
+def prepared(folder: Path) -> tuple[list[str], Callable[[], bool], str]:
+    """A broker with its data in `folder`, not started: its command, whether it is ready, its address."""
     java = ["java", "-Xmx512m", "-Xms64m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
     java += [f"-Dlog4j2.configurationFile={folder / 'log4j2.xml'}", "-cp", f"{jars()}/*"]
     broker = free_port()
@@ -77,8 +76,15 @@ def started(folder: Path) -> Iterator[str]:
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", broker)) == 0
 
-    with running([*java, "kafka.Kafka", str(settings)], ready, folder / "kafka.log", seconds=120):
-        yield f"127.0.0.1:{broker}"
+    return [*java, "kafka.Kafka", str(settings)], ready, f"127.0.0.1:{broker}"
+
+
+@contextlib.contextmanager
+def started(folder: Path) -> Iterator[str]:
+    """Runs a broker with its data in `folder`, and gives `host:port`."""
+    command, ready, address = prepared(folder)
+    with running(command, ready, folder / "kafka.log", seconds=120):
+        yield address
 
 
 @pytest.fixture(scope="session")

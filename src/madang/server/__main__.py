@@ -1,7 +1,8 @@
 """The control process: `python -m madang.server --project FOLDER --fd N`.
 
-It serves the HTTP API and keeps the inference workers' list of accepted tokens current. It holds no
-state of its own: killed at any moment, it starts again and settles what was left open.
+It serves the HTTP API, keeps the inference workers' list of accepted tokens current, and removes
+what topics don't keep. It holds no state of its own: killed at any moment, it starts again and
+settles what was left open.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from madang.stack import Stack
 
 _TOKENS_SECONDS = 0.5
+_TOPICS_SECONDS = 30.0
 _log = logging.getLogger("madang.server")
 
 
@@ -37,8 +39,12 @@ def main() -> None:
     sys.path.insert(0, str(stack.root))
     listener = socket.socket(fileno=arguments.fd)
     stopping = threading.Event()
-    keeper = threading.Thread(target=_keep_tokens, args=(stack, stopping), daemon=True)
-    keeper.start()
+    keepers = [
+        threading.Thread(target=keep, args=(stack, stopping), daemon=True)
+        for keep in (_keep_tokens, _keep_topics)
+    ]
+    for keeper in keepers:
+        keeper.start()
     records = handler(stack.logs, batch_seconds=0.2)
     logging.getLogger().addHandler(records)
     logging.getLogger("madang").setLevel(logging.INFO)
@@ -48,7 +54,8 @@ def main() -> None:
         uvicorn.Server(config).run(sockets=[listener])
     finally:
         stopping.set()
-        keeper.join()
+        for keeper in keepers:
+            keeper.join()
         records.close()
         stack.close()
 
@@ -64,6 +71,15 @@ def _keep_tokens(stack: Stack, stopping: threading.Event) -> None:
             stack.serving.refresh_tokens()
         except Exception:
             _log.exception("the inference workers' tokens could not be refreshed; trying again")
+
+
+def _keep_topics(stack: Stack, stopping: threading.Event) -> None:
+    """Removes what topics don't keep, also from those that nobody appends to."""
+    while not stopping.wait(_TOPICS_SECONDS):
+        try:
+            stack.collection.enforce()
+        except Exception:
+            _log.exception("what topics don't keep could not be removed; trying again")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 import madang
+from madang.data.collection.inbox import Inbox
 from madang.errors import MadangError
 from madang.server.access import MAX_BODY_BYTES, Gate, authorize, error_response, needs
 from madang.server.contracts import router as contracts
@@ -20,9 +21,12 @@ from madang.server.development import router as development
 from madang.server.features import router as features
 from madang.server.ingestion import router as ingestion
 from madang.server.platform import router as platform
+from madang.server.pressure import Pressure
 from madang.server.project import router as project
+from madang.server.repository import router as repository
 from madang.server.security import router as security
 from madang.server.topics import router as topics
+from madang.server.views import router as views
 from madang.server.wire import refuse_half_characters
 from madang.server.workflow import router as workflow
 
@@ -32,6 +36,8 @@ if TYPE_CHECKING:
 PARTS = (
     project,
     data,
+    views,
+    repository,
     contracts,
     topics,
     ingestion,
@@ -59,6 +65,8 @@ def create_app(stack: Stack, *, max_body_bytes: int = MAX_BODY_BYTES) -> FastAPI
         redoc_url=None,
     )
     app.state.stack = stack
+    app.state.inbox = Inbox(stack)
+    app.add_middleware(Pressure, max_bytes=max_body_bytes)
     app.add_middleware(Gate, stack=stack, max_body_bytes=max_body_bytes)
     app.add_exception_handler(MadangError, _expected)
     app.add_exception_handler(RequestValidationError, _invalid)
@@ -106,7 +114,9 @@ async def _refused(request: Request, error: Exception) -> JSONResponse:
     if error.status_code == 405:
         message = f"{request.url.path} can't be asked by {request.method}"
         return error_response("InvalidInputError", message, 405)
-    return error_response("InvalidInputError", error.detail, error.status_code)
+    response = error_response("InvalidInputError", error.detail, error.status_code)
+    response.headers.update(error.headers or {})
+    return response
 
 
 async def _unexpected(_: Request, error: Exception) -> JSONResponse:

@@ -429,8 +429,11 @@ class CollectionContract:
         assert other.append("t", events([b"3"])) == {0: (2, 2)}
         assert values(collection.read("t", 0, 0)) == [b"1", b"2", b"3"]
         assert values(other.read("t", 0, 0)) == [b"1", b"2", b"3"]
+        before = collection.topic("t").id
+        assert other.topic("t").id == before != ""
         other.delete_topic("t")
         other.create_topic("t")
+        assert collection.topic("t").id != before
         other.append("t", events([b"4"]))
         assert values(collection.read("t", 0, 0)) == [b"4"]
         assert collection.append("t", events([b"5"])) == {0: (1, 1)}

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import madang
 from madang import engines
-from madang.data.collection import connect, events
+from madang.data.collection import _partition, cloudevents, connect, events
+from madang.data.collection.inbox import Inbox
 from madang.data.collection.local import LocalCollection
 
 _context = multiprocessing.get_context("forkserver")
@@ -89,3 +90,19 @@ def change(root, said, action, before, *arguments):
 
     setattr(engine, action, dies)
     getattr(stack.collection, action)("t", *arguments)
+
+
+def receive(root, said, found, failing=None, after=True):
+    """Receives CloudEvents, and dies before it could answer, or at a step of the local log."""
+    stack = madang.open(root)
+    if failing is not None:
+        real = getattr(_partition.Partition, failing)
+
+        def dies(*given):
+            if after:
+                real(*given)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        setattr(_partition.Partition, failing, dies)
+    Inbox(stack).receive("t", cloudevents.read({"content-type": cloudevents.BATCH}, found.encode()))
+    os.kill(os.getpid(), signal.SIGKILL)

@@ -183,6 +183,19 @@ def test_what_was_dropped_does_not_come_back(topic):
     check_usable(folder, [b"first", b"SECOND"])
 
 
+def test_an_append_that_nobody_was_told_of_is_seen_before_it_is_repeated(topic):
+    folder, end, size = topic
+    whole = segment(folder).read_bytes()
+    for length, count in ((len(whole), 2), (len(whole) - 1, 1), (size, 1)):
+        put(folder, whole[:length], end)
+        log = LocalCollection(folder.parents[2], "test")
+        assert log.read("t", 0, 0).num_rows == 1
+        assert log.topics()[0].next_offsets == (1,)
+        assert log.topic("t").next_offsets == (count,)
+        assert log.read("t", 0, 0).num_rows == count
+        assert log.append("t", events([b"next"])) == {0: (count, count)}
+
+
 @pytest.mark.parametrize("tail", [b"\0" * 4096, b"\xff" * 100, b"MDL1" + b"\0" * 60])
 def test_rubbish_after_the_last_record_is_dropped(topic, tail):
     folder, _, _ = topic

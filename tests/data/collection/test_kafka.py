@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import itertools
+import os
+import signal
+import threading
+import time
 
+import pyarrow as pa
 import pytest
 from tests.data.collection.crash_programs import Program, consume
-from tests.servers import free_port
+from tests.servers import free_port, kafka as server, missing, running
 
 from madang import engines
 from madang.data.collection import connect, events
-from madang.errors import ConfigurationError, NotFoundError, UnavailableError
+from madang.errors import ConfigurationError, ConflictError, NotFoundError, UnavailableError
 from madang.testing.collection import CollectionContract, drain, values
 
 _numbers = itertools.count()
@@ -104,6 +109,19 @@ def test_the_broker_did_not_make_a_topic_by_itself(open_kafka, project):
     assert collection.topics() == []
 
 
+def test_a_topic_made_anew_with_more_partitions(open_kafka, project):
+    collection = open_kafka(project)
+    for partitions in (1, 3, 2):
+        collection.create_topic("t", partitions=partitions)
+        for partition in range(partitions):
+            assert collection.read("t", partition, 0).num_rows == 0
+        batch = events([b"x"] * partitions)
+        given = pa.array(range(partitions), pa.int32())
+        placed = collection.append("t", batch.append_column("partition", given))
+        assert sorted(placed) == list(range(partitions))
+        collection.delete_topic("t")
+
+
 def test_a_consumer_killed_before_its_commit_reads_again(
     open_kafka, project, kafka_server, tmp_path
 ):
@@ -143,3 +161,70 @@ def test_nobody_there(tmp_path, monkeypatch):
     with pytest.raises(UnavailableError, match="topic 't'"):
         collection.append("t", events([b"x"]))
     collection.close()
+
+
+@pytest.mark.timeout(300)
+def test_a_broker_killed_in_the_middle_of_appends_and_polls(tmp_path):
+    if not server.available():
+        missing("Kafka isn't there; run .ci/servers/kafka.sh")
+    command, ready, address = server.prepared(tmp_path)
+    appended, polled, failed, enough = [], [], [], threading.Event()
+    collection = connect(f"kafka://{address}", engines.Context("killed", tmp_path))
+
+    def append():
+        try:
+            while not enough.is_set():
+                first = 10 * len(appended)
+                (place,) = collection.append("t", events([b"%d" % (first + at) for at in range(10)])).values()  # fmt: skip
+                appended.append(place)
+        except Exception as error:
+            failed.append(error)
+
+    def poll():
+        try:
+            member = collection.consumer("t", "g")
+            while not enough.is_set() or {row["offset"] for row in polled} != set(
+                range(10 * len(appended))
+            ):
+                try:
+                    rows = member.poll(timeout_seconds=0.5).to_pylist()
+                    polled.extend(rows)
+                    if rows:
+                        member.commit()
+                except (ConflictError, UnavailableError):
+                    continue  # it is no longer a member: what it didn't commit comes again
+            member.close()
+        except Exception as error:
+            failed.append(error)
+
+    def wait_for(count):
+        deadline = time.monotonic() + 60
+        while len(appended) < count or len(polled) < 10 * count:
+            assert not failed, failed
+            assert time.monotonic() < deadline, (len(appended), len(polled))
+            time.sleep(0.01)
+
+    threads = [threading.Thread(target=work) for work in (append, poll)]
+    for round_ in range(3):
+        with running(command, ready, tmp_path / "kafka.log", seconds=120) as process:
+            if round_ == 0:
+                collection.create_topic("t")
+                for thread in threads:
+                    thread.start()
+            wait_for(len(appended) + 20)
+            if round_ < 2:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+                continue
+            enough.set()
+            for thread in threads:
+                thread.join(60)
+            assert failed == []
+            count = 10 * len(appended)
+            assert appended == [(at, at + 9) for at in range(0, count, 10)]  # none twice, none lost
+            stored = [v for at in range(0, count, 10_000) for v in values(collection.read("t", 0, at))]  # fmt: skip
+            assert stored == [b"%d" % at for at in range(count)]
+            assert {row["offset"] for row in polled} == set(range(count))
+            assert all(row["value"] == b"%d" % row["offset"] for row in polled)
+            assert 0 < collection.committed("t", "g")[0] <= count
+            collection.close()

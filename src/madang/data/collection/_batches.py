@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from madang.data.collection.contract import EVENT_SCHEMA
+from madang.data.collection.dead_letters import ROOM_BYTES, SUFFIX
 from madang.errors import InvalidInputError
 from madang.ledger import now_us
 
@@ -91,6 +92,11 @@ def microseconds(moment: datetime) -> int:
     return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
 
 
+def room_bytes(topic: str) -> int:
+    """How much larger the events of a topic may be than others: a dead letter holds a whole one."""
+    return ROOM_BYTES if topic.endswith(SUFFIX) else 0
+
+
 class Spreader:
     """Gives events to partitions; events without a key go round by whole batches."""
 
@@ -102,8 +108,12 @@ class Spreader:
         # A random start, so that short-lived processes don't all fill partition 0.
         self._turn = itertools.count(random.randrange(1 << 16))  # noqa: S311 - not a secret
 
-    def spread(self, events: Any, partitions: int) -> dict[int, list[Batch]]:
+    def spread(
+        self, events: Any, partitions: int, *, room_bytes: int = 0
+    ) -> dict[int, list[Batch]]:
         """Checks `events` and returns {partition: batches of STORED_SCHEMA}, in order.
+
+        An event may be larger by `room_bytes` than others.
 
         Raises:
             InvalidInputError: A column is missing, unknown or of another type, an event is too
@@ -114,7 +124,9 @@ class Spreader:
         found: dict[int, list[Batch]] = {}
         for batch in _batches(events):
             stored = _stored(
-                batch, self.max_event_bytes, now_us() // self._clock_us * self._clock_us
+                batch,
+                self.max_event_bytes + room_bytes,
+                now_us() // self._clock_us * self._clock_us,
             )
             for partition, part in _split(batch, stored, partitions, turn):
                 found.setdefault(partition, []).append(part)

@@ -25,6 +25,7 @@ import pyarrow as pa
 from madang.data.collection._batches import EMPTY, Batch, warn_of_lost
 from madang.data.collection._locks import Claim
 from madang.data.collection._partition import Partition
+from madang.data.collection._space import full_disk_told
 from madang.data.collection.contract import Consumer
 from madang.errors import ConflictError, InvalidInputError, NotFoundError
 
@@ -139,10 +140,11 @@ class LocalConsumer(Consumer):
         self._source.check_present()
         wanted = self.position() if offsets is None else dict(offsets)
         owned = {number: self._own(number, offset) for number, offset in wanted.items()}
-        for number, part in owned.items():
-            part.write(wanted[number])
-        for part in owned.values():
-            part.sync()
+        with full_disk_told(f"commit of group {self._group.name!r}", self._group):
+            for number, part in owned.items():
+                part.write(wanted[number])
+            for part in owned.values():
+                part.sync()
 
     def position(self) -> dict[int, int]:
         return {number: part.position for number, part in sorted(self._owned.items())}

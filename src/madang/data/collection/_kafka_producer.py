@@ -56,6 +56,7 @@ class KafkaProducer:
     """Safe for many threads."""
 
     def __init__(self, config: Mapping[str, Any], max_message_bytes: int) -> None:
+        self._partitions: dict[str, int] = {}
         with translated("the Kafka URL can't be used"):
             self._client = Producer(
                 {
@@ -78,6 +79,10 @@ class KafkaProducer:
         """Sends batches, waits for acks=all, and returns {partition: (first, last) offset}."""
         reports = _Deliveries(len(parts))
         with translated(what):
+            if max(parts, default=0) >= self._partitions.get(topic, 0):
+                # A topic made anew with more partitions is known by the old ones for minutes.
+                known = self._client.list_topics(topic, timeout=TIMEOUT_SECONDS)
+                self._partitions[topic] = len(known.topics[topic].partitions)
             for partition, batches in parts.items():
                 self._send(topic, pa.Table.from_batches(batches), partition, reports)
             while reports.waiting > 0:

@@ -74,6 +74,11 @@ class KafkaReader:
                 break
         return found, offset
 
+    def refresh(self, topic: str) -> None:
+        """Asks which partitions a topic has; the client would go by what it knows for minutes."""
+        with self._lock, translated(f"topic {topic!r}"):
+            self._client.list_topics(topic, timeout=TIMEOUT_SECONDS)
+
     def forget(self) -> None:
         """Reads the next time from the broker's state, not from what was fetched ahead."""
         with self._lock:

@@ -118,6 +118,19 @@ class Partition:
         self._newest = None
         self._published.changed()
 
+    def settle(self) -> None:
+        """Decides now what the next append would: what a killed writer left whole is in the log.
+
+        Waits for a living writer.
+        """
+        known = self._published.load()
+        if known is not None and known[1]:
+            path = _segments.segment_path(self.folder, known[0].segment)
+            if path.stat().st_size == known[0].position:
+                return
+        with self.lock:
+            self.open_tail()
+
     # -- writing, under the lock --------------------------------------------------------------
 
     def open_tail(self) -> None:
@@ -214,12 +227,19 @@ class Partition:
         self._indexed = -_records.INDEX_BYTES
 
     def _write_index(self) -> None:
-        if self._index:
-            entries = np.array(self._index, _records.INDEX_ENTRY)
-            path = _segments.index_path(self.folder, self._tail.segment)
+        if not self._index:
+            return
+        entries = np.array(self._index, _records.INDEX_ENTRY).tobytes()
+        self._index.clear()
+        path = _segments.index_path(self.folder, self._tail.segment)
+        try:
             file = Descriptor(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-            os.write(file.fd, entries.tobytes())
-            self._index.clear()
+            whole = os.write(file.fd, entries) == len(entries)
+        except OSError:
+            # A disk too full for this hint has taken the events, and they are found without it.
+            whole = False
+        if not whole:
+            path.unlink(missing_ok=True)
 
     def _recover(self, acknowledged: int) -> None:
         """Finds the end by reading the last segment, and makes everything before it durable."""

@@ -65,12 +65,14 @@ class OpenTopic:
 
     def describe(self) -> Topic:
         """The topic as the contract shows it."""
+        identity = os.fstat(self._identity.fd)
         return Topic(
             self.name,
             len(self.partitions),
             tuple(part.first_offset for part in self.partitions),
             tuple(part.next_offset for part in self.partitions),
             self.settings,
+            f"{identity.st_ino:x}-{identity.st_ctime_ns:x}",
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -71,13 +71,17 @@ def _is_time(seconds: Any) -> bool:
 
 @dataclass(frozen=True)
 class Topic:
-    """A topic: its partitions and, for each, the first offset kept and the next one to be given."""
+    """A topic: its partitions and, for each, the first offset kept and the next one to be given.
+
+    `id` tells a topic from another one that had its name before.
+    """
 
     name: str
     partitions: int
     first_offsets: tuple[int, ...]
     next_offsets: tuple[int, ...]
     settings: TopicSettings = TopicSettings()
+    id: str = field(default="", compare=False)
 
 
 class Consumer(ABC):
@@ -158,7 +162,10 @@ class Collection(Engine):
 
     @abstractmethod
     def topic(self, name: str) -> Topic:
-        """One topic.
+        """One topic; `next_offsets` are those that the next append really gets.
+
+        An append whose process was killed may have come whole into the log, or not at all: here it
+        is decided, so that whoever looks before repeating it sees all that there is.
 
         Raises:
             NotFoundError: There is no such topic.

@@ -31,6 +31,7 @@ from madang.data.collection._batches import (
     check_name,
     check_partitions,
     microseconds,
+    room_bytes,
 )
 from madang.data.collection._kafka_client import (
     TIMEOUT_SECONDS,
@@ -43,6 +44,7 @@ from madang.data.collection._kafka_producer import KafkaProducer
 from madang.data.collection._kafka_reader import KafkaReader
 from madang.data.collection._kafka_settings import from_config, to_config
 from madang.data.collection.contract import Collection, Consumer, Topic, TopicSettings
+from madang.data.collection.dead_letters import ROOM_BYTES
 from madang.engines import Context, EngineURL, Health
 from madang.errors import (
     AlreadyExistsError,
@@ -53,7 +55,7 @@ from madang.errors import (
 )
 
 MAX_EVENT_BYTES = 16 << 20
-_OVERHEAD_BYTES = MAX_KEY_BYTES + 4096
+_OVERHEAD_BYTES = MAX_KEY_BYTES + ROOM_BYTES + 4096
 _KNOWN_SECONDS = 1.0
 """How long a topic's number of partitions is believed before the broker is asked again."""
 
@@ -79,7 +81,7 @@ class KafkaCollection(Collection):
         self._replication = replication
         self._max_bytes = max_event_bytes + _OVERHEAD_BYTES
         self._spreader = Spreader(max_event_bytes, clock_us=1000)
-        self._known: dict[str, tuple[int, float]] = {}
+        self._known: dict[str, tuple[int, str, float]] = {}
 
     @classmethod
     def from_url(cls, url: EngineURL, context: Context) -> Self:
@@ -117,7 +119,7 @@ class KafkaCollection(Collection):
                 self._admin.create_topics([new], operation_timeout=TIMEOUT_SECONDS)[full].result()
         except AlreadyExistsError as error:
             raise AlreadyExistsError(f"topic {name!r} already exists") from error
-        return self._wait_for(name, partitions)
+        return self._wait_for(name)
 
     def configure_topic(self, name: str, settings: TopicSettings) -> Topic:
         self._partitions(name, fresh=True)
@@ -143,15 +145,29 @@ class KafkaCollection(Collection):
         with translated("topics"):
             found = self._admin.list_topics(timeout=TIMEOUT_SECONDS).topics
         prefix = self._prefix
-        counts = {
-            name.removeprefix(prefix): len(topic.partitions)
+        names = [
+            name.removeprefix(prefix)
             for name, topic in found.items()
             if name.startswith(prefix) and topic.error is None
-        }
-        return [self._describe(name, counts[name]) for name in sorted(counts)]
+        ]
+        return [self.topic(name) for name in sorted(names)]
 
     def topic(self, name: str) -> Topic:
-        return self._describe(name, self._partitions(name, fresh=True))
+        partitions, identity = self._facts(name, fresh=True)
+        full, numbers = self._full(name), range(partitions)
+        first = self._offsets_of(full, {number: OffsetSpec.earliest() for number in numbers})  # type: ignore[no-untyped-call] # theirs
+        last = self._offsets_of(full, {number: OffsetSpec.latest() for number in numbers})  # type: ignore[no-untyped-call] # theirs
+        resource = ConfigResource(ResourceType.TOPIC, full)
+        with translated(f"settings of topic {name!r}"):
+            found = self._admin.describe_configs([resource])[resource].result(TIMEOUT_SECONDS)
+        return Topic(
+            name,
+            partitions,
+            tuple(first[number] for number in numbers),
+            tuple(last[number] for number in numbers),
+            from_config({key: entry.value for key, entry in found.items()}),
+            identity,
+        )
 
     def delete_topic(self, name: str) -> None:
         full = self._full(name)
@@ -174,7 +190,7 @@ class KafkaCollection(Collection):
 
     def append(self, topic: str, events: Any) -> dict[int, tuple[int, int]]:
         full = self._full(topic)
-        parts = self._spreader.spread(events, self._partitions(topic))
+        parts = self._spreader.spread(events, self._partitions(topic), room_bytes=room_bytes(topic))
         try:
             return self._producer.append(full, parts, f"append to topic {topic!r}")
         except NotFoundError:
@@ -199,6 +215,7 @@ class KafkaCollection(Collection):
                 if not is_stale(error) or time.monotonic() > deadline:
                     raise
                 self._partitions(topic, fresh=True)
+                self._reader.refresh(self._full(topic))
                 time.sleep(0.05)
 
     def offset_at(self, topic: str, partition: int, timestamp: datetime) -> int:
@@ -292,19 +309,24 @@ class KafkaCollection(Collection):
 
     def _partitions(self, name: str, *, fresh: bool = False) -> int:
         """How many a topic has. Asked for without creating it, as a producer itself might."""
+        return self._facts(name, fresh=fresh)[0]
+
+    def _facts(self, name: str, *, fresh: bool) -> tuple[int, str]:
+        """How many partitions a topic has, and its id."""
         full = self._full(name)
-        count, until = self._known.get(full, (0, 0.0))
+        count, identity, until = self._known.get(full, (0, "", 0.0))
         if fresh or time.monotonic() >= until:
             self._known.pop(full, None)
             request = TopicCollection([full])
             try:
                 with translated(f"topic {name!r}"):
                     answer = self._admin.describe_topics(request, request_timeout=TIMEOUT_SECONDS)
-                    count = len(answer[full].result().partitions)
+                    found = answer[full].result()
             except NotFoundError as error:
                 raise NotFoundError(f"there is no topic {name!r}") from error
-            self._known[full] = (count, time.monotonic() + _KNOWN_SECONDS)
-        return count
+            count, identity = len(found.partitions), str(found.topic_id)
+            self._known[full] = (count, identity, time.monotonic() + _KNOWN_SECONDS)
+        return count, identity
 
     def _exists(self, name: str) -> bool:
         try:
@@ -312,21 +334,6 @@ class KafkaCollection(Collection):
         except NotFoundError:
             return False
         return True
-
-    def _describe(self, name: str, partitions: int) -> Topic:
-        full, numbers = self._full(name), range(partitions)
-        first = self._offsets_of(full, {number: OffsetSpec.earliest() for number in numbers})  # type: ignore[no-untyped-call] # theirs
-        last = self._offsets_of(full, {number: OffsetSpec.latest() for number in numbers})  # type: ignore[no-untyped-call] # theirs
-        resource = ConfigResource(ResourceType.TOPIC, full)
-        with translated(f"settings of topic {name!r}"):
-            found = self._admin.describe_configs([resource])[resource].result(TIMEOUT_SECONDS)
-        return Topic(
-            name,
-            partitions,
-            tuple(first[number] for number in numbers),
-            tuple(last[number] for number in numbers),
-            from_config({key: entry.value for key, entry in found.items()}),
-        )
 
     def _offsets_of(self, full: str, specs: Mapping[int, OffsetSpec]) -> dict[int, int]:
         places = {TopicPartition(full, number): spec for number, spec in specs.items()}
@@ -338,13 +345,12 @@ class KafkaCollection(Collection):
             )
             return {place.partition: future.result().offset for place, future in answers.items()}
 
-    def _wait_for(self, name: str, partitions: int) -> Topic:
+    def _wait_for(self, name: str) -> Topic:
         """A new topic is known to the controller first, and to the brokers a moment later."""
         deadline = time.monotonic() + TIMEOUT_SECONDS
         while True:
             try:
-                self._partitions(name, fresh=True)
-                return self._describe(name, partitions)
+                return self.topic(name)
             except (NotFoundError, UnavailableError):
                 if time.monotonic() > deadline:
                     raise

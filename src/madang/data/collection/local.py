@@ -9,15 +9,13 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import secrets
 import shutil
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
@@ -30,9 +28,11 @@ from madang.data.collection._batches import (
     check_name,
     check_partitions,
     microseconds,
+    room_bytes,
 )
 from madang.data.collection._partition import Partition
 from madang.data.collection._segments import sync_folder
+from madang.data.collection._space import full_disk_told
 from madang.data.collection._topic_files import OpenTopic
 from madang.data.collection.contract import Collection, Consumer, Topic, TopicSettings
 from madang.engines import Context, EngineURL, Health
@@ -96,7 +96,7 @@ class LocalCollection(Collection):
         self._folder.mkdir(parents=True, exist_ok=True)
         self._sweep()
         coming = self._folder / f"~new-{secrets.token_hex(8)}"
-        with self._full(f"making topic {name!r}"):
+        with full_disk_told(f"making topic {name!r}", self._folder):
             _topic_files.make(coming, partitions, self._segment_bytes, settings)
         try:
             # A folder can be renamed over an empty one only, and a topic's is never empty.
@@ -113,7 +113,8 @@ class LocalCollection(Collection):
         topic = self._open(name)
         with topic.partitions[0].lock:  # which whoever deletes the topic takes too
             topic.check_present()
-            _topic_files.configure(topic.folder, settings)
+            with full_disk_told(f"configuring topic {name!r}", self._folder):
+                _topic_files.configure(topic.folder, settings)
         return topic.describe()
 
     def topics(self) -> list[Topic]:
@@ -123,13 +124,13 @@ class LocalCollection(Collection):
         found = []
         for name in names:
             try:
-                found.append(self.topic(name))
+                found.append(_described(self._open(name), settled=False))
             except NotFoundError:  # deleted since it was listed
                 continue
         return found
 
     def topic(self, name: str) -> Topic:
-        return self._open(name).describe()
+        return _described(self._open(name), settled=True)
 
     def delete_topic(self, name: str) -> None:
         try:
@@ -150,12 +151,12 @@ class LocalCollection(Collection):
 
     def append(self, topic: str, events: Any) -> dict[int, tuple[int, int]]:
         opened = self._open(topic)
-        parts = self._spreader.spread(events, len(opened.partitions))
+        parts = self._spreader.spread(events, len(opened.partitions), room_bytes=room_bytes(topic))
         settings = opened.settings
         if settings.compact:
             check_keys(topic, parts)
         self._check_space(topic)
-        with ExitStack() as held, self._full(f"append to topic {topic!r}"):
+        with ExitStack() as held, full_disk_told(f"append to topic {topic!r}", self._folder):
             logs = {number: opened.partitions[number] for number in parts}
             for log in logs.values():  # by number, so that two appends can't wait for each other
                 held.enter_context(log.lock)
@@ -228,7 +229,8 @@ class LocalCollection(Collection):
                         partition.open_tail()
                         _retention.retain(partition, topic.settings)
                     if topic.settings.compact:
-                        _compaction.compact(partition, topic.settings, topic.check_present)
+                        with full_disk_told(f"compacting topic {topic.name!r}", self._folder):
+                            _compaction.compact(partition, topic.settings, topic.check_present)
             except NotFoundError:  # deleted since it was listed
                 continue
 
@@ -242,19 +244,6 @@ class LocalCollection(Collection):
                 f"and {self._min_free_bytes} are kept free (local://?min_free_bytes=); "
                 "make room, or let topics keep less: madang topics configure"
             )
-
-    @contextmanager
-    def _full(self, what: str) -> Iterator[None]:
-        """Says clearly that the disk is full."""
-        try:
-            yield
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            raise OutOfSpaceError(
-                f"{what} was refused: {error.strerror} in {self._folder}; "
-                "nothing of it was kept; make room, or let topics keep less"
-            ) from error
 
     # -- the engine ---------------------------------------------------------------------------
 
@@ -300,3 +289,13 @@ class LocalCollection(Collection):
                     shutil.rmtree(entry)
             except FileNotFoundError:  # another process sweeps too
                 continue
+
+
+def _described(topic: OpenTopic, *, settled: bool) -> Topic:
+    try:
+        for partition in topic.partitions if settled else ():
+            partition.settle()
+        return topic.describe()
+    except FileNotFoundError:
+        topic.check_present()
+        raise

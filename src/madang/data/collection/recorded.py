@@ -15,6 +15,7 @@ from madang.data.collection.contract import Collection, Consumer, Topic, TopicSe
 from madang.engines import Context, EngineURL, Health
 from madang.errors import InvalidInputError, NotFoundError
 from madang.ledger import Ledger, Line
+from madang.metadata import Database
 
 CREATE = "topic.create"
 CONFIGURE = "topic.configure"
@@ -28,14 +29,15 @@ class RecordedCollection(Collection):
     the topic. Appending, reading and committing never touch the ledger.
     """
 
-    def __init__(self, engine: Collection, ledger: Ledger) -> None:
+    def __init__(self, engine: Collection, ledger: Ledger, database: Database) -> None:
         self.engine = engine
         self._ledger = ledger
+        self._database = database
 
     @classmethod
     def from_url(cls, url: EngineURL, context: Context) -> Self:
         engine = engines.load(collection.ENGINES[url.scheme], "data.collection", url.scheme)
-        return cls(engine.from_url(url, context), context.ledger)
+        return cls(engine.from_url(url, context), context.ledger, context.metadata)
 
     def create_topic(
         self, name: str, *, partitions: int = 1, settings: TopicSettings | None = None
@@ -60,6 +62,7 @@ class RecordedCollection(Collection):
         self.settle()
         with self._ledger.intent(DELETE, f"topic:{name}"):
             self.engine.delete_topic(name)
+            self._forget_schemas(name)
 
     def settle(self) -> None:
         """Writes the outcome of changes whose process died in the middle."""
@@ -76,6 +79,8 @@ class RecordedCollection(Collection):
         for line in self._ledger.open_intents(kind):
             if happened(self._find(line.subject.removeprefix("topic:")), line):
                 outputs = [line.subject] if kind == CREATE else []
+                if kind == DELETE:
+                    self._forget_schemas(line.subject.removeprefix("topic:"))
                 self._ledger.close_intent(
                     line.seq, kind, line.subject, phase="settled", outputs=outputs
                 )
@@ -87,6 +92,12 @@ class RecordedCollection(Collection):
                     phase="failed",
                     data={"error": "the process died before the change was made"},
                 )
+
+    def _forget_schemas(self, name: str) -> None:
+        from madang.data.collection.schemas import forget
+
+        with self._database.transaction() as tx:
+            forget(tx, self._ledger.project, name)
 
     def _find(self, name: str) -> Topic | None:
         try:

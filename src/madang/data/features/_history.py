@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -30,22 +31,28 @@ def compute(
     Every dataset is read at one version: the one in `versions`, else the newest at the start.
     """
     given = dict(tables or {})
+    pinned = pin(context, view, versions or {}, without=given)
     if view.sql is not None:
-        sources = context.component("processing").datasets_of(view.sql)
-    else:
-        sources = list(view.sources)
-    pinned = {
-        name: _version(context, name, versions or {}) for name in sources if name not in given
-    }
-    if view.sql is not None:
-        result = _query(context, view, features, pinned, given)
+        result = query(context, view, features, versions=pinned, tables=given)
     else:
         result = _call(context, view, pinned, given)
     refs = [f"dataset:{name}@{version}" for name, version in pinned.items()]
     return checked(view, result, features), refs
 
 
-def _version(context: Context, dataset: str, versions: Mapping[str, int]) -> int:
+def pin(
+    context: Context, view: FeatureView, versions: Mapping[str, int], *, without: Iterable[str] = ()
+) -> dict[str, int]:
+    """The version to read of each dataset of a view: the one in `versions`, else the newest."""
+    if view.sql is not None:
+        sources = context.component("processing").datasets_of(view.sql)
+    else:
+        sources = list(view.sources)
+    return {name: version_of(context, name, versions) for name in sources if name not in without}
+
+
+def version_of(context: Context, dataset: str, versions: Mapping[str, int]) -> int:
+    """The version of a dataset to read: the one that is asked for, else the newest."""
     if dataset in versions:
         return versions[dataset]
     newest = int(context.component("storage").versions(dataset, limit=1)[-1].version)
@@ -53,21 +60,32 @@ def _version(context: Context, dataset: str, versions: Mapping[str, int]) -> int
     return newest
 
 
-def _query(
+def query(
     context: Context,
     view: FeatureView,
     features: Sequence[str],
+    *,
     versions: Mapping[str, int],
-    tables: Mapping[str, Any],
+    tables: Mapping[str, Any] | None = None,
+    between: tuple[datetime, datetime] | None = None,
 ) -> pa.Table:
-    wanted = ", ".join(_quoted(name) for name in (*view.entity, *view.times, *features))
+    """The result of a view's SQL: its columns, of all rows or of those with a time in between."""
+    sql = select(view, features)
+    if between is not None:
+        sql += f" WHERE {quoted(view.timestamp)} BETWEEN ? AND ?"
+    processing = context.component("processing")
+    return processing.query(sql, tables=tables, parameters=between, versions=versions)
+
+
+def select(view: FeatureView, features: Sequence[str]) -> str:
+    """The query of a view, for its entity, times and these features."""
+    wanted = ", ".join(quoted(name) for name in (*view.entity, *view.times, *features))
     text = str(view.sql).strip().rstrip(";")
     # The line breaks end a comment that the query may begin or end with.
-    sql = f"SELECT {wanted} FROM (\n{text}\n)"  # noqa: S608 - column names are quoted
-    return context.component("processing").query(sql, tables=tables, versions=versions)
+    return f"SELECT {wanted} FROM (\n{text}\n)"  # noqa: S608 - column names are quoted
 
 
-def _quoted(name: str) -> str:
+def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 

@@ -47,6 +47,11 @@ class Shape(Protocol):
         """The last end that no event from `clock_us` on can change."""
         ...
 
+    @property
+    def reach_us(self) -> int | None:
+        """How long before its end a window may have events, or its row a cause; `None`: any time."""
+        ...
+
 
 @dataclass(frozen=True)
 class Rolling:
@@ -62,6 +67,10 @@ class Rolling:
 
     def settled(self, clock_us: int) -> int:
         return clock_us - 1  # an event at the end itself is in the window
+
+    @property
+    def reach_us(self) -> int | None:
+        return self.period_us
 
 
 @dataclass(frozen=True)
@@ -81,6 +90,10 @@ class Hopping:
 
     def settled(self, clock_us: int) -> int:
         return clock_us
+
+    @property
+    def reach_us(self) -> int | None:
+        return self.size_us + self.step_us
 
     def _end(self, times: np.ndarray) -> np.ndarray:
         """The end of the first window that begins after each time: the first without it."""
@@ -104,6 +117,10 @@ class Session:
 
     def settled(self, clock_us: int) -> int:
         return clock_us
+
+    @property
+    def reach_us(self) -> int | None:
+        return None
 
     def _bounds(self, ids: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if not len(ids):

@@ -38,23 +38,44 @@ class OnlineReader:
         online: The online store.
         views: The views' names.
         columns: Only these features, by their names in the result.
+        beside: Features that come into the result from elsewhere, by view: they decide names too.
 
     Raises:
         NotFoundError: Nothing of a view is online yet, or it has no such feature.
     """
 
     def __init__(
-        self, online: OnlineStore, views: Iterable[str], *, columns: Sequence[str] | None = None
+        self,
+        online: OnlineStore,
+        views: Iterable[str],
+        *,
+        columns: Sequence[str] | None = None,
+        beside: Mapping[str, Iterable[str]] | None = None,
     ) -> None:
         self._online = online
         self._views = list(views)
         self._columns = columns
+        self._beside = dict(beside or {})
         self._refresh()
 
     @property
     def features(self) -> list[str]:
         """The names of the features in the result, in order."""
-        return list(self._plan.origins)
+        return list(self.origins)
+
+    @property
+    def named(self) -> Mapping[str, Mapping[str, str]]:
+        """For each view its features, and what they are called in the result."""
+        return self._plan.named
+
+    @property
+    def kinds(self) -> dict[str, str]:
+        """Each stored feature of the result, and the kind of its values."""
+        return {
+            name: dict(part.layout.columns)[feature]
+            for part in self._plan.parts
+            for feature, name in part.names.items()
+        }
 
     @property
     def origins(self) -> Mapping[str, str]:
@@ -72,7 +93,7 @@ class OnlineReader:
         Raises:
             InvalidInputError: An entity column is missing or has another type.
         """
-        columns, count = _columns_of(entities)
+        columns, count = columns_of(entities)
         moment, exact = _microseconds(now), now is not None
         plan, rows = self._get(columns, count)
         found = [
@@ -112,7 +133,7 @@ class OnlineReader:
             InvalidInputError: An entity column is missing or has another type; or a feature is
                 called as a column of the freshness.
         """
-        columns, count = _columns_of(entities)
+        columns, count = columns_of(entities)
         moment, exact = _microseconds(now), now is not None
         plan, rows = self._get(columns, count)
         if freshness:
@@ -135,7 +156,7 @@ class OnlineReader:
         import pyarrow as pa
 
         moment, exact = _microseconds(now), now is not None
-        columns, count = _columns_of(entities)
+        columns, count = columns_of(entities)
         plan, rows = self._get(columns, count)
         if freshness:
             plan.check_freshness()
@@ -181,17 +202,18 @@ class OnlineReader:
             description = self._online.describe(view)
             if description is None:
                 raise NotFoundError(
-                    f"nothing of the feature view {view!r} is online yet; "
-                    "materialize it, or push rows"
+                    f"nothing of the feature view {view!r} is online yet; materialize it, or push "
+                    "rows; inference workers read no views that are computed on demand"
                 )
             layouts[view] = Layout(description)
         features = {view: [name for name, _ in layout.columns] for view, layout in layouts.items()}
-        named = outputs(features, self._columns)
+        named = outputs({**features, **self._beside}, self._columns)
         # Assigned at once, for other threads that read.
         self._plan = _Plan(
             parts=[_Part(view, layout, named[view]) for view, layout in layouts.items()],
             origins={name: view for view in layouts for name in named[view].values()},
             ttls={view: layout.ttl for view, layout in layouts.items()},
+            named=named,
         )
 
 
@@ -202,6 +224,7 @@ class _Plan:
     parts: list[_Part]
     origins: dict[str, str]
     ttls: dict[str, timedelta | None]
+    named: dict[str, dict[str, str]]
 
     def check_freshness(self) -> None:
         taken = {f"{view}__{what}" for view in self.ttls for what in ("timestamp", "expired")}
@@ -297,7 +320,12 @@ def _all_packed_as(part: _Part, rows: Sequence[bytes | None]) -> bool:
     return {row[8:12] for row in rows if row is not None} <= part.layout.packed_tags
 
 
-def _columns_of(entities: Entities) -> tuple[Mapping[str, Sequence[Any]], int]:
+def columns_of(entities: Entities) -> tuple[Mapping[str, Sequence[Any]], int]:
+    """Entities as columns, and how many there are.
+
+    Raises:
+        InvalidInputError: They are nothing of that kind.
+    """
     if isinstance(entities, dict) or isinstance(entities, Mapping):  # noqa: SIM101 - dict is quick
         lengths = {len(column) for column in entities.values()}
         if len(lengths) != 1:

@@ -13,7 +13,7 @@ from madang.errors import UnknownEngineError
 
 if TYPE_CHECKING:
     from madang.data.ingestion._gathering import Ingested
-    from madang.data.ingestion._record import Ingestion, Part
+    from madang.data.ingestion._record import Ingestion, Part, ingestion_as_dict
     from madang.data.ingestion._run import ingest, ingestions
 
 SOURCES = {
@@ -36,6 +36,7 @@ _LAZY = {
     "Ingestion": "_record",
     "Part": "_record",
     "ingest": "_run",
+    "ingestion_as_dict": "_record",
     "ingestions": "_run",
 }
 
@@ -76,6 +77,7 @@ __all__ = [
     "Piece",
     "Source",
     "ingest",
+    "ingestion_as_dict",
     "ingestions",
     "open_source",
 ]

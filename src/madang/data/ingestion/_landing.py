@@ -144,25 +144,34 @@ class Landing:
         before the commit, under a key that the commit names.
         """
         key, kept = self._new_key(), QUARANTINE_SCHEMA.empty_table()
-        empty = self._schema.empty_table()
+        failures: list[Exception] = []
 
         def rows() -> Iterator[pa.RecordBatch]:
             nonlocal kept
-            for table in valid:
-                yield from table.to_batches()
-            kept = pa.concat_tables([kept, *batch.aside])
-            self._put(key, kept)
+            try:
+                for table in valid:
+                    yield from table.to_batches()
+                kept = pa.concat_tables([kept, *batch.aside])
+                self._put(key, kept)
+            except Exception as error:
+                failures.append(error)  # Arrow's stream would make another error of it
+                raise
 
         moved = batch.numbers | {a + OWED: number for a, number in batch.numbers.items()}
         note = {"numbers": batch.numbers, "positions": {"": None}, "owed": key}
-        version = self._storage.write(
-            self._dataset,
-            pa.RecordBatchReader.from_batches(empty.schema, rows()),
-            mode="overwrite",
-            metadata={NOTE: json.dumps(note)},
-            transaction=_steps(moved, self._held),
-            inputs=batch.inputs,
-        )
+        try:
+            version = self._storage.write(
+                self._dataset,
+                pa.RecordBatchReader.from_batches(self._schema, rows()),
+                mode="overwrite",
+                metadata={NOTE: json.dumps(note)},
+                transaction=_steps(moved, self._held),
+                inputs=batch.inputs,
+            )
+        except Exception as error:
+            if failures:
+                raise failures[0] from error
+            raise
         self._held.update(moved)
         return {self._dataset: version} | self._pay(key, kept, batch.numbers, batch.inputs)
 
@@ -204,8 +213,20 @@ class Landing:
         # in between would be seen; this way it is not, and the number that is held is the old one.
         held = self._storage.progress(self._dataset, asked)
         paid = self._storage.progress(self._quarantine, list(applications))
+        if any(paid.get(a, -1) > held.get(a, -1) for a in applications):
+            held = self._storage.progress(self._dataset, asked)  # it may have moved since
+            self._check_together(held, paid)
         self._held.update({a: held.get(a, -1) for a in asked})
         self._paid.update({a: paid.get(a, -1) for a in applications})
+
+    def _check_together(self, held: Mapping[str, int], paid: Mapping[str, int]) -> None:
+        for application, number in paid.items():
+            if number > held.get(application, -1):
+                raise IntegrityError(
+                    f"{self._quarantine!r} has rows of {application!r} up to {number}, and "
+                    f"{self._dataset!r} only up to {held.get(application, -1)}: one of the two tables "
+                    "was deleted or restored alone; restore both of them together"
+                )
 
     def _settle(self, application: str) -> None:
         """Pays the batch that `application` owes."""
@@ -223,6 +244,8 @@ class Landing:
                 "restore it from a backup of the storage"
             ) from error
         self._load(list(numbers))
+        if self._paid[application] >= number:
+            return  # since it was looked
         inputs = [f"object:{key}"]
         self._pay(key, pa.ipc.open_stream(data).read_all(), numbers, inputs)
 

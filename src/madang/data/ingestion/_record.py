@@ -207,7 +207,7 @@ def _part(row: Row) -> Part:
     return Part(row[0], json.loads(row[1]), row[2], row[3], row[4])
 
 
-def as_dict(ingestion: Ingestion) -> dict[str, Any]:
+def ingestion_as_dict(ingestion: Ingestion) -> dict[str, Any]:
     """An ingestion as JSON values, with what follows from them."""
     found = asdict(ingestion)
     found["parts"] = [{**asdict(p), "delay_seconds": p.delay_seconds} for p in ingestion.parts]

@@ -108,7 +108,7 @@ class SqlSource(Source):
         again = Counter(position["ties"])  # rows that this query gives once more
         begin = None if position["value"] is None else _value(position)
         where, values = "", []
-        column = _quoted(self._cursor)
+        column = _column(self._cursor)
         if begin is not None:
             where, values = f"WHERE {column} >= {self.placeholder}", [begin]
         sql = f"SELECT * FROM {self._from} AS _source {where} ORDER BY {column}"  # noqa: S608 - the user's own
@@ -133,7 +133,7 @@ class SqlSource(Source):
     def _check_nulls(self) -> None:
         if self._ignore_nulls:
             return
-        column = _quoted(self._cursor or "")
+        column = _column(self._cursor or "")
         sql = f"SELECT count(*) FROM {self._from} AS _source WHERE {column} IS NULL"  # noqa: S608 - the user's own
         with self._rows(sql) as reader:
             count = int(reader.read_all().column(0)[0].as_py())
@@ -202,6 +202,11 @@ class SqlSource(Source):
 def _quoted(name: str) -> str:
     """An identifier, with its schema if it has one."""
     return ".".join('"' + part.replace('"', '""') + '"' for part in name.split("."))
+
+
+def _column(name: str) -> str:
+    # SQLite takes an unknown name in double quotes for a text, unless the table's stands before it.
+    return '_source."' + name.replace('"', '""') + '"'
 
 
 def _sized(reader: pa.RecordBatchReader, rows: int) -> Iterator[pa.Table]:

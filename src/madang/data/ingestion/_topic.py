@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from madang.data.ingestion._gathering import reasons_of
 from madang.data.ingestion._job import PIECE_ROWS, Job
 from madang.data.ingestion._record import Landed
-from madang.errors import ConflictError, DataContractError, NotFoundError
+from madang.errors import ConflictError, DataContractError
 
 if TYPE_CHECKING:
     from madang.data.collection import Consumer, Topic
@@ -45,7 +45,9 @@ class TopicMove:
         self._job, self._topic = job, topic
         self._collection = job.stack.collection
         self._known: Topic = self._collection.topic(topic)
+        self._ends = self._known.next_offsets
         self._next: dict[int, int] = {}
+        self._lost: dict[int, int] = {}
         self._gathered = job.gathering()
         self._conflicts = 0
 
@@ -72,7 +74,7 @@ class TopicMove:
                     deadline = time.monotonic() + _JOIN_SECONDS
                 elif time.monotonic() > deadline and not self._job.follow:
                     self._nothing_to_hold()
-                if not self._job.follow and self._at_end(consumer, batch):
+                if not self._job.follow and self._at_end(consumer):
                     # Landing may find that others were faster, and that there is more to take.
                     self._land(consumer)
                     if self._next:
@@ -111,6 +113,7 @@ class TopicMove:
             self._known = self._collection.topic(self._topic)
             for p, name in names.items():
                 self._next[p] = self._start(p, held[name])
+                self._lost[p] = consumer.lost().get(p, 0)
             moved = {p: self._next[p] for p in came if position[p] != self._next[p]}
             if moved:
                 consumer.seek(moved)
@@ -133,6 +136,13 @@ class TopicMove:
             )  # fmt: skip
         return max(held, first)
 
+    def _count_lost(self, consumer: Consumer) -> None:
+        """Counts what retention removed before it was taken, since the partitions came."""
+        for p, count in consumer.lost().items():
+            if p in self._next:
+                self._job.totals.missed += count - self._lost[p]
+                self._lost[p] = count
+
     def _new(self, batch: pa.RecordBatch, *, without: set[int]) -> pa.RecordBatch:
         """The events that are still to be taken."""
         if not batch.num_rows:
@@ -144,29 +154,12 @@ class TopicMove:
                 keep |= (partitions == p) & (offsets >= self._next[p])
         return batch if keep.all() else batch.filter(pa.array(keep))
 
-    def _at_end(self, consumer: Consumer, batch: pa.RecordBatch) -> bool:
-        position = consumer.position()
-        ends = self._end_offsets
-        behind = {p: at for p, at in position.items() if p < len(ends) and at < ends[p]}
+    def _at_end(self, consumer: Consumer) -> bool:
+        """Whether all that was there when this began has been polled; a gap is as good as events."""
+        position, ends = consumer.position(), self._ends
         if not position or position.keys() != self._next.keys():
             return False
-        if not behind or batch.num_rows:
-            return not behind
-        # Behind the last event there may be a gap, which no event will ever fill.
-        return not any(self._holds_more(p, at) for p, at in behind.items())
-
-    def _holds_more(self, partition: int, offset: int) -> bool:
-        try:
-            found = self._collection.read(self._topic, partition, offset, max_events=1)
-        except NotFoundError:  # no longer kept; the consumer will say where it goes on
-            return True
-        return bool(found.num_rows)
-
-    @property
-    def _end_offsets(self) -> tuple[int, ...]:
-        if not hasattr(self, "_ends"):
-            self._ends = self._collection.topic(self._topic).next_offsets
-        return self._ends
+        return all(at >= ends[p] for p, at in position.items() if p < len(ends))
 
     # -- rows ------------------------------------------------------------------------------------
 
@@ -196,6 +189,7 @@ class TopicMove:
             self._overtaken(gathered.batch.numbers, error)
             return
         self._conflicts = 0
+        self._count_lost(consumer)
         taken = {p: at for p, at in self._next.items()
                  if application(self._topic, p) in gathered.batch.numbers}  # fmt: skip
         self._on_record(gathered, made, taken)

@@ -163,6 +163,8 @@ class FileSource(Source):
         held: tuple[Chunk, Piece] | None = None
         chunks = self._chunks(part, path, format, stat, start, settled, schema, batch_rows)
         for chunk in chunks:
+            if not chunk.rows.num_rows and not chunk.refused.num_rows:
+                continue  # blank lines
             if held is not None:
                 yield held[1]
             position = _position(path, format, stat, chunk, done=False)

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from madang.activity import note
 from madang.data.processing._names import with_names
 from madang.data.processing._registry import DataViews, RegisteredView
+from madang.data.processing._resolve import dataset_name
 from madang.data.processing._scan import quoted
 from madang.data.processing.contract import Processing
 from madang.data.storage import Storage
-from madang.errors import InvalidInputError, NotFoundError
+from madang.errors import InvalidInputError
 
 
 @dataclass
@@ -128,8 +129,8 @@ def with_tables(texts: Mapping[str, str], sql: str) -> str:
     # The line breaks end a comment that a query may begin or end with.
     listed = ",\n".join(f"{quoted(name)} AS (\n{text}\n)" for name, text in texts.items())
     body = f"(\n{sql.strip().rstrip(';')}\n)"
-    if with_names(sql) & {name.casefold() for name in texts}:
-        # DuckDB would make one WITH of both, in which the first of a name wins.
+    if with_names(sql):
+        # DuckDB 2.0 forgets the WITH of a SELECT in parentheses that itself stands after a WITH.
         body = f"SELECT * FROM {body}"  # noqa: S608 - a query of the user's own
     return f"WITH {listed}\n{body}"
 
@@ -155,25 +156,7 @@ def pin(
         if name.casefold() in asked:
             found[name] = asked[name.casefold()]
             continue
-        newest = storage.versions(dataset_name(storage, name), limit=1)[-1].version
-        note(newest=(f"dataset:{dataset_name(storage, name)}", str(newest)))
-        found[name] = newest
+        table = dataset_name(storage, name)
+        found[name] = storage.versions(table, limit=1)[-1].version
+        note(newest=(f"dataset:{table}", str(found[name])))
     return found
-
-
-def dataset_name(storage: Storage, name: str) -> str:
-    """The dataset that a query calls `name`, where names ignore case.
-
-    Raises:
-        NotFoundError: There is none, or there are several.
-    """
-    known = storage.tables()
-    if name in known:
-        return name
-    alike = [one for one in known if one.casefold() == name.casefold()]
-    if len(alike) != 1:
-        raise NotFoundError(
-            f"the query reads {name!r}, which is neither a dataset nor a view; "
-            f"the datasets are: {', '.join(known) or 'none yet'}"
-        )
-    return alike[0]

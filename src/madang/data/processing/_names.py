@@ -50,16 +50,17 @@ def table_names(cursor: Any, sql: str) -> set[str]:
 
 
 @cache
-def _parser() -> Any:
+def parser() -> Any:
+    """A DuckDB without data, for looking at queries."""
     return duckdb.connect(":memory:")
 
 
 def with_names(sql: str) -> set[str]:
-    """The names, folded, that the WITH of a SELECT itself defines (not those of its subqueries)."""
-    with _parser().cursor() as cursor:
+    """The names that the WITH of a SELECT itself defines (not those of its subqueries)."""
+    with parser().cursor() as cursor:
         text = cursor.execute("SELECT json_serialize_sql(?)", [sql]).fetchall()[0][0]
     nodes = [statement["node"] for statement in json.loads(text)["statements"]]
-    return {one["key"].casefold() for node in nodes for one in node["cte_map"]["map"]}
+    return {one["key"] for node in nodes for one in node["cte_map"]["map"]}
 
 
 def _tables(node: Any, hidden: frozenset[str]) -> Iterator[str]:

@@ -14,16 +14,19 @@ import pyarrow.dataset as pads
 from madang.activity import note
 from madang.data.features.definitions import digest
 from madang.data.processing import _functions, views as definitions
-from madang.data.processing._expand import Expander, Expansion, dataset_name, pin
+from madang.data.processing._expand import Expander, Expansion, pin
 from madang.data.processing._origins import Origins
 from madang.data.processing._registry import DataViews, RegisteredView
+from madang.data.processing._resolve import dataset_name
+from madang.data.processing._scan import quoted
 from madang.data.processing._scratch import Scratch
 from madang.data.processing.contract import Processing
 from madang.data.processing.lineage import Lineage
+from madang.data.processing.materialize import Materialization, Materializer
 from madang.data.processing.views import Per, View
 from madang.data.storage import Storage
 from madang.engines import Context, EngineURL, Health
-from madang.errors import ConfigurationError, InvalidInputError
+from madang.errors import ConfigurationError, InvalidInputError, NotFoundError
 
 Parameters = Sequence[Any] | Mapping[str, Any] | None
 
@@ -214,6 +217,8 @@ class ViewProcessing(Processing):
         """The rows of a given table, a view or a dataset."""
         for title, data in tables.items():
             if title.casefold() == name.casefold():
+                if isinstance(data, pads.Dataset):
+                    return data.scanner().to_reader()
                 return pa.RecordBatchReader.from_stream(pa.table(data))
         view = self._known.find([name]).get(name.casefold())
         if view is None:
@@ -221,7 +226,7 @@ class ViewProcessing(Processing):
             return self._storage.read(table, version=pinned[name])
         below = self._expander.below(view, tables).datasets
         versions = {one: pinned[one] for one in below if one in pinned}
-        return self.stream(f"FROM {view.name}", tables=tables, versions=versions)
+        return self.stream(f"FROM {quoted(view.name)}", tables=tables, versions=versions)
 
     # -- views --------------------------------------------------------------------------------
 
@@ -253,6 +258,37 @@ class ViewProcessing(Processing):
         note(newest=(f"definitions:{folder}", digest(folder)))
         found = {name: one for name, (one, _) in definitions.load(folder).items()}
         return {one.name: self.register(one).hash for one in self._in_order(found)}
+
+    def materialize(
+        self,
+        view: str,
+        *,
+        into: str | None = None,
+        full: bool = False,
+        versions: Mapping[str, int] | None = None,
+    ) -> Materialization:
+        """Writes a view's rows into a dataset: what is new in its sources, or all of them.
+
+        The dataset is the same as if all had been computed, exactly once, also after kill -9 at
+        any moment: its version holds how far it goes. `Materialization` says what was done, and
+        why it was done in full; `madang.data.processing._increments` says what can be told apart.
+
+        Args:
+            view: Its name.
+            into: The dataset's name; default: the view's `into`, or `NAME_materialized`.
+            full: Computes all, whatever is new.
+            versions: A source's version to read instead of the newest.
+
+        Raises:
+            NotFoundError: There is no such view, or a source is not there.
+            AlreadyExistsError: The dataset is there, and this view did not make it.
+            ConflictError: Another process materialized it, or defined it anew, at the same time.
+        """
+        found = self._known.get(view)
+        sql = found.definition["sql"]
+        below = self._expander.below(found) if sql is None else self._expander.expand(sql)
+        run = Materializer(self, self._storage)
+        return run(found, below, into=into, full=full, versions=versions or {})
 
     def views(self) -> list[RegisteredView]:
         """All views in force, by name."""
@@ -321,6 +357,30 @@ class ViewProcessing(Processing):
         """
         view = self._known.find([what]).get(what.casefold())
         return self._origins.query(what) if view is None else self._origins.view(view)
+
+    def reads(self, what: RegisteredView | str, name: str, column: str | None = None) -> bool:
+        """Whether a view's or query's definition reads a dataset or view, or a column of a dataset.
+
+        Args:
+            what: A view, or one SELECT.
+            name: The dataset or view.
+            column: A column of the dataset; where the lineage is not exact, every column counts.
+        """
+        if isinstance(what, str):
+            below = self._expander.expand(what)
+        else:
+            below = self._expander.below(what)
+            below.views.remove(what)
+        wanted = name.casefold()
+        names = {one.casefold() for one in (*below.datasets, *(v.name for v in below.views))}
+        if wanted not in names or column is None:
+            return wanted in names
+        try:
+            found = self.lineage(what if isinstance(what, str) else what.name)
+        except NotFoundError:
+            return True  # its columns are not known, so it may be
+        sources = {*found.rows, *(source for one in found.columns for source in one.sources)}
+        return (wanted, column.casefold()) in {(a.casefold(), b.casefold()) for a, b in sources}
 
     @property
     def _storage(self) -> Storage:
