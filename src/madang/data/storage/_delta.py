@@ -49,7 +49,9 @@ _LOCAL_FORMAT = pads.ParquetFileFormat(
     # 0.7 s and 92 MB without. From an object store it saves round trips.
     default_fragment_scan_options=pads.ParquetFragmentScanOptions(pre_buffer=False)
 )
-_UNREACHABLE = ("error sending request", "connection refused", "timed out", "dns error")
+_UNREACHABLE = re.compile(
+    r"error sending request|connection refused|timed out|dns error|status code 5\d\d", re.IGNORECASE
+)
 _STACK = re.compile(r"\n   0: |\n\s*Debug source", re.MULTILINE)
 _PAINT = re.compile(r"\x1b\[[0-9;]*m|\u21b3|\s+")
 _log = logging.getLogger(__name__)
@@ -299,7 +301,7 @@ def _translate(error: Exception, table: str) -> Exception:
     """The one table from the Delta library's exceptions to ours; anything unlisted passes."""
     text = _PAINT.sub(" ", _STACK.split(str(error))[0])  # the library adds its stack, in colour
     text = " ".join(text.split())
-    if any(word in text.lower() for word in _UNREACHABLE):
+    if _UNREACHABLE.search(text):
         return UnavailableError(f"the store of table {table!r} does not answer: {text}")
     if isinstance(error, DeltaError):
         return IntegrityError(
