@@ -7,10 +7,11 @@ import signal
 import sys
 
 import madang
+from madang.data.ingestion._record import Record
 from madang.loop import ingest
 
 
-def main(root, what, when, passings, batch_events):
+def main(root, what, when, passings, batch_events, source="trips"):
     with madang.open(root) as stack:
         left = int(passings)
 
@@ -33,8 +34,11 @@ def main(root, what, when, passings, batch_events):
 
             setattr(target, name, wrapped)
 
-        if what == "write":  # the engine's: after it, the ledger doesn't know of it yet
-            around(stack.storage.engine, "write")
+        if what in ("put", "write", "delete"):
+            # The engine's: after it, the ledger doesn't know of it yet.
+            around(stack.storage.engine, what)
+        elif what == "landed":
+            around(Record, "landed")
         else:
             consumer = stack.collection.consumer
 
@@ -44,7 +48,7 @@ def main(root, what, when, passings, batch_events):
                 return member
 
             stack.collection.consumer = joined
-        ingest(stack, "trips", batch_events=int(batch_events))
+        ingest(stack, source, "trips", batch_events=int(batch_events))
 
 
 if __name__ == "__main__":

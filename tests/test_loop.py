@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import signal
 import subprocess
@@ -16,7 +15,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 import madang
 from madang.data.collection import events
-from madang.errors import ConflictError, DataContractError, InvalidInputError, NotFoundError
+from madang.errors import DataContractError, InvalidInputError, NotFoundError
 from madang.loop import QUARANTINE, ingest
 
 CONTRACT = """
@@ -143,7 +142,8 @@ def test_what_is_missing_is_told(stack):
 # -- killed anywhere -------------------------------------------------------------------------------
 
 
-POINTS = [(what, when) for what in ("write", "commit") for when in ("before", "after")]
+STEPS = ("put", "write", "delete", "landed", "commit")
+POINTS = [(what, when) for what in STEPS for when in ("before", "after")]
 
 
 @pytest.mark.parametrize("point", POINTS, ids="-".join)
@@ -242,14 +242,3 @@ def test_null_and_missing_columns_end_in_the_dataset(trips):
     table = trips.storage.read("trips").read_all()
     assert table.schema.field("minutes").type == pa.float64()
     assert table["minutes"].to_pylist() == [None, None]
-
-
-def test_one_ingestion_at_a_time(trips):
-    fill(trips, [trip(1)])
-    folder = trips.home / "ingest"
-    folder.mkdir()
-    with (folder / "trips.trips.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(ConflictError, match="'trips' is being ingested into dataset 'trips'"):
-            ingest(trips, "trips")
-    assert ingest(trips, "trips").events == 1

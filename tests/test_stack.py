@@ -86,7 +86,7 @@ def test_init_makes_a_project(tmp_path):
     project = madang.init(root)
     assert (project.name, project.root) == ("my-project", root)
     folders = {path.name for path in root.iterdir() if path.is_dir()}
-    assert folders == {"pipelines", "features", "contracts", "policies", ".madang"}
+    assert folders == {"pipelines", "features", "views", "contracts", "policies", ".madang"}
     assert (root / ".gitignore").read_text() == ".madang/\n"
     assert stat.S_IMODE((root / ".madang").stat().st_mode) == 0o700
     with madang.open(root) as stack:

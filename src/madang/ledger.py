@@ -123,12 +123,21 @@ class Line:
 
 @dataclass
 class Intent:
-    """An action on an outside system that is under way; fill in what it made."""
+    """An action on an outside system that is under way; fill in what it made.
+
+    Attributes:
+        seq: The number of its line.
+        id: What the outside system holds of it.
+        outputs: References to what it made.
+        data: What else is to be said of it.
+        is_open: An error does not close the intent: the system may have done it all the same.
+    """
 
     seq: int
     id: str
     outputs: list[str] = field(default_factory=list)
     data: dict[str, Any] = field(default_factory=dict)
+    is_open: bool = False
 
 
 @runtime_checkable
@@ -251,6 +260,8 @@ class Ledger:
         try:
             yield intent
         except BaseException as error:
+            if intent.is_open:
+                raise
             # Half of a surrogate pair, as in the name of a foreign file, can't be encoded.
             text = str(error)[:500].encode("utf-8", "backslashreplace").decode()
             self.close_intent(seq, kind, subject, phase="failed", inputs=refs, data={"error": text})

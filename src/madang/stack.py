@@ -19,7 +19,8 @@ from madang.errors import AlreadyExistsError, ConfigurationError, InvalidInputEr
 if TYPE_CHECKING:
     from madang.data.collection import Collection
     from madang.data.features.store import FeatureStore
-    from madang.data.processing import Processing
+    from madang.data.processing.store import ViewProcessing
+    from madang.data.repository import Repository
     from madang.data.storage import Storage
     from madang.data.validation import Validation
     from madang.deployment.serving import Serving
@@ -66,6 +67,10 @@ name = "{name}"
 # storage = "s3://bucket/prefix?endpoint=https://host&access_key_id=KEY&secret_access_key=${{secret:s3}}"
 # collection = "kafka://host:9092"
 #
+# What can be ingested by name: madang data ingest orders
+# [sources]
+# orders = "postgresql://user:${{secret:orders}}@host/shop?table=orders&cursor=id"
+#
 # An environment differs only in what it says: madang --env staging …
 # [env.staging.stack]
 # collection = "kafka://staging:9092"
@@ -81,12 +86,14 @@ class Project:
         root: The folder of `madang.toml`.
         urls: Component (or `metadata`) to engine URL, of the chosen environment.
         env: The environment's name; `None` for the default.
+        sources: Name to URL of what may be ingested by name, also by users of the HTTP API.
     """
 
     name: str
     root: Path
     urls: Mapping[str, str] = field(default_factory=dict, repr=False)
     env: str | None = None
+    sources: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @classmethod
     def find(cls, path: str | Path | None = None, env: str | None = None) -> Self:
@@ -115,7 +122,7 @@ class Project:
             content = tomllib.loads(file.read_text("utf-8"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
             raise ConfigurationError(f"{file}: {error}") from error
-        _check_keys(file, "", content, {"project", "stack", "env"})
+        _check_keys(file, "", content, {"project", "stack", "sources", "env"})
         project = content.get("project", {})
         _check_keys(file, "project.", project, {"name"})
         name = project.get("name")
@@ -124,6 +131,9 @@ class Project:
                 f"{file}: [project] needs a name of letters, digits, - and _, found {name!r}"
             )
         urls = dict(_urls(file, "stack.", content.get("stack", {})))
+        sources = content.get("sources", {})
+        _check_keys(file, "sources.", sources, sources)
+        _check_urls(file, "sources.", sources)
         environments = content.get("env", {})
         _check_keys(file, "env.", environments, environments)
         for key, value in environments.items():
@@ -136,11 +146,16 @@ class Project:
                     f"it has: {', '.join(sorted(environments)) or 'none'}"
                 )
             urls.update(environments[env].get("stack", {}))
-        return cls(name, file.parent, urls, env)
+        return cls(name, file.parent, urls, env, sources)
 
 
 def _urls(file: Path, where: str, found: Any) -> dict[str, str]:
     _check_keys(file, where, found, {"metadata", *COMPONENTS})
+    _check_urls(file, where, found)
+    return cast("dict[str, str]", found)
+
+
+def _check_urls(file: Path, where: str, found: Mapping[str, Any]) -> None:
     for key, url in found.items():
         if not isinstance(url, str):
             raise ConfigurationError(f"{file}: {where}{key} must be a URL, found {url!r}")
@@ -149,7 +164,6 @@ def _urls(file: Path, where: str, found: Any) -> dict[str, str]:
                 f"{file}: {where}{key} must begin with scheme://, for example local:///folder; "
                 "what stands there does not"
             )
-    return cast("dict[str, str]", found)
 
 
 def _check_keys(file: Path, where: str, found: Any, known: Several[str]) -> None:
@@ -184,7 +198,7 @@ def init(path: str | Path = ".", *, name: str | None = None) -> Project:
         raise AlreadyExistsError(f"{root} already is a project: it has a madang.toml") from error
     except OSError as error:
         raise ConfigurationError(f"no project can be made in {root}: {error.strerror}") from error
-    for folder in ("pipelines", "features", "contracts", "policies"):
+    for folder in ("pipelines", "features", "views", "contracts", "policies"):
         (root / folder).mkdir(exist_ok=True)
     (root / ".madang").mkdir(mode=0o700, exist_ok=True)  # it holds keys
     _ignore_local_state(root)
@@ -224,6 +238,7 @@ class Stack:
         self.context.resolve_secret = lambda name: self.secrets.get(name)  # noqa: PLW0108 - connects only at use
         self._lock = threading.RLock()
         self._engines: dict[str, Any] = {}
+        self._repository: Repository | None = None
 
     @property
     def root(self) -> Path:
@@ -268,9 +283,19 @@ class Stack:
         return cast("FeatureStore", self._component("features"))
 
     @property
-    def processing(self) -> Processing:
-        """SQL over datasets."""
-        return cast("Processing", self._component("processing"))
+    def processing(self) -> ViewProcessing:
+        """SQL and table functions over datasets, and views."""
+        return cast("ViewProcessing", self._component("processing"))
+
+    @property
+    def repository(self) -> Repository:
+        """The search over all that the project has, and who uses it."""
+        with self._lock:
+            if self._repository is None:
+                from madang.data.repository import Repository
+
+                self._repository = Repository(self.context)
+            return self._repository
 
     # -- development --
 
@@ -349,7 +374,8 @@ class Stack:
     def _connect(self, name: str) -> Any:
         engine = engines.connect(COMPONENTS[name], self.project.urls.get(name), self.context)
         # Storage and collection keep their state outside of the metadata database: what changes
-        # there is recorded around the engine. The feature store joins an online store with history.
+        # there is recorded around the engine. The feature store joins an online store with history,
+        # and processing an engine with the project's views.
         if name == "storage":
             from madang.data.storage.recorded import RecordedStorage
 
@@ -362,6 +388,10 @@ class Stack:
             from madang.data.features.store import FeatureStore
 
             return FeatureStore(self.context, engine)
+        if name == "processing":
+            from madang.data.processing.store import ViewProcessing
+
+            return ViewProcessing(self.context, engine)
         return engine
 
     def close(self) -> None:

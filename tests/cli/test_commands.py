@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pyarrow as pa
 import pytest
@@ -146,6 +146,43 @@ def test_data_list_and_query(opened, call, refused):
     assert "nothing" in refused("data", "query", "SELECT 1 FROM nothing")
 
 
+def test_data_history_and_changes(opened, call, refused):
+    opened.storage.write("t", pa.table({"x": [1, 2, 3]}))
+    assert "at version 1" in call("data", "delete", "t", "x = 2").out
+    assert "at version 2" in call("data", "evolve", "t", "note:string", "at:timestamp").out
+    opened.storage.write("t", pa.table({"x": [4]}))
+    assert "at version 4" in call("data", "compact", "t").out
+    assert "'y > 1' is no condition" in call("data", "delete", "t", "y > 1", code=1).err
+    assert "'nothing'" in refused("data", "evolve", "t", "z:nothing")
+    assert "'x' is int64, and int32 can't hold it" in refused("data", "evolve", "t", "x:int32")
+    call("data", "tag", "t", "1", "v1")
+    assert "is at version 1" in refused("data", "tag", "t", "2", "v1")
+    assert lines(call("data", "history", "t").out)[2][::3] == ["1", "v1"]
+    (newest,) = call("data", "history", "t", "--limit", "1", "--json").json
+    assert (newest["version"]["operation"], newest["tags"]) == ("compact", [])
+    planned = call("data", "retain", "t", "--keep", "0s", "--grace", "0s", "--dry-run").out
+    assert "dropped: 0, 2, 3\n" in planned
+    assert "kept by tags and models: 1\n" in planned
+    assert "would delete 2 files" in planned
+    done = call("data", "retain", "t", "--keep", "0s", "--grace", "0s", "--json").json
+    assert (done["swept"], done["files"]) == ([0, 2, 3], 2)
+    call("data", "untag", "t", "v1")
+    assert opened.storage.tags("t") == {}
+    assert "no duration" in call("data", "retain", "t", "--keep", "long", code=2).err
+
+
+def test_data_objects(opened, call, refused):
+    opened.storage.put("i/a", b"xyz", content_type="image/png", metadata={"label": "cat"})
+    opened.storage.put("i/b", b"")
+    found = lines(call("data", "objects", "i/").out)
+    assert [row[0] for row in found] == ["key", "i/a", "i/b"]
+    assert found[1][3:] == ["image/png", "label=cat"]
+    (one,) = call("data", "objects", "--where", "metadata['label'] = 'cat'", "--json").json
+    assert (one["key"], one["metadata"]) == ("i/a", {"label": "cat"})
+    assert len(call("data", "objects", "--limit", "1", "--json").json) == 1
+    assert "is no condition" in call("data", "objects", "--where", "no", code=1).err
+
+
 def test_data_infer_and_validate(opened, project, call, refused, tmp_path):
     opened.storage.write("t", pa.table({"x": [1, 2], "w": ["a", "b"]}))
     assert "contracts/t.yaml" in call("data", "infer", "t").out
@@ -192,6 +229,24 @@ def test_data_ingest(opened, project, call, refused):
     found = call("data", "ingest", "trips", "--json").json
     assert (found["events"], found["versions"]) == (0, {})
     assert "nowhere" in refused("data", "ingest", "nowhere", "--dataset", "trips")
+
+
+def test_data_ingest_a_file_and_list_it(opened, project, call, refused):
+    (project / "contracts" / "trips.yaml").write_text(CONTRACT)
+    (project / "rows.jsonl").write_bytes(b'{"id": 1}\n?\n')
+    url = "file:///rows.jsonl?settle_seconds=0"
+    assert "say into which dataset" in refused("data", "ingest", url)
+    done = call("data", "ingest", url, "--dataset", "trips")
+    assert "2 events: 1 valid, 1 quarantined" in done.out
+    assert "rows.jsonl: at 12" in done.out
+    (found,) = call("data", "ingestions", "--json").json
+    assert (found["source"], found["dataset"], found["events"]) == ("file:rows.jsonl", "trips", 2)
+    assert found["parts"][0]["part"] == "rows.jsonl"
+    listed = call("data", "ingestions").out.splitlines()
+    assert listed[0].split("\t") == [
+        "source", "dataset", "part", "position", "lag", "newest", "landed", "error",
+    ]  # fmt: skip
+    assert listed[1].split("\t")[:5] == ["file:rows.jsonl", "trips", "rows.jsonl", "12", "-"]
 
 
 # -- pipelines -------------------------------------------------------------------------------------
@@ -376,5 +431,36 @@ def test_feature_views(call, opened):
     at = datetime(2026, 1, 1, tzinfo=UTC)
     opened.storage.write("sold", pa.table({"item": ["tea"], "at": [at], "price": [3.5]}))
     assert lines(call("features", "list").out)[1][:3] == ["prices", "item", "price"]
-    assert call("features", "materialize", "prices").out == "prices: 1 entities are online\n"
+    said = call("features", "materialize", "prices").out
+    assert said == "prices: 1 entities are online, from all 1 rows: nothing was online\n"
+    assert call("features", "materialize", "prices").out == "prices: nothing is new\n"
     assert opened.features.read(["prices"], [{"item": "tea"}])[0].values == {"price": 3.5}
+
+
+def test_feature_views_are_found_shown_and_judged(call, opened):
+    (opened.root / "features" / "paid.py").write_text(
+        "from madang.data.features import FeatureView\n"
+        "v = FeatureView('paid', ('item',), 'at', ('price',), sql='SELECT * FROM sold', "
+        "owner='ann', description='What things cost', descriptions={'price': 'in Euro'})\n"
+    )
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    days = [start + timedelta(days=number // 1000) for number in range(2000)]
+    prices = [float(number % 100 + 90 * (number // 1000)) for number in range(2000)]
+    opened.storage.write("sold", pa.table({"item": ["tea"] * 2000, "at": days, "price": prices}))
+    assert lines(call("features", "list").out)[1][:4] == ["paid", "item", "price", "ann"]
+    assert lines(call("features", "search", "cost", "EURO").out)[1][0] == "paid"
+    assert len(lines(call("features", "search", "nothing").out)) == 1
+    assert len(lines(call("features", "search", "--owner", "bob").out)) == 1
+    shown = dict(line[:2] for line in lines(call("features", "show", "paid").out))
+    assert shown["sources"] == "dataset:sold"
+    assert shown["feature price"] == "in Euro"
+    assert shown["online"] == "never materialized"
+    assert json.loads(call("features", "show", "paid", "--json").out)["name"] == "paid"
+    told = lines(call("features", "stats", "paid", "--until", "2026-01-02").out)
+    assert told[1][:3] == ["price", "float64", "0"]
+    moved = call("features", "drift", "paid", "--before", "2026-01-02", code=1)
+    assert lines(moved.out)[1][-1] == "drifted"
+    same = call("features", "drift", "paid", "--version", "sold=0", "--json")
+    assert json.loads(same.out)["drifted"] == []
+    call("features", "drift", "paid", "--version", "sold", code=2)
+    call("features", "drift", "paid", code=2)

@@ -134,6 +134,59 @@ def test_a_contract_is_proposed_and_checked(served):
     error(served.engineer.post("/datasets/inferred/contract"), 409, "AlreadyExistsError")
 
 
+def test_datasets_are_changed(served):
+    url = "/datasets/changed"
+    rows = [{"k": 1, "v": "a"}, {"k": 2, "v": "b"}]
+    ok(served.engineer.post(f"{url}?partition_by=v", json=rows))
+    merged = served.engineer.post(
+        f"{url}/merge?on=k", json=[{"k": 2, "v": "c"}, {"k": 3, "v": "d"}]
+    )
+    assert ok(merged) == {"version": 1}
+    assert ok(served.engineer.post(f"{url}/delete", json={"where": "k = 1"})) == {"version": 2}
+    body = {"columns": {"note": "string"}}
+    assert ok(served.engineer.post(f"{url}/evolve", json=body)) == {"version": 3}
+    assert newest(served, "dataset.write")["actor"] == "user:engineer"
+    assert ok(served.engineer.post(f"{url}/compact")) == {"version": 3}
+    found = ok(served.viewer.get(url))
+    assert sorted((row["k"], row["v"], row["note"]) for row in found) == [
+        (2, "c", None), (3, "d", None),
+    ]  # fmt: skip
+    error(served.engineer.post(f"{url}/delete", json={"where": "no"}), 422, "InvalidInputError")
+    narrow = {"columns": {"k": "int8"}}
+    error(served.engineer.post(f"{url}/evolve", json=narrow), 422, "SchemaMismatchError")
+
+
+def test_tags_and_retention(served):
+    url = "/datasets/tagged"
+    for number in range(3):
+        ok(served.engineer.post(f"{url}?mode=overwrite", json=[{"x": number}]))
+    ok(served.engineer.put(f"{url}/tags/first?version=0"), 204)
+    error(served.engineer.put(f"{url}/tags/first?version=1"), 409, "AlreadyExistsError")
+    assert ok(served.viewer.get(f"{url}/tags")) == {"first": 0}
+    body = {"keep_seconds": 0, "grace_seconds": 0}
+    planned = ok(served.engineer.post(f"{url}/retain", json={**body, "dry_run": True}))
+    assert (planned["dropped"], planned["kept"], planned["files"]) == ([1], [0], 1)
+    assert ok(served.engineer.post(f"{url}/retain", json=body)) == planned
+    assert newest(served, "dataset.retain")["actor"] == "user:engineer"
+    error(served.viewer.get(f"{url}?version=1"), 404, "NotFoundError")
+    assert ok(served.viewer.get(f"{url}?version=0")) == [{"x": 0}]
+    ok(served.engineer.delete(f"{url}/tags/first"), 204)
+    assert ok(served.viewer.get(f"{url}/tags")) == {}
+    for path, method in ((f"{url}/retain", "POST"), (f"{url}/tags/x?version=0", "PUT")):
+        error(served.viewer.request(method, path, json=body), 403, "PermissionDeniedError")
+
+
+def test_objects_are_searched(served):
+    served.stack.storage.put("pic/1", b"x", content_type="image/png", metadata={"label": "cat"})
+    served.stack.storage.put("pic/2", b"y")
+    found = ok(served.viewer.get("/objects", params={"prefix": "pic/", "where": "metadata['label'] = 'cat'"}))  # fmt: skip
+    assert [(o["key"], o["content_type"], o["metadata"]) for o in found] == [
+        ("pic/1", "image/png", {"label": "cat"})
+    ]
+    assert len(ok(served.viewer.get("/objects?prefix=pic/&limit=1"))) == 1
+    error(served.viewer.get("/objects?where=no"), 422, "InvalidInputError")
+
+
 def test_topic_to_dataset(served):
     made = ok(served.engineer.post("/topics", json={"name": "trips", "partitions": 2}), 201)
     assert made.pop("settings")["retention_seconds"] is None
@@ -178,13 +231,41 @@ def test_ingest_without_a_contract_or_topic_says_so(served):
     assert "nowhere" in error(served.engineer.post("/ingest", json=body), 404, "NotFoundError")
 
 
+def test_sources_are_ingested_by_name_and_never_by_url(served):
+    for field in ("topic", "source"):
+        body = {field: "file:////etc/*", "dataset": "trips"}
+        said = error(served.engineer.post("/ingest", json=body), 422, "InvalidInputError")
+        assert "a URL can't be ingested through the API; write it under [sources]" in said
+    for body in ({}, {"topic": "a", "source": "b"}):
+        assert "one of them" in error(served.engineer.post("/ingest", json=body), 422, "InvalidInputError")  # fmt: skip
+    body = {"source": "nowhere", "dataset": "trips"}
+    assert "nowhere" in error(served.engineer.post("/ingest", json=body), 404, "NotFoundError")
+
+
+def test_ingestions_are_listed(served):
+    ok(served.engineer.post("/topics", json={"name": "listed"}), 201)
+    ok(served.engineer.post("/topics/listed/events", json=[{"value": {"id": 1, "minutes": 5.0}}]), 201)  # fmt: skip
+    ok(served.engineer.post("/ingest", json={"topic": "listed", "dataset": "trips"}))
+    found = ok(served.viewer.get("/ingestions"))
+    one = next(i for i in found if i["source"] == "topic:listed")
+    assert (one["dataset"], one["lag"], one["error"]) == ("trips", 0, "")
+    assert one["parts"][0]["position"] == 1
+    assert one["age_seconds"] >= 0
+
+
 def test_features_are_materialized_and_read(served):
     served.engineer.post("/datasets/rides", json=[{"id": 1, "minutes": 5.0}, {"id": 2, "minutes": 7.5}])  # fmt: skip
     assert list(ok(served.engineer.post("/features"))) == ["minutes"]
     views = ok(served.viewer.get("/features"))
     assert [view["name"] for view in views] == ["minutes"]
-    assert ok(served.engineer.post("/features/minutes/materialize")) == {"rows": 2}
+    done = ok(served.engineer.post("/features/minutes/materialize"))
+    assert done == {"rows": 2, "mode": "full", "reason": "nothing was online"}
     assert newest(served, "view.materialize")["actor"] == "user:engineer"
+    assert ok(served.viewer.get("/features", params={"search": "MINUTES rides"})) == views
+    assert ok(served.viewer.get("/features", params={"owner": "nobody"})) == []
+    known = ok(served.viewer.get("/features/minutes"))
+    assert (known["sources"], known["materialized"]["entities"]) == (["dataset:rides"], 2)
+    error(served.viewer.get("/features/no_such"), 404, "NotFoundError")
     body = {"views": ["minutes"], "entities": [{"id": 2}, {"id": 9}]}
     known, unknown = ok(served.viewer.post("/features/read", json=body))
     assert known["values"] == {"minutes": 7.5}

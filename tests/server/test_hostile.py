@@ -28,7 +28,7 @@ VALUES = [
 FIELDS = {
     "/api/v1/query": {"sql": "SELECT 1", "parameters": [], "versions": {}},
     "/api/v1/topics": {"name": "t", "partitions": 1},
-    "/api/v1/ingest": {"topic": "t", "dataset": "d"},
+    "/api/v1/ingest": {"topic": "t", "source": None, "dataset": "d"},
     "/api/v1/features/read": {"views": ["v"], "entities": [{"id": 1}]},
     "/api/v1/endpoints/{name}": {"arms": [{"model": "m", "version": 1, "weight": 1.0}], "log": True},
     "/api/v1/endpoints/{name}/predict": {"inputs": {"input": [[1.0]]}},
@@ -79,7 +79,7 @@ def test_names_in_paths(admin):
     outside = [p.name for p in admin.stack.root.parent.iterdir()]
     assert outside == [admin.stack.root.name]
     assert sorted(p.name for p in admin.stack.root.iterdir()) == [
-        ".gitignore", ".madang", "contracts", "features", "madang.toml", "pipelines", "policies",
+        ".gitignore", ".madang", "contracts", "features", "madang.toml", "pipelines", "policies", "views",
     ]  # fmt: skip
 
 

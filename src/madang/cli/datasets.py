@@ -1,6 +1,10 @@
-"""`madang data list`, `query`: datasets and SQL."""
+"""`madang data list`, `query`, `history`, `compact` and more: datasets, their versions, and SQL."""
 
 from __future__ import annotations
+
+import re
+from datetime import timedelta
+from typing import Any
 
 import click
 
@@ -37,3 +41,141 @@ def query(sql: str, limit: int, json: bool) -> None:
     print_table(table.column_names, [list(row.values()) for row in rows])
     if table.num_rows > limit:
         click.echo(f"… {table.num_rows - limit} more rows", err=True)
+
+
+@click.command()
+@click.argument("dataset")
+@click.option("--limit", default=50, help="Only so many, the newest.")
+@as_json
+def history(dataset: str, limit: int, json: bool) -> None:
+    """List a dataset's versions and tags."""
+    with open_stack() as stack:
+        found = stack.storage.versions(dataset, limit=limit)
+        tags = stack.storage.tags(dataset)
+    names = {v.version: [name for name, at in tags.items() if at == v.version] for v in found}
+    if json:
+        print_json([{"version": v, "tags": names[v.version]} for v in found])
+        return
+    rows = [
+        (v.version, v.operation, f"{v.timestamp:%Y-%m-%d %H:%M:%S}", ", ".join(names[v.version]))
+        for v in found
+    ]
+    print_table(["version", "by", "written (UTC)", "tags"], rows)
+
+
+@click.command()
+@click.argument("dataset")
+def compact(dataset: str) -> None:
+    """Join a dataset's small files into large ones."""
+    with open_stack() as stack:
+        click.echo(f"{dataset} is at version {stack.storage.compact(dataset)}")
+
+
+@click.command()
+@click.argument("dataset")
+@click.argument("where")
+def delete(dataset: str, where: str) -> None:
+    """Delete the rows for which the SQL condition WHERE is true."""
+    with open_stack() as stack:
+        click.echo(f"{dataset} is at version {stack.storage.delete_rows(dataset, where)}")
+
+
+@click.command()
+@click.argument("dataset")
+@click.argument("columns", nargs=-1, required=True, metavar="COLUMN:TYPE...")
+def evolve(dataset: str, columns: tuple[str, ...]) -> None:
+    """Add nullable columns, and give columns a wider type (such as note:string)."""
+    import pyarrow as pa
+
+    from madang.data.validation._types import type_of
+
+    parts = [column.partition(":") for column in columns]
+    schema = pa.schema([(name, type_of(type)) for name, _, type in parts])
+    with open_stack() as stack:
+        click.echo(f"{dataset} is at version {stack.storage.evolve(dataset, schema)}")
+
+
+@click.command()
+@click.argument("dataset")
+@click.argument("version", type=click.IntRange(min=0))
+@click.argument("name")
+def tag(dataset: str, version: int, name: str) -> None:
+    """Give a version a name, which keeps it."""
+    with open_stack() as stack:
+        stack.storage.tag(dataset, version, name)
+
+
+@click.command()
+@click.argument("dataset")
+@click.argument("name")
+def untag(dataset: str, name: str) -> None:
+    """Take a version's name away."""
+    with open_stack() as stack:
+        stack.storage.untag(dataset, name)
+
+
+class Duration(click.ParamType[timedelta]):
+    """A number and a unit: s, m, h or d."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> timedelta:
+        if isinstance(value, timedelta):
+            return value
+        found = re.fullmatch(r"(\d{1,6})([smhd])", value)
+        if found is None:
+            self.fail(f"{value!r} is no duration such as 30d, 12h, 15m or 0s", param, ctx)
+        unit = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}[found[2]]
+        return timedelta(**{unit: int(found[1])})
+
+
+@click.command()
+@click.argument("dataset")
+@click.option("--keep", type=Duration(), required=True, help="How long replaced versions stay.")
+@click.option("--grace", type=Duration(), default="1d", help="How long their files stay then.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be done.")
+@as_json
+def retain(dataset: str, keep: timedelta, grace: timedelta, dry_run: bool, json: bool) -> None:
+    """Drop versions that were replaced long ago, and delete files that no version needs."""
+    with open_stack() as stack:
+        done = stack.storage.retain(dataset, keep=keep, grace=grace, dry_run=dry_run)
+    if json:
+        print_json(done)
+        return
+    names = {"dropped": done.dropped, "swept": done.swept, "kept by tags and models": done.kept}
+    for name, versions in names.items():
+        click.echo(f"{name}: {', '.join(map(str, versions)) or 'none'}")
+    verb = "would delete" if dry_run else "deleted"
+    click.echo(f"{verb} {done.files} files, {done.size_bytes / 1e6:.1f} MB")
+
+
+@click.command()
+@click.argument("prefix", default="")
+@click.option(
+    "--where", help="An SQL condition on key, size_bytes, modified, content_type, metadata."
+)
+@click.option("--limit", default=50, help="Print at most so many.")
+@as_json
+def objects(prefix: str, where: str | None, limit: int, json: bool) -> None:
+    """List objects whose key starts with PREFIX."""
+    from madang.data.storage.search import search_objects
+
+    with open_stack() as stack:
+        rows = search_objects(stack.storage, prefix, where=where, limit=limit).to_pylist()
+    rows = [{**row, "metadata": dict(row["metadata"])} for row in rows]
+    if json:
+        print_json(rows)
+        return
+    print_table(
+        ["key", "bytes", "modified (UTC)", "type", "metadata"],
+        [
+            (
+                row["key"],
+                row["size_bytes"],
+                f"{row['modified']:%Y-%m-%d %H:%M:%S}",
+                row["content_type"] or "",
+                ", ".join(f"{name}={text}" for name, text in row["metadata"].items()),
+            )
+            for row in rows
+        ],
+    )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Request
 
 from madang.server.access import needs, stack_of
 from madang.server.wire import Position
+
+if TYPE_CHECKING:
+    from madang.data.validation.datasets import ValidatedVersion
 
 router = APIRouter(tags=["data"])
 
@@ -25,11 +28,30 @@ def infer(request: Request, name: str) -> dict[str, str]:
 
 @router.post("/datasets/{name}/validate", **needs("dataset:read"))
 def validate(request: Request, name: str, version: Position | None = None) -> dict[str, Any]:
-    """Checks a dataset's rows against its contract, and reports; changes nothing."""
-    from madang.data.validation.contract_file import contract_path, read_contract
+    """Checks a dataset's rows against its contract; keeps the report, changes no row."""
+    from madang.data.validation.datasets import validate_dataset
+
+    return _document(validate_dataset(stack_of(request), name, version=version))
+
+
+@router.get("/datasets/{name}/validation", **needs("dataset:read"))
+def validation(request: Request, name: str, version: Position | None = None) -> dict[str, Any]:
+    """The last report of a version of a dataset (default: the newest version)."""
+    from madang.data.validation.datasets import last_validation
+
+    return _document(last_validation(stack_of(request), name, version=version))
+
+
+@router.get("/datasets/{name}/diff", **needs("dataset:read"))
+def diff(request: Request, name: str, old: Position, new: Position) -> dict[str, Any]:
+    """What changed between two versions of a dataset: columns, figures, distributions."""
+    from madang.data.validation.comparison import diff_versions
+    from madang.data.validation.diff import to_dict
+
+    return to_dict(diff_versions(stack_of(request), (name, old), (name, new)))
+
+
+def _document(found: ValidatedVersion) -> dict[str, Any]:
     from madang.data.validation.report import to_dict
 
-    stack = stack_of(request)
-    contract = read_contract(contract_path(stack.root, name))
-    outcome = stack.validation.validate(stack.storage.read(name, version=version), contract)
-    return to_dict(outcome.report)
+    return {"version": found.version, "line": found.line, **to_dict(found.report)}

@@ -8,19 +8,26 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
+from madang.data.features import ViewInfo, wire
+from madang.data.features.wire import MAX_VIEWS
 from madang.server.access import needs, stack_of
-from madang.server.wire import encode_json
 
 router = APIRouter(tags=["data"])
 
 
 @router.get("/features", **needs("feature:read"))
-def views(request: Request) -> list[dict[str, Any]]:
-    """All feature views."""
+def views(request: Request, search: str = "", owner: str | None = None) -> list[dict[str, Any]]:
+    """All feature views, or those in which each word of `search` occurs."""
     return [
         {"name": view.name, "ref": view.ref, **view.definition}
-        for view in stack_of(request).features.views()
+        for view in stack_of(request).features.search(search, owner=owner)
     ]
+
+
+@router.get("/features/{view}", **needs("feature:read"))
+def info(request: Request, view: str) -> ViewInfo:
+    """What is known of a view: its definition, where it comes from, who uses it."""
+    return stack_of(request).features.info(view)
 
 
 @router.post("/features", **needs("feature:write"))
@@ -30,20 +37,36 @@ def register(request: Request) -> dict[str, str]:
 
 
 @router.post("/features/{view}/materialize", **needs("feature:write"))
-def materialize(request: Request, view: str, until: datetime | None = None) -> dict[str, int]:
-    """Writes each entity's newest row to the online store."""
-    return {"rows": stack_of(request).features.materialize(view, until=until)}
+def materialize(
+    request: Request, view: str, *, until: datetime | None = None, full: bool = False
+) -> dict[str, int | str]:
+    """Writes each entity's newest row to the online store; only what is new, where that is known."""
+    done = stack_of(request).features.materialize(view, until=until, full=full)
+    return {"rows": done.entities, "mode": done.mode, "reason": done.reason}
 
 
 class OnlineRead(BaseModel):
-    """Which views to read, for which entities (one object of key columns each)."""
+    """Which views to read, for which entities: objects of key columns, or one object of columns."""
 
-    views: list[str] = Field(min_length=1)
-    entities: list[dict[str, Any]]
+    views: list[str] = Field(min_length=1, max_length=MAX_VIEWS)
+    entities: list[dict[str, Any]] | dict[str, list[Any]]
+    columns: list[str] | None = None
+    now: datetime | None = None
+    freshness: bool = False
 
 
 @router.post("/features/read", **needs("feature:read"))
 def online(request: Request, body: OnlineRead) -> Response:
-    """The newest feature values of entities."""
-    rows = stack_of(request).features.read(body.views, body.entities)
-    return Response(encode_json(rows), media_type="application/json")
+    """The newest feature values of entities; the inference workers answer the same faster."""
+    asked = wire.checked(
+        wire.ReadRequest(
+            views=tuple(body.views),
+            entities=body.entities,
+            columns=None if body.columns is None else tuple(body.columns),
+            now=body.now,
+            freshness=body.freshness,
+        )
+    )
+    return Response(
+        wire.answer(stack_of(request).features.prepared, asked), media_type="application/json"
+    )

@@ -10,7 +10,7 @@ from typing import Any, cast
 import pyarrow as pa
 import pytest
 
-from madang.data.storage import Storage
+from madang.data.storage import Storage, Transaction
 from madang.errors import ConflictError, InvalidInputError, NotFoundError, SchemaMismatchError
 
 HOSTILE_TABLES = ["", "..", ".hidden", "a/b", "/a", "a b", "a\0", "a%2Fb", "\udcff", "x" * 121]
@@ -200,11 +200,11 @@ class TablesContract:
         assert storage.read("t").read_all() == rows(a=[1])
 
     def test_a_transaction_number_is_written_once(self, storage: Storage):
-        assert storage.write("t", rows(a=[1]), transaction=("job", 5)) == 0
-        assert storage.write("t", rows(a=[1]), transaction=("job", 5)) == 0
-        assert storage.write("t", rows(a=[0]), transaction=("job", 4)) == 0
-        assert storage.write("t", rows(a=[2]), transaction=("other", 4)) == 1
-        assert storage.write("t", rows(a=[3]), transaction=("job", 6)) == 2
+        assert storage.write("t", rows(a=[1]), transaction=Transaction("job", 5)) == 0
+        assert storage.write("t", rows(a=[1]), transaction=Transaction("job", 5)) == 0
+        assert storage.write("t", rows(a=[0]), transaction=Transaction("job", 4)) == 0
+        assert storage.write("t", rows(a=[2]), transaction=Transaction("other", 4)) == 1
+        assert storage.write("t", rows(a=[3]), transaction=Transaction("job", 6)) == 2
         assert storage.read("t").read_all()["a"].to_pylist() == [1, 2, 3]
 
     @pytest.mark.parametrize("exists", [False, True])
@@ -217,12 +217,94 @@ class TablesContract:
 
         def write(_: int) -> int:
             barrier.wait()
-            return storage.write("t", rows(a=[1]), transaction=("job", 1))
+            return storage.write("t", rows(a=[1]), transaction=Transaction("job", 1))
 
         with ThreadPoolExecutor(6) as pool:
             versions = set(pool.map(write, range(6)))
         assert versions == {int(exists)}
         assert storage.read("t").read_all()["a"].to_pylist() == [0, 1][not exists :]
+
+    @pytest.mark.parametrize("exists", [False, True])
+    def test_of_racing_writers_that_come_after_one_number_one_lands(
+        self, storage: Storage, *, exists: bool
+    ):
+        after = -1
+        if exists:
+            after = 4
+            storage.write("t", rows(a=[0]), transaction=Transaction("job", after, after=-1))
+        barrier = threading.Barrier(6)
+
+        def write(number: int) -> int | None:
+            barrier.wait()
+            step = [Transaction("job", 5, after=after), Transaction(f"own/{number}", 1, after=-1)]
+            try:
+                return storage.write("t", rows(a=[number + 1]), transaction=step)
+            except ConflictError as error:
+                assert "application 'job' would go to 5" in str(error)
+                return None
+
+        with ThreadPoolExecutor(6) as pool:
+            landed = {n: v for n, v in enumerate(pool.map(write, range(6))) if v is not None}
+        ((winner, version),) = landed.items()
+        assert version == int(exists)
+        assert storage.read("t").read_all()["a"].to_pylist() == [0, winner + 1][not exists :]
+        applications = ["job", *(f"own/{n}" for n in range(6))]
+        assert storage.progress("t", applications) == {"job": 5, f"own/{winner}": 1}
+
+    def test_progress_is_kept_with_the_rows(self, storage: Storage):
+        assert storage.progress("t", ["a", "b"]) == {}
+        both = [Transaction("a", 0, after=-1), Transaction("b/날씨 1", 7)]
+        storage.write("t", rows(n=[1]), transaction=both)
+        assert storage.progress("t", ["a", "b/날씨 1", "c"]) == {"a": 0, "b/날씨 1": 7}
+        assert storage.progress("t", []) == {}
+        storage.write("t", rows(n=[2]), transaction=Transaction("a", 2**53 - 1, after=0))
+        for number in range(21):  # past the points where logs are summed up
+            storage.write("t", rows(n=[number]), mode="overwrite")
+        assert storage.progress("t", ["a", "b/날씨 1"]) == {"a": 2**53 - 1, "b/날씨 1": 7}
+
+    @pytest.mark.parametrize(
+        ("step", "found"),
+        [
+            ([Transaction("a", 6, after=4)], "from 4, and the table holds 5"),
+            ([Transaction("a", 6, after=-1)], "from none yet, and the table holds 5"),
+            ([Transaction("a", 5, after=4)], "from 4, and the table holds 5"),
+            ([Transaction("b", 6, after=5)], "from 5, and the table holds none yet"),
+            ([Transaction("b", 1), Transaction("a", 5)], "from a lower number, .* holds 5"),
+            ([Transaction("b", 1), Transaction("a", 6, after=3)], "from 3, and the table holds 5"),
+        ],
+    )
+    def test_progress_that_is_not_as_expected_writes_nothing(self, storage: Storage, step, found):
+        storage.write("t", rows(n=[1]), transaction=Transaction("a", 5, after=-1))
+        with pytest.raises(ConflictError, match=f"application .* in table 't' {found}"):
+            storage.write("t", rows(n=[2]), transaction=step)
+        with pytest.raises(ConflictError, match=r"in table 'u' from 5, .* holds none yet"):
+            storage.write("u", rows(n=[2]), transaction=Transaction("a", 6, after=5))
+        assert storage.tables() == ["t"]
+        assert [v.version for v in storage.versions("t")] == [0]
+        assert storage.progress("t", ["a", "b"]) == {"a": 5}
+
+    def test_progress_may_be_checked_without_going_on(self, storage: Storage):
+        storage.write("t", rows(n=[1]), transaction=Transaction("a", 5, after=-1))
+        assert storage.write("t", rows(n=[2]), transaction=Transaction("a", 5, after=5)) == 1
+        assert storage.progress("t", ["a"]) == {"a": 5}
+
+    @pytest.mark.parametrize(
+        ("wrong", "message"),
+        [
+            (("job", 5), "not str"),
+            (Transaction("", 1), "it is empty"),
+            (Transaction("\udcff", 1), "not valid Unicode"),
+            (Transaction("a", -1), "can't go from None to -1"),
+            (Transaction("a", 2**53), "numbers are from 0"),
+            (Transaction("a", 1, after=2), "can't go from 2 to 1.*never go back"),
+            (Transaction("a", 1, after=-2), "can't go from -2 to 1"),
+            ([Transaction("a", 1), Transaction("a", 2)], "two transactions of application a"),
+        ],
+    )
+    def test_transactions_that_can_not_be(self, storage: Storage, wrong: Any, message: str):
+        with pytest.raises(InvalidInputError, match=message):
+            storage.write("t", rows(a=[1]), transaction=wrong)
+        assert storage.tables() == []
 
     @pytest.mark.parametrize("exists", [False, True])
     def test_racing_appends_all_land(self, storage: Storage, *, exists: bool):

@@ -49,6 +49,29 @@ class OnlineStoreContract:
         assert online.get("v", [b"a", b"b"]) == [row(1), None]
         assert online.describe("v") == LAYOUT_A
 
+    def test_put_goes_on_from_the_description_that_it_names(self, online):
+        first = {**LAYOUT_A, "base": {"files": 1, "names": ["ü"]}}
+        second = {**LAYOUT_A, "base": {"files": 2, "names": []}}
+        online.replace("v", [b"a", b"b"], [row(5, b"1"), row(5, b"1")], first)
+        assert online.put("v", [b"a"], [row(9, b"p")], LAYOUT_A) == 1  # leaves the description
+        assert online.describe("v") == first
+        new = [row(8, b"2"), row(8, b"2"), row(1, b"2")]
+        assert online.put("v", [b"a", b"b", b"c"], new, second, after=online.describe("v")) == 2
+        assert online.get("v", [b"a", b"b", b"c"]) == [row(9, b"p"), row(8, b"2"), row(1, b"2")]
+        assert online.describe("v") == second
+        assert online.put("v", [], [], first, after=second) == 0
+        assert online.describe("v") == first
+
+    def test_put_after_another_description_is_refused_whole(self, online):
+        with pytest.raises(ConflictError, match="another materialization meanwhile"):
+            online.put("v", [b"a"], [row(1)], LAYOUT_A, after=LAYOUT_A)
+        assert online.describe("v") is None
+        online.replace("v", [b"a"], [row(1)], {**LAYOUT_A, "number": 2})
+        with pytest.raises(ConflictError, match="another materialization meanwhile"):
+            online.put("v", [b"a", b"b"], [row(2)] * 2, LAYOUT_A, after={**LAYOUT_A, "number": 1})
+        assert online.get("v", [b"a", b"b"]) == [row(1), None]
+        assert online.describe("v") == {**LAYOUT_A, "number": 2}
+
     def test_replace_leaves_only_the_new_rows(self, online):
         online.put("v", [b"a", b"b"], [row(9), row(9)], LAYOUT_A)
         online.replace("v", [b"c", b"b"], [row(1, b"c"), row(2, b"b")], LAYOUT_B)
@@ -101,6 +124,48 @@ class OnlineStoreContract:
         longest = b"x" * 511
         online.put("v", [longest], [row(1, b"y" * 5000)], LAYOUT_A)
         assert online.get("v", [longest]) == [row(1, b"y" * 5000)]
+
+    def test_any_bytes_are_a_key(self, online):
+        keys = [
+            b"\0",
+            b"\0\0",
+            b"\0" * 511,
+            b"\xff",
+            b"\xff" * 511,
+            b"a",
+            b"a\0",
+            bytes(range(256)),
+        ]
+        rows = [row(1, b"%d" % number) for number in range(len(keys))]
+        online.put("v", keys[:4], rows[:4], LAYOUT_A)
+        online.put("v", keys[4:], rows[4:], LAYOUT_A)
+        assert online.get("v", keys[::-1]) == rows[::-1]
+        online.replace("v", keys[::-1], rows, LAYOUT_A)
+        assert online.get("v", keys[::-1]) == rows
+
+    def test_timestamps_go_from_the_first_to_the_last_microsecond(self, online):
+        first, last = -(2**63), 2**63 - 1
+        assert online.put("v", [b"k"], [row(first)], LAYOUT_A) == 1
+        assert online.put("v", [b"k"], [row(last, b"new")], LAYOUT_A) == 1
+        assert online.put("v", [b"k"], [row(0)], LAYOUT_A) == 0
+        assert online.get("v", [b"k"]) == [row(last, b"new")]
+
+    def test_puts_of_many_threads_are_all_there(self, connect_online):
+        stores = [connect_online("test") for _ in range(3)]
+
+        def write(number):
+            for turn in range(20):
+                keys = [b"%d/%d" % (number, turn), b"shared"]
+                stores[number].put("v", keys, [row(turn)] * 2, LAYOUT_A)
+
+        threads = [threading.Thread(target=write, args=(number,)) for number in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        keys = [b"%d/%d" % (number, turn) for number in range(3) for turn in range(20)]
+        assert None not in stores[0].get("v", keys)
+        assert stores[0].get("v", [b"shared"]) == [row(19)]
 
     def test_readers_see_the_old_rows_or_the_new_ones(self, connect_online):
         online, reader = connect_online("test"), connect_online("test")

@@ -39,6 +39,16 @@ REACHES_OUT = [
     "SELECT * FROM sqlite_scan('{file}', 'x')",
     "SELECT * FROM query('SELECT * FROM read_text(''{file}'')')",
     "SELECT (SELECT content FROM read_text('{file}'))",
+    "SELECT * FROM parquet_metadata('{file}')",
+    "SELECT * FROM (DESCRIBE SELECT * FROM read_csv('{file}'))",
+    "SELECT * FROM query_table('flights')",
+    "SELECT * FROM histogram('flights', 'a')",
+    "SELECT * FROM json_execute_serialized_sql(json_serialize_sql('SELECT 1'))",
+    "SELECT * FROM duckdb_settings()",
+    "SELECT * FROM enable_logging()",
+    """SELECT * FROM "{file}"."csv" """,
+    "SELECT * FROM main.flights",
+    "WITH t AS (SELECT * FROM glob('/*')) SELECT 1",
 ]
 
 

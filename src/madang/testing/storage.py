@@ -11,11 +11,14 @@ from __future__ import annotations
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
-from madang.data.storage import DeltaTables, LocalFiles, Storage
+from madang.data.storage import OBJECTS, DeltaTables, LocalFiles, Storage
 from madang.errors import AlreadyExistsError, InvalidInputError, NotFoundError
+from madang.testing._storage_changes import ChangesContract
+from madang.testing._storage_retention import RetentionContract
 from madang.testing._storage_tables import TablesContract, rows
 
 HOSTILE_KEYS = [
@@ -24,7 +27,7 @@ HOSTILE_KEYS = [
 ]  # fmt: skip
 
 
-class StorageContract(TablesContract):
+class StorageContract(TablesContract, ChangesContract, RetentionContract):
     """Needs a fixture `storage`: an empty `Storage`."""
 
     # -- objects ------------------------------------------------------------------------------
@@ -131,6 +134,83 @@ class StorageContract(TablesContract):
     def test_hostile_prefixes_are_refused(self, storage: Storage, prefix: str):
         with pytest.raises(InvalidInputError, match="prefix"):
             list(storage.list(prefix))
+
+    # -- what is said of objects --------------------------------------------------------------
+
+    def test_what_is_said_of_an_object(self, storage: Storage):
+        said = {"label": "고양이 100%", "split": "train", "empty": "", "odd": 'a=b;"c" %41+'}
+        info = storage.put("i/cat.png", b"xyz", content_type="image/png", metadata=said)
+        assert (info.content_type, info.metadata) == ("image/png", said)
+        assert storage.about("i/cat.png") == info
+        plain = storage.put("i/plain", b"")
+        assert (plain.content_type, plain.metadata) == (None, {})
+        assert storage.about("i/plain") == plain
+        for key in ("i", "i/none", "i/plain/x"):
+            with pytest.raises(NotFoundError, match=f"no object '{key}'"):
+                storage.about(key)
+
+    def test_what_is_said_goes_with_its_object(self, storage: Storage):
+        for number in range(3):
+            storage.put("k", b"same", metadata={"n": str(number)})
+            assert storage.about("k").metadata == {"n": str(number)}
+        with pytest.raises(AlreadyExistsError):
+            storage.put("k", b"same", overwrite=False, metadata={"n": "refused"})
+        assert storage.about("k").metadata == {"n": "2"}
+        storage.put("k", b"same")
+        assert storage.about("k").metadata == {}
+        storage.put("k", b"same", metadata={"n": "3"})
+        storage.delete("k")
+        storage.put("k", b"same")
+        assert storage.about("k").metadata == {}
+
+    def test_readers_see_what_belongs_together(self, storage: Storage):
+        """The size tells which object it is; what is said of it must be of the same one."""
+        storage.put("k", b"", metadata={"size": "0"})
+        done = threading.Event()
+
+        def replace() -> None:
+            try:
+                for number in range(1, 20):
+                    storage.put("k", b"x" * number, metadata={"size": str(number)})
+            finally:
+                done.set()
+
+        with ThreadPoolExecutor(1) as pool:
+            writer = pool.submit(replace)
+            while not done.is_set():
+                info = storage.about("k")
+                assert info.metadata == {"size": str(info.size_bytes)}
+            writer.result()
+
+    def test_objects_are_a_table(self, storage: Storage):
+        assert storage.objects().read_all() == OBJECTS.empty_table()
+        keys = [f"img/{number:04d}" for number in range(30)] + ["other"]
+        for key in keys:
+            storage.put(key, key.encode(), content_type="text/plain", metadata={"k": key})
+        table = storage.objects("img/").read_all()
+        assert table.schema == OBJECTS
+        assert table["key"].to_pylist() == keys[:-1]
+        assert set(table["content_type"].to_pylist()) == {"text/plain"}
+        assert table["metadata"].to_pylist() == [[("k", key)] for key in keys[:-1]]
+        assert table["size_bytes"].to_pylist() == [8] * 30
+        assert storage.objects().read_all().num_rows == 31
+
+    @pytest.mark.parametrize(
+        ("said", "message"),
+        [
+            ({"content_type": "image"}, "no media type"),
+            ({"content_type": "a/b\r\nx: y"}, "no media type"),
+            ({"metadata": {"Upper": "x"}}, "use lower case letters"),
+            ({"metadata": {"a b": "x"}}, "use lower case letters"),
+            ({"metadata": {"a": 1}}, "it is no text"),
+            ({"metadata": {"a": "\udcff"}}, "not valid Unicode"),
+            ({"metadata": {"a": "x" * 2048}}, "2049 bytes as S3 stores it, and 2048 are allowed"),
+        ],
+    )
+    def test_what_can_not_be_said(self, storage: Storage, said: Any, message: str):
+        with pytest.raises(InvalidInputError, match=message):
+            storage.put("k", b"x", **said)
+        assert list(storage.list()) == []
 
     # -- abilities ----------------------------------------------------------------------------
 

@@ -7,10 +7,11 @@ import threading
 from datetime import UTC, date, datetime, timedelta
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from madang.data.validation import Check, Column, DataContract, to_dict, to_html, to_text
-from madang.errors import InvalidInputError, SchemaMismatchError
+from madang.errors import InvalidInputError, NotFoundError, SchemaMismatchError
 
 NOW_US = 1_700_000_000_000_000
 
@@ -67,7 +68,32 @@ FAILING = [
     ("expression", None, {"sql": "minutes > 5 OR city = 'Busan'"}, []),
     ("expression", None, {"sql": "city <> 'Seoul' OR code = 'A-1'"}, [5]),
     ("expression", None, {"sql": "id > 2"}, [1, 2]),
+    ("conditional", None, {"when": "id > 3", "then": "city <> 'Paris' AND minutes <> -1"}, [4, 6]),
+    ("conditional", None, {"when": "city = 'Paris' OR minutes < 0", "then": "code = 'A-1'"}, [6]),
+    (
+        "conditional",
+        None,
+        {"when": "city = 'Busan'", "then": {"kind": "not_null", "column": "minutes"}},
+        [2],
+    ),
+    (
+        "conditional",
+        None,
+        {
+            "when": "id < 6",
+            "then": {"kind": "range", "column": "minutes", "arguments": {"max": 60}},
+        },
+        [4, 5],
+    ),
 ]
+
+CITIES = pa.table(
+    {
+        "name": ["Seoul", "Busan", "Busan", None],
+        "nation": ["KR", "KR", "KR", None],
+        "number": pa.array([1, 2, 2, None], pa.int32()),
+    }
+)
 
 
 class ValidationContract:
@@ -95,6 +121,33 @@ class ValidationContract:
         assert outcome.valid.num_rows == 6
         assert outcome.report.results[-1].failed == len(ids)
         assert not outcome.report.blocked
+
+    @pytest.mark.parametrize(
+        ("column", "arguments", "ids"),
+        [
+            ("city", {"to": ["name"]}, [4]),
+            ("id", {"to": ["number"]}, [3, 4, 5, 6]),
+            (None, {"columns": ["city", "id"], "to": ["name", "number"]}, [4, 5, 6]),
+        ],
+    )
+    def test_foreign_key(self, validation, column, arguments, ids):
+        check = Check("foreign_key", column, "quarantine", {"dataset": "cities", **arguments})
+        outcome = validation.validate(TRIPS, contract(check), references={"cities": CITIES})
+        assert outcome.quarantined["id"].to_pylist() == ids
+        assert outcome.report.results[-1].failed == len(ids)
+        assert outcome.report.references == ("table:cities",)
+        empty = {"cities": CITIES.slice(0, 0)}
+        outcome = validation.validate(TRIPS, contract(check), references=empty)
+        # A key with a null in it refers to nothing, so it can't be wrong.
+        assert outcome.valid["id"].to_pylist() == ([] if column == "id" else [3])
+
+    def test_foreign_key_to_another_kind_of_type_is_refused(self, validation):
+        check = Check("foreign_key", "id", arguments={"dataset": "cities", "to": ["name"]})
+        with pytest.raises(InvalidInputError, match=r"'id' is int64, and 'name' of .* is string"):
+            validation.validate(TRIPS, contract(check), references={"cities": CITIES})
+        check = Check("foreign_key", "city", arguments={"dataset": "cities"})
+        with pytest.raises(NotFoundError, match="no column 'city'; its columns are: name"):
+            validation.validate(TRIPS, contract(check), references={"cities": CITIES})
 
     def test_block_is_returned_and_no_row_is_lost(self, validation):
         outcome = validation.validate(
@@ -142,6 +195,17 @@ class ValidationContract:
             ("max_null_fraction", "city", {"max": 0.2}, {"max": 0.1}),
             ("mean", "id", {"min": 3.5, "max": 3.5}, {"min": 3.6}),
             ("mean", "minutes", {}, {"min": 0}),  # the mean of a NaN is no number
+            (
+                "volume",
+                None,
+                {"rows": 6, "min_ratio": 1, "max_ratio": 1},
+                {"rows": 7, "min_ratio": 1},
+            ),
+            ("volume", None, {"rows": 12, "min_ratio": 0.5}, {"rows": 5, "max_ratio": 1.1}),
+            ("quantile", "id", {"q": 0.5, "min": 3, "max": 3}, {"q": 0.5, "max": 2}),
+            ("quantile", "id", {"q": 0.51, "min": 4, "max": 4}, {"q": 0.5, "min": 3.5}),
+            ("quantile", "id", {"q": 0, "min": 1, "max": 1}, {"q": 1, "max": 5}),
+            ("quantile", "minutes", {"q": 0.8, "max": 400}, {"q": 0.9, "max": 400}),  # NaN is last
         ],
     )
     def test_rules_about_the_whole_table(self, validation, kind, column, good, bad):
@@ -157,6 +221,46 @@ class ValidationContract:
         warned = validation.validate(TRIPS, contract(Check(kind, column, "warn", bad)))
         assert warned.valid.num_rows == 6
         assert not warned.report.results[-1].ok
+
+    def test_volume_without_anything_before_says_so(self, validation):
+        check = Check("volume", None, "block", {"rows": 0, "min_ratio": 0.5})
+        result = validation.validate(TRIPS, contract(check)).report.results[-1]
+        assert result.ok
+        assert result.message == "not judged: there were no rows before"
+
+    def test_distribution(self, validation):
+        columns = (Column("x", pa.float64()), Column("c", pa.string()))
+        same = pa.table(
+            {"x": [float(i % 100) for i in range(1000)], "c": ["a", "b", "b", "c"] * 250}
+        )
+        other = pa.table({"x": pc.add(same["x"], 40.0), "c": ["a", "a", "a", "z"] * 250})
+        frozen = {"edges": [24, 49, 74], "counts": [25, 25, 25, 25]}
+        values = {"values": ["a", "b"], "counts": [1, 2], "other": 1}
+        for measure, worst in (("max_psi", 0.2), ("max_ks", 0.2), ("max_js", 0.05)):
+            numbers = Check("distribution", "x", "warn", {"reference": frozen, measure: worst})
+            assert (
+                validation.validate(same, contract(numbers, columns=columns)).report.results[-1].ok
+            )
+            failed = validation.validate(other, contract(numbers, columns=columns))
+            assert failed.report.results[-1].failed == 1
+            assert measure[4:] in failed.report.results[-1].message
+        words = Check("distribution", "c", "warn", {"reference": values, "max_js": 0.05})
+        assert validation.validate(same, contract(words, columns=columns)).report.results[-1].ok
+        assert (
+            validation.validate(other, contract(words, columns=columns)).report.results[-1].failed
+        )
+        table = Check("distribution", "x", "warn", {"dataset": "before", "max_ks": 0.05})
+        for data, ok in ((same, True), (other, False)):
+            rule = contract(table, columns=columns)
+            report = validation.validate(data, rule, references={"before": same}).report
+            assert report.results[-1].ok is ok
+
+    def test_distribution_of_few_values_is_not_judged(self, validation):
+        frozen = {"edges": [2], "counts": [1, 0]}
+        check = Check("distribution", "id", "warn", {"reference": frozen, "max_js": 0.01})
+        result = validation.validate(TRIPS, contract(check)).report.results[-1]
+        assert result.ok
+        assert result.message == "not judged: 6 values, and at least 500 are asked for"
 
     def test_whole_table_rules_fail_without_rows(self, validation):
         checks = [
@@ -382,7 +486,7 @@ class ValidationContract:
     @pytest.mark.parametrize(
         ("check", "message"),
         [
-            (Check("rnage", "id"), "checks[0].kind: unknown kind 'rnage'; kinds are: expression, "),
+            (Check("rnage", "id"), "checks[0].kind: unknown kind 'rnage'; kinds are: conditional, "),
             (Check("range", "idd", arguments={"min": 1}), "checks[0].column: the contract has no column 'idd'; its columns are: id, minutes"),
             (Check("range", "id"), "checks[0].arguments: range needs min or max"),
             (Check("range", "id", arguments={"mim": 1}), "checks[0].arguments.mim: unknown; arguments of range are: min, max,"),
@@ -399,6 +503,24 @@ class ValidationContract:
             (Check("expression", arguments={"sql": "id +"}), "checks[0].arguments.sql: 'id +': "),
             (Check("expression", arguments={"sql": "id + 1"}), "must be true or false for each row"),
             (Check("expression", arguments={"sql": "SUM(id) > 1"}), "must be true or false for each row"),
+            (Check("conditional", arguments={"when": "id > 1"}), "checks[0].arguments.then: conditional needs it"),
+            (Check("conditional", arguments={"when": "id", "then": "id > 1"}), "checks[0].arguments.when: 'id' must be true or false"),
+            (Check("conditional", arguments={"when": "id > 1", "then": 5}), "checks[0].arguments.then: must be a predicate, or a check"),
+            (Check("conditional", arguments={"when": "id > 1", "then": {"kind": "unique", "column": "id"}}), "checks[0].arguments.then.kind: must be one of finite"),
+            (Check("conditional", arguments={"when": "id > 1", "then": {"kind": "range", "column": "id"}}), "checks[0].arguments.then.arguments: range needs min or max"),
+            (Check("foreign_key", "id"), "checks[0].arguments.dataset: foreign_key needs it"),
+            (Check("foreign_key", "id", arguments={"dataset": "x", "to": ["a", "b"]}), "checks[0].arguments.to: 1 columns refer to 2"),
+            (Check("volume", arguments={"rows": 5}), "checks[0].arguments: volume needs min_ratio or max_ratio"),
+            (Check("volume", arguments={"max_ratio": 2}), "checks[0].arguments: volume needs either rows or against"),
+            (Check("volume", arguments={"rows": 5, "min_ratio": 2, "max_ratio": 1}), "checks[0].arguments.min_ratio: 2 is more than max_ratio 1"),
+            (Check("quantile", "id", arguments={"max": 2}), "checks[0].arguments.q: quantile needs it"),
+            (Check("quantile", "id", arguments={"q": 2, "max": 2}), "checks[0].arguments.q: must be between 0 and 1"),
+            (Check("distribution", "id", arguments={"max_ks": 0.1}), "checks[0].arguments: distribution needs either reference or dataset"),
+            (Check("distribution", "id", arguments={"max_ks": 0.1, "reference": {"edges": [2, 1], "counts": [1, 1, 1]}}), "checks[0].arguments.reference: edges must be there and rise"),
+            (Check("distribution", "id", arguments={"max_ks": 0.1, "reference": {"edges": [1], "counts": [1]}}), "checks[0].arguments.reference: 1 edges have 2 counts, not 1"),
+            (Check("distribution", "id", arguments={"max_ks": 0.1, "reference": {"edges": [1], "counts": [0, 0]}}), "checks[0].arguments.reference: all counts are 0"),
+            (Check("distribution", "city", arguments={"max_ks": 0.1, "reference": {"values": ["a"], "counts": [1]}}), "checks[0].arguments.max_ks: values have no order"),
+            (Check("distribution", "city", arguments={"max_js": 0.1, "reference": {"edges": [1], "counts": [1, 1]}}), "checks[0].arguments.reference.edges: city is string, give values"),
             (Check("in_set", "city", arguments={"values": []}), "checks[0].arguments.values: must be a list of values"),
             (Check("in_set", "city", arguments={"values": [None]}), "checks[0].arguments.values: must be a string, found None"),
             (Check("not_null", "id", "warn"), "checks[0].severity: id is not nullable"),
@@ -427,6 +549,62 @@ class ValidationContract:
         with pytest.raises(InvalidInputError, match=r"checks\[0\]: expression: CAST.*TRY_CAST"):
             validation.validate(TRIPS, contract(check))
 
+    def test_keys_of_values_that_can_not_be_compared_are_refused(self, validation):
+        columns = (Column("l", pa.list_(pa.int64())),)
+        with pytest.raises(
+            InvalidInputError, match="unique works on columns of plain values; l is"
+        ):
+            validation.validate(
+                pa.table({"l": [[1], [1]]}), contract(Check("unique", "l"), columns=columns)
+            )
+
+    # -- parts --
+
+    def test_parts_add_up(self, validation):
+        checks = (
+            Check("unique", "city"),
+            Check("range", "minutes", arguments={"max": 60}),
+            Check("mean", "id", "warn", {"min": 3.5, "max": 3.5}),
+            Check("foreign_key", "city", "warn", {"dataset": "cities", "to": ["name"]}),
+        )
+        rule = contract(*checks)
+        whole = validation.validate(TRIPS, rule, references={"cities": CITIES}).report
+        parts = []
+        for start in (0, 2, 3):
+            part = validation.accumulate(rule, first_row=start, references={"cities": CITIES})
+            part.update(TRIPS.slice(start, 3 if start else 2).slice(0, 1 if start == 2 else 3))
+            parts.append(part)
+        merged = validation.resume(parts[2].to_bytes(), rule, references={"cities": CITIES})
+        merged.merge(parts[0])
+        merged.merge(parts[1])
+        found, wanted = to_dict(merged.report()), to_dict(whole)
+        for column in ("id", "minutes"):
+            for name in ("mean", "std"):  # sums show their order
+                one, other = (report["statistics"][column].pop(name) for report in (found, wanted))
+                assert one == pytest.approx(other, rel=1e-12)
+        assert found == wanted
+        assert whole.references == ("table:cities",)
+        for part in (merged, *parts):
+            part.close()
+
+    def test_parts_take_streams_and_events(self, validation):
+        rule = contract(columns=COLUMNS[:1])
+        part = validation.accumulate(rule)
+        part.update(TRIPS.select(["id"]).to_reader(max_chunksize=1))
+        part.update(events(b'{"id": 7}', b'{"id": null}', b"?"))
+        report = part.report()
+        assert (report.rows, report.valid, report.quarantined) == (9, 7, 2)
+        assert [r.check.kind for r in report.results] == ["parse", "type", "not_null"]
+        assert [r.failed for r in report.results] == [1, 0, 1]
+
+    def test_no_row_of_a_part_is_counted_twice(self, validation):
+        parts = [validation.accumulate(contract()) for _ in range(2)]
+        for part in parts:
+            part.update(TRIPS)
+        with pytest.raises(InvalidInputError, match="would be counted twice"):
+            parts[0].merge(parts[1])
+        assert parts[0].report().rows == 6
+
     # -- inference and profile --
 
     def test_inferred_contract_fits_its_sample(self, validation):
@@ -438,6 +616,18 @@ class ValidationContract:
         outcome = validation.validate(TRIPS, proposed)
         assert outcome.report.quarantined == 0
         assert all(result.ok for result in outcome.report.results)
+
+    def test_inferred_distributions_fit_their_sample_and_not_another(self, validation):
+        sample = pa.table({"x": [float(i % 97) for i in range(5000)], "c": ["a", "b"] * 2500})
+        proposed = validation.infer(sample, "trips", distributions=True)
+        kinds = [(c.kind, c.column, c.severity) for c in proposed.checks]
+        assert ("distribution", "x", "warn") in kinds
+        assert ("distribution", "c", "warn") in kinds
+        assert all(r.ok for r in validation.validate(sample, proposed).report.results)
+        moved = sample.set_column(0, "x", pc.divide(sample["x"], 3.0))
+        failed = [r.check for r in validation.validate(moved, proposed).report.results if not r.ok]
+        assert [(check.kind, check.column) for check in failed] == [("distribution", "x")]
+        assert not any(c.kind == "distribution" for c in validation.infer(sample, "trips").checks)
 
     def test_infers_from_events(self, validation):
         values = [

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 
 import madang
-from madang.data.features import FeatureView, OnlineRow
+from madang.data.features import FeatureView, Freshness, OnlineRow
 from madang.data.features.lmdb import LMDBOnlineStore
 from madang.data.features.reader import OnlineReader
 from madang.data.features.store import FeatureStore
@@ -165,7 +165,7 @@ class TestRegister:
             assert [view.hash for view in store.views()] == [digest]
             assert FeatureStore(context, store.online).get("weather") == SQL
             assert FeatureStore(other, store.online).views() == []
-            assert store.materialize(FUNCTION, tables={"weather": WEATHER}) == 2
+            assert store.materialize(FUNCTION, tables={"weather": WEATHER}).entities == 2
             assert context.ledger.verify().ok
         finally:
             store.close()
@@ -314,7 +314,7 @@ NOTHING = OnlineRow({"temp": None, "sky": None}, {"weather": None})
 
 class TestOnline:
     def test_reads_the_newest_rows(self, features):
-        assert features.materialize("weather") == 2
+        assert features.materialize("weather").entities == 2
         asked = [{"airport": "LGA"}, {"airport": "JFK"}, {"airport": "?"}, {"airport": None}]
         now = T0 + 3 * HOUR
         expected = [row(None, 3.0, 1), row("snow", 2.5, 2), NOTHING, NOTHING]
@@ -502,7 +502,7 @@ class TestRecord:
             line = stack.ledger.lines(kind="view.materialize")[0]
             assert (line.phase, line.data) == ("settled", {"landed": landed})
             assert bool(line.outputs) == landed
-            assert stack.features.materialize(FUNCTION, tables={"weather": WEATHER}) == 2
+            assert stack.features.materialize(FUNCTION, tables={"weather": WEATHER}).entities == 2
             assert stack.ledger.verify().ok
 
     def test_the_stored_definition_is_json(self, stack, features):
@@ -510,3 +510,150 @@ class TestRecord:
             rows = tx.execute("SELECT name, definition FROM feature_view ORDER BY name")
         assert [name for name, _ in rows] == ["celsius", "weather"]
         assert json.loads(rows[0][1])["sources"] == ["weather"]
+
+
+class TestFreshness:
+    """Since when each value is known, how old it was, and whether the ttl ended it."""
+
+    def test_of_rows(self, features):
+        features.materialize("weather")
+        features.materialize("celsius")
+        reader = features.reader(["weather", "celsius"])
+        assert reader.origins == {
+            "weather__temp": "weather",
+            "sky": "weather",
+            "celsius__temp": "celsius",
+        }
+        assert reader.entity == {"airport": "string"}
+        for hours, expired in ((3, False), (5, False), (5.5, True)):
+            now = T0 + hours * HOUR
+            known, unknown = reader({"airport": ["JFK", "?"]}, now=now)
+            age = (hours - 2) * HOUR
+            assert known.freshness["sky"] == Freshness(T0 + 2 * HOUR, age, expired)
+            assert known.freshness["weather__temp"] == known.freshness["sky"]
+            assert known.freshness["celsius__temp"] == Freshness(T0 + 2 * HOUR, age, expired=False)
+            assert set(unknown.freshness.values()) == {Freshness(None, None, expired=False)}
+            assert (known.values["sky"] is None) == expired
+        assert OnlineRow({"x": 1}, {"v": T0}).freshness == {}
+
+    def test_of_arrays_and_tables(self, features):
+        features.materialize("weather")
+        reader = features.reader(["weather"])
+        asked = {"airport": ["JFK", "LGA", "?", None]}
+        for now in (T0 + HOUR, T0 + 3 * HOUR, T0 + 4.5 * HOUR, T0 + 9 * HOUR):
+            rows = reader(asked, now=now)
+            since = [row.timestamps["weather"] for row in rows]
+            expired = [row.freshness["sky"].expired for row in rows]
+            table = reader.table(asked, now=now, freshness=True)
+            assert table.column_names == ["temp", "sky", "weather__timestamp", "weather__expired"]
+            assert table["weather__timestamp"].to_pylist() == since
+            assert table["weather__expired"].to_pylist() == expired
+            arrays = reader.arrays(asked, now=now, freshness=True)
+            assert list(arrays) == table.column_names
+            naive = [None if one is None else one.replace(tzinfo=None) for one in since]
+            assert arrays["weather__timestamp"].tolist() == naive
+            assert arrays["weather__expired"].tolist() == expired
+        assert list(reader.arrays(asked)) == ["temp", "sky"]
+
+    def test_columns_of_the_freshness_hide_no_feature(self, features):
+        view = FeatureView("v", ("k",), "t", ("v__expired",), sql="SELECT * FROM v")
+        table = pa.table({"k": [1], "t": at(0), "v__expired": [3]})
+        features.materialize(view, tables={"v": table})
+        reader = features.reader(["v"])
+        assert reader.arrays({"k": [1]})["v__expired"].tolist() == [3.0]
+        for read in (reader.arrays, reader.table):
+            with pytest.raises(InvalidInputError, match="called v__expired, as a column of the fr"):
+                read({"k": [1]}, freshness=True)
+
+    def test_a_clock_ahead_gives_an_age_below_zero(self, features):
+        ahead = datetime.now(UTC) + timedelta(hours=1)
+        pushed = pa.table({"airport": ["JFK"], "since": [ahead], "temp": [7.0], "sky": ["fog"]})
+        features.push("weather", pushed)
+        (found,) = features.read(["weather"], [{"airport": "JFK"}])
+        assert found.freshness["sky"].age < timedelta(0)
+        assert not found.freshness["sky"].expired
+
+
+def test_views_with_different_keys_are_read_in_one_call(features):
+    users = FeatureView("users", ("user",), "t", ("age",), sql="SELECT * FROM users")
+    items = FeatureView("items", ("shop", "item"), "t", ("price",), sql="SELECT * FROM items")
+    features.materialize(users, tables={"users": pa.table({"user": [1], "t": at(0), "age": [30]})})
+    table = pa.table({"shop": ["a", "a"], "item": [7, 8], "t": at(1, 1), "price": [9, 10]})
+    features.materialize(items, tables={"items": table})
+    asked = {"user": [1, 1, 2], "item": [8, None, 7], "shop": ["a", "a", "b"], "more": [0, 0, 0]}
+    found = features.read([users, items], asked)
+    assert [row.values for row in found] == [
+        {"age": 30, "price": 10},
+        {"age": 30, "price": None},
+        {"age": None, "price": None},
+    ]
+    assert found[0].timestamps == {"users": T0, "items": T0 + HOUR}
+    with pytest.raises(InvalidInputError, match="lack the column 'item'; they need: shop, item"):
+        features.read([users, items], {"user": [1], "shop": ["a"]})
+
+
+class TestHostile:
+    """Keys and times that nobody would think of: found again, told apart, or refused."""
+
+    KEYS = (
+        "", " ", "a", "a\0", "\0a", "A", "é", "e\u0301", "\U0001f600", "a/b", "../x", "' OR 1=1 --",
+        "NaN", "None", "null", "-1", "1", "x" * 600, "x" * 601, "é" * 400, "\n",
+    )  # fmt: skip
+
+    def test_texts_as_keys_are_told_apart(self, features):
+        view = FeatureView("texts", ("k", "l"), "t", ("n",), sql="SELECT * FROM texts")
+        pairs = [(one, other) for one in self.KEYS for other in self.KEYS]
+        table = pa.table(
+            {
+                "k": [one for one, _ in pairs],
+                "l": [other for _, other in pairs],
+                "t": at(*[0] * len(pairs)),
+                "n": list(range(len(pairs))),
+            }
+        )
+        assert features.materialize(view, tables={"texts": table}).entities == len(pairs)
+        found = features.read([view], table.select(["k", "l"]), now=T0)
+        assert [row.values["n"] for row in found] == list(range(len(pairs)))
+        assert features.read([view], {"k": ["a"], "l": ["b"]}, now=T0)[0].values == {"n": None}
+        swapped = features.read([view], {"k": ["a", "ab"], "l": ["bc", "c"]}, now=T0)
+        assert [row.values["n"] for row in swapped] == [None, None]
+
+    def test_numbers_as_keys_end_where_64_bits_end(self, features):
+        view = FeatureView("numbers", ("k",), "t", ("n",), sql="SELECT * FROM numbers")
+        keys = [0, -1, 1, 2**63 - 1, -(2**63), 2**32, None]
+        table = pa.table({"k": pa.array(keys, pa.int64()), "t": at(*[0] * 7), "n": list(range(7))})
+        assert features.materialize(view, tables={"numbers": table}).entities == 6
+        found = features.read([view], {"k": keys}, now=T0)
+        assert [row.values["n"] for row in found] == [0, 1, 2, 3, 4, 5, None]
+        for key in (2**63, -(2**63) - 1, 1.5, float("nan"), "1", b"1", [1], object()):
+            with pytest.raises(InvalidInputError, match="an entity has another type than k int64"):
+                features.read([view], [{"k": key}])
+
+    def test_floats_are_no_keys(self, features):
+        view = FeatureView("floats", ("k",), "t", ("n",), sql="SELECT * FROM floats")
+        table = pa.table({"k": [float("nan")], "t": at(0), "n": [1]})
+        with pytest.raises(SchemaMismatchError, match="'k' has the type double; an entity is an"):
+            features.materialize(view, tables={"floats": table})
+
+    @pytest.mark.parametrize("beyond", [10**18, -(10**18), 2**62])
+    def test_times_that_nobody_can_read_are_not_written(self, features, beyond):
+        features.materialize("weather")
+        good = {"airport": ["JFK"], "since": at(9), "temp": [9.0], "sky": ["x"]}
+        odd = {**good, "since": pa.array([beyond], TIME)}
+        with pytest.raises(InvalidInputError, match="its timestamp is beyond the years 1 to 9999"):
+            features.push("weather", pa.table(odd))
+        view = FeatureView("moments", ("airport",), "since", ("seen",), sql="SELECT * FROM moments")
+        table = pa.table({"airport": ["JFK"], "since": at(0), "seen": pa.array([beyond], TIME)})
+        with pytest.raises(InvalidInputError, match="'seen' is beyond the years 1 to 9999"):
+            features.materialize(view, tables={"moments": table})
+        (found,) = features.read(["weather"], [{"airport": "JFK"}], now=T0 + 3 * HOUR)
+        assert found == row("snow", 2.5, 2)
+
+    def test_the_first_and_last_moment_can_be_read(self, features):
+        view = FeatureView("ends", ("k",), "t", ("day",), sql="SELECT * FROM ends")
+        ends = [datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)]
+        days = pa.array([end.date() for end in ends], pa.date32())
+        features.push(view, pa.table({"k": [1, 2], "t": pa.array(ends, TIME), "day": days}))
+        found = features.read([view], {"k": [1, 2]})
+        assert [row.timestamps["ends"] for row in found] == ends
+        assert [row.values["day"] for row in found] == days.to_pylist()

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import statistics
 from datetime import UTC, datetime, timedelta
+from typing import ClassVar
 
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings, strategies as st
+from tests.data.features import window_cases as cases
 
 from madang.data.features import _asof
 from madang.data.features.definitions import hash_of
-from madang.data.features.windows import FUNCTIONS, rolling
+from madang.data.features.windows import FUNCTIONS, hopping, rolling, session, tumbling
 from madang.errors import InvalidInputError, NotFoundError
 
 START = datetime(2026, 3, 8, tzinfo=UTC)
@@ -83,6 +85,86 @@ def test_as_of_any_time_equals_the_window_by_hand(events, minutes):
         }
 
 
+@settings(max_examples=300, deadline=None)
+@given(cases.EVENTS, cases.views(), cases.ZONES)
+def test_windows_of_every_kind_equal_those_by_hand(events, drawn, zone):
+    """As of any time, with ties, nulls, several keys and both sides of a daylight-saving change."""
+    view, case = drawn
+    history = view.function({"s": cases.table_of(events, zone)})
+    moments = [cases.START + half * MINUTE / 2 for half in range(-3, 2 * 130)]
+    keys = [(1, "a"), (1, "b"), (2, "a")]
+    labels = pa.table(
+        {
+            "k1": [key[0] for key in keys for _ in moments],
+            "k2": [key[1] for key in keys for _ in moments],
+            "at": pa.array(moments * len(keys), pa.timestamp("us", tz="UTC")),
+        }
+    )
+    found = _asof.asof_indices(history, labels, ["k1", "k2"], view_time="t", label_time="at")
+    rows = history.to_pylist()
+    for index, (key, moment) in zip(found, [(k, m) for k in keys for m in moments], strict=True):
+        expected = cases.by_hand(events, case, key, moment)
+        got = None if index == -1 else {name: rows[index][name] for name in cases.AGGREGATES}
+        if got is not None and zone is None and got["began"] is not None:
+            got["began"] = got["began"].replace(tzinfo=UTC)
+        if expected is not None and expected["std"] is not None:
+            expected["std"] = pytest.approx(expected["std"], rel=1e-12, abs=1e-12)
+        assert got == expected
+
+
+@settings(max_examples=100, deadline=None)
+@given(cases.EVENTS, cases.views(), st.randoms(use_true_random=False))
+def test_the_order_of_events_changes_nothing(events, drawn, random):
+    view, _ = drawn
+    mixed = list(events)
+    random.shuffle(mixed)
+    assert view.function({"s": cases.table_of(mixed)}) == view.function(
+        {"s": cases.table_of(events)}
+    )
+
+
+def test_entities_and_times_too_many_to_pack():
+    """Then ranks stand for the times: centuries apart, with many keys."""
+    days = [0, 1, 60_000, 80_000]
+    count = 5000
+    table = pa.table(
+        {
+            "k": [key for key in range(count) for _ in days],
+            "t": pa.array(days * count, pa.date32()),
+            "value": [float(day) for _ in range(count) for day in days],
+        }
+    )
+    view = rolling(
+        "w",
+        source="s",
+        entity=["k"],
+        timestamp="t",
+        aggregates={"n": (None, "count"), "total": ("value", "sum")},
+        period=timedelta(days=2),
+    )
+    rows = view.function({"s": table})
+    assert rows["n"].to_pylist() == [1, 2, 1, 0, 1, 0, 1, 0] * count
+    assert rows["total"].to_pylist() == [0.0, 1.0, 1.0, 0.0, 6e4, 0.0, 8e4, 0.0] * count
+
+
+def test_tumbling_windows_begin_where_the_offset_says():
+    table = pa.table({"k": [1], "t": [datetime(2026, 1, 1, 14, 59, tzinfo=UTC)]})
+    view = tumbling(
+        "w",
+        source="s",
+        entity=["k"],
+        timestamp="t",
+        aggregates={"n": (None, "count")},
+        size=timedelta(days=1),
+        offset=timedelta(hours=15),
+    )
+    ends = [(row["t"], row["n"]) for row in view.function({"s": table}).to_pylist()]
+    assert ends == [
+        (datetime(2026, 1, 1, 15, tzinfo=UTC), 1),
+        (datetime(2026, 1, 2, 15, tzinfo=UTC), 0),
+    ]
+
+
 def test_an_event_leaves_the_window_exactly_one_period_later():
     table = pa.table(
         {"k": [1, 1], "t": pa.array([0, 5], pa.timestamp("s")), "value": pa.array([1, 2])}
@@ -125,8 +207,17 @@ def test_the_definition_covers_every_setting():
         rolling("w", **{**base, "period": 2 * MINUTE}, aggregates=mean),
         rolling("w", **base, aggregates={"x": ("value", "sum")}),
         rolling("w", **{**base, "source": "r"}, aggregates=mean),
+        rolling("w", **base, lateness=MINUTE, aggregates=mean),
     ]
-    assert len({hash_of(view) for view in views}) == 4
+    del base["period"]
+    views += [
+        tumbling("w", **base, size=MINUTE, aggregates=mean),
+        tumbling("w", **base, size=MINUTE, offset=MINUTE / 2, aggregates=mean),
+        hopping("w", **base, size=MINUTE, step=MINUTE / 2, aggregates=mean),
+        session("w", **base, gap=MINUTE, aggregates=mean),
+    ]
+    assert len({hash_of(view) for view in views}) == len(views)
+    base["period"] = MINUTE
     assert hash_of(views[0]) == hash_of(rolling("w", **base, aggregates=dict(mean)))
 
 
@@ -163,6 +254,33 @@ class TestErrors:
                 aggregates={"n": (None, "count")},
                 period=timedelta(0),
             )
+
+    COMMON: ClassVar = {
+        "source": "s",
+        "entity": ["k"],
+        "timestamp": "t",
+        "aggregates": {"n": (None, "count")},
+    }
+
+    def test_a_step_longer_than_the_window(self):
+        with pytest.raises(InvalidInputError, match="step must not be longer than size, found 0:0"):
+            hopping("w", size=MINUTE, step=2 * MINUTE, **self.COMMON)
+
+    @pytest.mark.parametrize(
+        ("make", "what"),
+        [
+            (lambda **how: tumbling("w", size=timedelta(0), **how), "size"),
+            (lambda **how: hopping("w", size=MINUTE, step=timedelta(0), **how), "step"),
+            (lambda **how: session("w", gap=-MINUTE, **how), "gap"),
+        ],
+    )
+    def test_lengths_must_be_positive(self, make, what):
+        with pytest.raises(InvalidInputError, match=f"'w': {what} must be positive, found"):
+            make(**self.COMMON)
+
+    def test_lateness_must_not_be_negative(self):
+        with pytest.raises(InvalidInputError, match="lateness must not be negative, found -1 day"):
+            session("w", gap=MINUTE, lateness=-MINUTE, **self.COMMON)
 
     def test_missing_column(self):
         view = rolling(

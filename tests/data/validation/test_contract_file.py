@@ -49,7 +49,7 @@ def test_reads_what_people_write():
         ("min: 2013-01-01T00:00:00Z", "min: soon", "checks[0].arguments.min: "),
         ("min: 2013-01-01T00:00:00Z", "min: 2013-01-01T00:00:00", "checks[0].arguments.min: must have a zone"),
         ('"NO"', "NO", "checks[1].arguments.values: must be a string, found False"),
-        ("kind: range", "kind: rang", "checks[0].kind: unknown kind 'rang'; kinds are: expression"),
+        ("kind: range", "kind: rang", "checks[0].kind: unknown kind 'rang'; kinds are: conditional"),
         ("column: time", "column: tim", "checks[0].column: the contract has no column 'tim'"),
         ("column: time", "colum: time", "checks[0].colum: unknown; keys here are: arguments, column"),
         ("severity: block", "severity: stop", "checks[1].severity: must be one of block, quarantine, warn, found 'stop'"),

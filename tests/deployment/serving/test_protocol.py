@@ -27,6 +27,7 @@ ROUTES = [
     ("POST", "/v2/models/sums/infer"),
     ("POST", "/v2/models/sums/versions/2/infer"),
     ("POST", "/v2/repository/index"),
+    ("POST", "/features/read"),
     ("GET", "/metrics"),
     ("GET", "/no/such/path"),
 ]

@@ -9,7 +9,19 @@ from __future__ import annotations
 from typing import cast
 
 from madang import engines
-from madang.data.features.contract import FeatureView, OnlineRow, OnlineStore
+from madang.data.features.catalog import Materialized, ViewInfo
+from madang.data.features.contract import (
+    Backfilled,
+    FeatureView,
+    Freshness,
+    Materialization,
+    OnDemandView,
+    OnlineRow,
+    OnlineStore,
+    ReadTime,
+    Streamed,
+)
+from madang.data.features.statistics import FeatureDrift, ViewDrift, ViewStatistics
 
 ENGINES = {"lmdb": "madang.data.features.lmdb:LMDBOnlineStore"}
 DEFAULT = "lmdb"
@@ -20,4 +32,22 @@ def connect(url: str | None, context: engines.Context) -> OnlineStore:
     return cast("OnlineStore", engines.connect("data.features", url, context))
 
 
-__all__ = ["DEFAULT", "ENGINES", "FeatureView", "OnlineRow", "OnlineStore", "connect"]
+__all__ = [
+    "DEFAULT",
+    "ENGINES",
+    "Backfilled",
+    "FeatureDrift",
+    "FeatureView",
+    "Freshness",
+    "Materialization",
+    "Materialized",
+    "OnDemandView",
+    "OnlineRow",
+    "OnlineStore",
+    "ReadTime",
+    "Streamed",
+    "ViewDrift",
+    "ViewInfo",
+    "ViewStatistics",
+    "connect",
+]

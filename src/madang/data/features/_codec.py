@@ -16,14 +16,15 @@ import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
-import pyarrow as pa
 
-from madang.data.features._times import to_us
 from madang.errors import InvalidInputError, SchemaMismatchError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _FIXED = {
     "bool": "?",
@@ -36,6 +37,8 @@ _VARYING = ("string", "binary", "list")
 _KEYS = ("int64", "bool", "date", "timestamp", "string", "binary")
 _ALIASES = {"float": "float32", "double": "float64", "halffloat": "float16"}
 _EPOCH, _DAY0 = datetime(1970, 1, 1, tzinfo=UTC), date(1970, 1, 1)
+_DAYS = ((date.min - _DAY0).days, (date.max - _DAY0).days)
+_MICROSECONDS = (_DAYS[0] * 86_400_000_000, (_DAYS[1] + 1) * 86_400_000_000 - 1)
 _HEADER_CODES = "<q4x"  # the tag is looked at before a row is unpacked
 _MAX_KEY_BYTES = 511
 
@@ -47,6 +50,8 @@ NEVER_US = int(np.iinfo(np.int64).min)
 
 def kind_of(type: pa.DataType) -> str | None:
     """The packed kind of an Arrow type; `None` when there is none."""
+    import pyarrow as pa  # here: a process that only reads online rows goes without it
+
     types = pa.types
     if types.is_dictionary(type):
         return kind_of(type.value_type)
@@ -68,6 +73,8 @@ def kind_of(type: pa.DataType) -> str | None:
 
 def arrow_type(kind: str) -> pa.DataType | None:
     """The Arrow type of values as they are read; `None` for lists, whose values tell it."""
+    import pyarrow as pa
+
     special = {
         "bool": pa.bool_(),
         "date": pa.date32(),
@@ -99,6 +106,7 @@ class Layout:
         self.entity = [(name, kind) for name, kind in description["entity"]]
         self.columns = [(name, kind) for name, kind in description["columns"]]
         self.ttl_us: int | None = description["ttl_us"]
+        self.ttl = None if self.ttl_us is None else timedelta(microseconds=self.ttl_us)
         self.tag = int(description["layout"][:8], 16)
         self.packed_tags = {self.tag.to_bytes(4, "little")}
         self.fixed = [(name, kind) for name, kind in self.columns if kind in _FIXED]
@@ -151,7 +159,12 @@ class Layout:
     # -- packing --
 
     def pack(self, table: pa.Table, timestamps_us: np.ndarray) -> list[bytes]:
-        """The packed rows of a table that holds the layout's columns."""
+        """The packed rows of a table that holds the layout's columns.
+
+        Raises:
+            InvalidInputError: A time is beyond the years that a row can be read with.
+        """
+        _check_years(timestamps_us, _MICROSECONDS, "its timestamp")
         rows = len(timestamps_us)
         packed = np.zeros(rows, self.dtype)
         packed[TIMESTAMP], packed[TAG] = timestamps_us, self.tag
@@ -161,7 +174,9 @@ class Layout:
                 nulls[:, index] = table[name].is_null().to_numpy()
         packed[_NULLS] = np.packbits(nulls, axis=1, bitorder="little")
         for name, kind in self.fixed:
-            packed[name] = _packed_values(table[name], kind)
+            packed[name] = values = _packed_values(table[name], kind)
+            if kind in _YEARS:
+                _check_years(values, _YEARS[kind], repr(name))
         data, size = packed.tobytes(), self.dtype.itemsize
         heads = [data[start : start + size] for start in range(0, rows * size, size)]
         if not self.varying:
@@ -245,6 +260,10 @@ def _key_encoder(kinds: Sequence[str]) -> Callable[[Sequence[Any]], bytes]:
 
 def _packed_values(column: pa.ChunkedArray, kind: str) -> np.ndarray:
     """The values as NumPy holds them in a packed row; 0 for nulls."""
+    import pyarrow as pa
+
+    from madang.data.features._times import to_us
+
     if kind == "timestamp":
         return to_us(column)[0]
     if kind == "duration":
@@ -253,6 +272,17 @@ def _packed_values(column: pa.ChunkedArray, kind: str) -> np.ndarray:
         column = column.cast(pa.date32()).cast(pa.int32())
     values = column.fill_null(False if kind == "bool" else 0) if column.null_count else column
     return np.asarray(values.to_numpy())
+
+
+_YEARS = {"timestamp": _MICROSECONDS, "date": _DAYS}
+
+
+def _check_years(values: np.ndarray, limits: tuple[int, int], name: str) -> None:
+    """Refuses times that Python's have no word for: a reader would fail, not the writer."""
+    if len(values) and (values.min() < limits[0] or values.max() > limits[1]):
+        raise InvalidInputError(
+            f"a row can't be online: {name} is beyond the years 1 to 9999; leave it out in the view"
+        )
 
 
 def _timestamp(microseconds: int) -> datetime:

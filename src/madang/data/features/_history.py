@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from madang.activity import note
 from madang.data.features import _asof
+from madang.data.features._times import to_us
 from madang.data.features.contract import FeatureView
 from madang.data.features.definitions import ttl_us
 from madang.engines import Context
@@ -23,27 +26,33 @@ def compute(
     versions: Mapping[str, int] | None = None,
     tables: Mapping[str, Any] | None = None,
 ) -> tuple[pa.Table, list[str]]:
-    """The view's entity, timestamp and these features; and what it was made from, as references.
+    """The view's entity, times and these features; and what it was made from, as references.
 
     Every dataset is read at one version: the one in `versions`, else the newest at the start.
     """
     given = dict(tables or {})
+    pinned = pin(context, view, versions or {}, without=given)
     if view.sql is not None:
-        sources = context.component("processing").datasets_of(view.sql)
-    else:
-        sources = list(view.sources)
-    pinned = {
-        name: _version(context, name, versions or {}) for name in sources if name not in given
-    }
-    if view.sql is not None:
-        result = _query(context, view, features, pinned, given)
+        result = query(context, view, features, versions=pinned, tables=given)
     else:
         result = _call(context, view, pinned, given)
     refs = [f"dataset:{name}@{version}" for name, version in pinned.items()]
     return checked(view, result, features), refs
 
 
-def _version(context: Context, dataset: str, versions: Mapping[str, int]) -> int:
+def pin(
+    context: Context, view: FeatureView, versions: Mapping[str, int], *, without: Iterable[str] = ()
+) -> dict[str, int]:
+    """The version to read of each dataset of a view: the one in `versions`, else the newest."""
+    if view.sql is not None:
+        sources = context.component("processing").datasets_of(view.sql)
+    else:
+        sources = list(view.sources)
+    return {name: version_of(context, name, versions) for name in sources if name not in without}
+
+
+def version_of(context: Context, dataset: str, versions: Mapping[str, int]) -> int:
+    """The version of a dataset to read: the one that is asked for, else the newest."""
     if dataset in versions:
         return versions[dataset]
     newest = int(context.component("storage").versions(dataset, limit=1)[-1].version)
@@ -51,21 +60,32 @@ def _version(context: Context, dataset: str, versions: Mapping[str, int]) -> int
     return newest
 
 
-def _query(
+def query(
     context: Context,
     view: FeatureView,
     features: Sequence[str],
+    *,
     versions: Mapping[str, int],
-    tables: Mapping[str, Any],
+    tables: Mapping[str, Any] | None = None,
+    between: tuple[datetime, datetime] | None = None,
 ) -> pa.Table:
-    wanted = ", ".join(_quoted(name) for name in (*view.entity, view.timestamp, *features))
+    """The result of a view's SQL: its columns, of all rows or of those with a time in between."""
+    sql = select(view, features)
+    if between is not None:
+        sql += f" WHERE {quoted(view.timestamp)} BETWEEN ? AND ?"
+    processing = context.component("processing")
+    return processing.query(sql, tables=tables, parameters=between, versions=versions)
+
+
+def select(view: FeatureView, features: Sequence[str]) -> str:
+    """The query of a view, for its entity, times and these features."""
+    wanted = ", ".join(quoted(name) for name in (*view.entity, *view.times, *features))
     text = str(view.sql).strip().rstrip(";")
     # The line breaks end a comment that the query may begin or end with.
-    sql = f"SELECT {wanted} FROM (\n{text}\n)"  # noqa: S608 - column names are quoted
-    return context.component("processing").query(sql, tables=tables, versions=versions)
+    return f"SELECT {wanted} FROM (\n{text}\n)"  # noqa: S608 - column names are quoted
 
 
-def _quoted(name: str) -> str:
+def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
@@ -92,7 +112,7 @@ def checked(view: FeatureView, table: pa.Table, features: Sequence[str]) -> pa.T
     Raises:
         SchemaMismatchError: One is missing.
     """
-    wanted = [*view.entity, view.timestamp, *features]
+    wanted = [*view.entity, *view.times, *features]
     missing = [name for name in wanted if name not in table.column_names]
     if missing:
         raise SchemaMismatchError(
@@ -100,6 +120,15 @@ def checked(view: FeatureView, table: pa.Table, features: Sequence[str]) -> pa.T
             f"found: {', '.join(table.column_names)}"
         )
     return table.select(wanted)
+
+
+def until(view: FeatureView, table: pa.Table, limit_us: int) -> pa.Table:
+    """The rows of a view's table that were there and known by `limit_us`, microseconds."""
+    kept = np.ones(table.num_rows, bool)
+    for name in view.times:
+        times, known = to_us(table[name], ceil=True, name=name)
+        kept &= known & (times <= limit_us)
+    return table.filter(pa.array(kept))
 
 
 def check_labels(
@@ -135,8 +164,10 @@ def joined(
     history: pa.Table,
     timestamp: str,
     names: Mapping[str, str],
+    *,
+    known_at: _asof.KnownAt = None,
 ) -> pa.Table:
-    """The labels with the features that were known at their time."""
+    """The labels with the features that were known at their time, or as known at another."""
     found = _asof.asof_indices(
         history,
         labels,
@@ -144,6 +175,8 @@ def joined(
         view_time=view.timestamp,
         label_time=timestamp,
         ttl_us=ttl_us(view),
+        created=view.created,
+        known_at=known_at,
     )
     features = _asof.take(history, list(names), found)
     for feature, name in names.items():

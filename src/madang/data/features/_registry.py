@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from madang.data.features import definitions
-from madang.data.features.contract import FeatureView
+from madang.data.features.definitions import AnyView
 from madang.engines import Context
 from madang.errors import NotFoundError
 from madang.ledger import now_us
@@ -34,11 +33,11 @@ class ViewRegistry:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._views: dict[tuple[str, str], FeatureView] = {}
+        self._views: dict[tuple[str, str], AnyView] = {}
         # By identity; the view is held, so that no other gets its id.
-        self._digests: dict[int, tuple[FeatureView, str]] = {}
+        self._digests: dict[int, tuple[AnyView, str]] = {}
 
-    def register(self, view: FeatureView) -> str:
+    def register(self, view: AnyView) -> str:
         """Puts a definition in force and on record; repeating it changes nothing."""
         definitions.check(view)
         name, digest = view.name, self.digest(view)
@@ -71,23 +70,39 @@ class ViewRegistry:
         self._views[name, digest] = view
         return digest
 
-    def ensure(self, view: FeatureView) -> None:
+    def ensure(self, view: AnyView) -> None:
         """Registers a view unless this process already has: no transaction on a hot path."""
         if (view.name, self.digest(view)) not in self._views:
             self.register(view)
 
-    def digest(self, view: FeatureView) -> str:
+    def digest(self, view: AnyView) -> str:
         """The hash of a view's definition, computed once."""
         known = self._digests.get(id(view))
         if known is None:
             known = self._digests[id(view)] = (view, definitions.hash_of(view))
         return known[1]
 
-    def get(self, name: str) -> FeatureView:
+    def get(self, name: str) -> AnyView:
         """The view in force.
 
         Raises:
             NotFoundError: No such view, or its function is nowhere to be found.
+        """
+        found = self.registered(name)
+        view = self._views.get((name, found.hash))
+        if view is None:
+            if found.definition["sql"] is not None:
+                view = definitions.restore(found.definition, None)
+            else:
+                view = self._defined(found)
+            self._views[name, found.hash] = view
+        return view
+
+    def registered(self, name: str) -> RegisteredView:
+        """The view in force, as it is on record.
+
+        Raises:
+            NotFoundError: No such view.
         """
         with self._context.metadata.transaction(write=False) as tx:
             found = self._current(tx, name)
@@ -97,12 +112,16 @@ class ViewRegistry:
                 f"there is no feature view {name!r}; registered are: {known}. Define it in "
                 "features/*.py, or register it"
             )
-        view = self._views.get((name, found.hash))
-        if view is None:
-            function = None if found.definition["sql"] is not None else self._function(found)
-            view = definitions.restore(found.definition, function)
-            self._views[name, found.hash] = view
-        return view
+        return found
+
+    def find(self, name: str) -> AnyView | None:
+        """The view in force, or nothing; `NAME@HASH` is a definition that this process has."""
+        name, exact, digest = name.partition("@")
+        if exact:
+            return self._views[name, digest]
+        with self._context.metadata.transaction(write=False) as tx:
+            known = self._current(tx, name) is not None
+        return self.get(name) if known else None
 
     def list(self) -> list[RegisteredView]:
         """All views in force, by name."""
@@ -118,7 +137,8 @@ class ViewRegistry:
         )
         return _registered(rows[0]) if rows else None
 
-    def _function(self, found: RegisteredView) -> Callable[..., Any]:
+    def _defined(self, found: RegisteredView) -> AnyView:
+        """The view of a function, from the project's modules."""
         folder = self._context.root / "features"
         defined = definitions.load(folder).get(found.name)
         if defined is None or definitions.hash_of(defined[0]) != found.hash:
@@ -127,9 +147,7 @@ class ViewRegistry:
                 f"feature view {found.name!r} is a Python function, which is looked for in "
                 f"{folder}, and it {where}; define it there, or register it in this process"
             )
-        function = defined[0].function
-        assert function is not None  # equal hashes: the definition has one
-        return function
+        return defined[0]
 
 
 _SELECT = (

@@ -22,7 +22,8 @@ from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
-from madang.data.features.contract import FeatureView
+from madang.data.features import _ondemand
+from madang.data.features.contract import FeatureView, OnDemandView
 from madang.errors import AlreadyExistsError, InvalidInputError
 from madang.ledger import canonical
 
@@ -31,7 +32,13 @@ _MODULES = "madang_features_"
 _loaded: dict[Path, tuple[bytes, ModuleType]] = {}
 
 
-def check(view: FeatureView) -> None:
+AnyView = FeatureView | OnDemandView
+
+_FOR_PEOPLE = ("description", "descriptions", "owner", "tags")
+"""Parts of a definition that decide no value."""
+
+
+def check(view: AnyView) -> None:
     """Refuses a definition that can't work.
 
     Raises:
@@ -42,11 +49,21 @@ def check(view: FeatureView) -> None:
         raise InvalidInputError(
             f"{where}: a name starts with a letter and has letters, digits and single _, at most 63"
         )
+    if isinstance(view, OnDemandView):
+        _ondemand.check(view)
+    else:
+        _check_stored(view, where)
+    unknown = sorted(set(view.descriptions) - set(view.features))
+    if unknown:
+        raise InvalidInputError(f"{where}: descriptions of {', '.join(unknown)}, no features of it")
+
+
+def _check_stored(view: FeatureView, where: str) -> None:
     named: list[tuple[str, Any]] = [("entity", view.entity), ("features", view.features)]
     for what, names in named:
         if isinstance(names, str) or not names or not all(isinstance(n, str) for n in names):
             raise InvalidInputError(f"{where}: {what} is a tuple of column names, found {names!r}")
-    columns = [*view.entity, view.timestamp, *view.features]
+    columns = [*view.entity, *view.times, *view.features]
     doubled = sorted({name for name in columns if columns.count(name) > 1})
     if doubled:
         raise InvalidInputError(f"{where}: {', '.join(doubled)} stands twice among its columns")
@@ -63,20 +80,37 @@ def ttl_us(view: FeatureView) -> int | None:
     return None if view.ttl is None else view.ttl // timedelta(microseconds=1)
 
 
-def describe(view: FeatureView) -> dict[str, Any]:
+def describe(view: AnyView) -> dict[str, Any]:
     """The definition as JSON; a function by the fingerprint of its code."""
-    return {
+    common = {
         "name": view.name,
-        "entity": list(view.entity),
-        "timestamp": view.timestamp,
         "features": list(view.features),
-        "ttl_us": ttl_us(view),
-        "sql": view.sql,
         "function": None if view.function is None else fingerprint(view.function),
-        "sources": list(view.sources),
         "description": view.description,
         "owner": view.owner,
         "tags": dict(view.tags),
+        **({"descriptions": dict(view.descriptions)} if view.descriptions else {}),
+    }
+    if isinstance(view, OnDemandView):
+        return {
+            **common,
+            "kind": "on_demand",
+            "entity": [],
+            "types": {name: str(type) for name, type in view.features.items()},
+            "inputs": list(view.inputs),
+            "request": {name: str(type) for name, type in view.request.items()},
+            "sql": None,
+            "sources": [],
+        }
+    return {
+        **common,
+        "entity": list(view.entity),
+        "timestamp": view.timestamp,
+        "ttl_us": ttl_us(view),
+        "sql": view.sql,
+        "sources": list(view.sources),
+        # Left out where there is none: a view that has none keeps the hash that it has always had.
+        **({} if view.created is None else {"created": view.created}),
     }
 
 
@@ -95,14 +129,14 @@ def restore(definition: Mapping[str, Any], function: Callable[..., Any] | None) 
         description=definition["description"],
         owner=definition["owner"],
         tags=dict(definition["tags"]),
+        created=definition.get("created"),
+        descriptions=dict(definition.get("descriptions", {})),
     )
 
 
-def hash_of(view: FeatureView) -> str:
+def hash_of(view: AnyView) -> str:
     """16 hex digits that name the definition."""
-    definition = describe(view)
-    for key in ("description", "owner", "tags"):
-        del definition[key]
+    definition = {key: part for key, part in describe(view).items() if key not in _FOR_PEOPLE}
     return hashlib.sha256(canonical(definition)).hexdigest()[:16]
 
 
@@ -212,15 +246,15 @@ def _bytecode(code: CodeType) -> str:
 
 
 def digest(folder: Path) -> str:
-    """16 hex digits that change with the text of any module in `folder`."""
+    """16 hex digits that change with the text of any definition in `folder`."""
     found = hashlib.sha256()
-    for file in sorted(folder.glob("*.py")):
+    for file in sorted([*folder.glob("*.py"), *folder.glob("*.sql")]):
         for part in (file.name.encode(), file.read_bytes()):
             found.update(hashlib.sha256(part).digest())
     return found.hexdigest()[:16]
 
 
-def load(folder: Path) -> dict[str, tuple[FeatureView, Path]]:
+def load(folder: Path) -> dict[str, tuple[AnyView, Path]]:
     """The views that the modules of `folder` define, by name, with their files.
 
     A file is run once in a process, and again when its text has changed.
@@ -229,9 +263,9 @@ def load(folder: Path) -> dict[str, tuple[FeatureView, Path]]:
         InvalidInputError: A module can't be imported, or a view in it can't work; names the file.
         AlreadyExistsError: Two views have one name; names both files.
     """
-    found: dict[str, tuple[FeatureView, Path]] = {}
+    found: dict[str, tuple[AnyView, Path]] = {}
     for file in sorted(folder.glob("*.py")):
-        views = {id(v): v for v in vars(_module(file)).values() if isinstance(v, FeatureView)}
+        views = {id(v): v for v in vars(load_module(file)).values() if isinstance(v, AnyView)}
         for view in views.values():
             try:
                 check(view)
@@ -247,7 +281,12 @@ def load(folder: Path) -> dict[str, tuple[FeatureView, Path]]:
     return found
 
 
-def _module(file: Path) -> ModuleType:
+def load_module(file: Path) -> ModuleType:
+    """The module of a file of definitions, run once in a process for each of its texts.
+
+    Raises:
+        InvalidInputError: It can't be imported; names the file.
+    """
     file = file.resolve()
     text = file.read_bytes()
     known = _loaded.get(file)

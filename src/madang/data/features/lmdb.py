@@ -55,18 +55,27 @@ class LMDBOnlineStore(OnlineStore):
         keys: Sequence[bytes],
         rows: Sequence[bytes],
         description: Mapping[str, Any],
+        *,
+        after: Mapping[str, Any] | None = None,
     ) -> int:
         _check(keys, rows)
+        described = msgspec.json.encode(description)
+        expected = None if after is None else msgspec.json.decode(msgspec.json.encode(after))
 
         def change(tx: Any, database: Any, descriptions: Any) -> int:
-            known = tx.get(self._name(view), db=descriptions)
-            if known is None:
-                tx.put(self._name(view), msgspec.json.encode(description), db=descriptions)
-            elif msgspec.json.decode(known)["layout"] != description["layout"]:
+            found = tx.get(self._name(view), db=descriptions)
+            known = None if found is None else msgspec.json.decode(found)
+            if known is not None and known["layout"] != description["layout"]:
                 raise ConflictError(
                     f"the online rows of view {view!r} come from another definition of it; "
                     "materialize the view, then push again"
                 )
+            if expected is not None and known != expected:
+                raise ConflictError(
+                    f"the view {view!r} was written by another materialization meanwhile; repeat"
+                )
+            if known is None or expected is not None:
+                tx.put(self._name(view), described, db=descriptions)
             return sum(
                 _put_newer(tx, database, key, row) for key, row in zip(keys, rows, strict=True)
             )

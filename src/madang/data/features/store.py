@@ -3,31 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import Any
+from datetime import datetime, timedelta
+from typing import Any, Literal
 
 import pyarrow as pa
 
-from madang.activity import note
-from madang.data.features import _history, definitions
+from madang.data.features import _history
+from madang.data.features._asof import KnownAt
+from madang.data.features._backfill import Backfill
+from madang.data.features._measured_views import MeasuredViews
 from madang.data.features._naming import outputs
-from madang.data.features._newest import newest_rows
-from madang.data.features._registry import RegisteredView, ViewRegistry
-from madang.data.features._times import to_us
-from madang.data.features.contract import FeatureView, OnlineRow, OnlineStore
-from madang.data.features.reader import Entities, OnlineReader
-from madang.engines import Context, Health
+from madang.data.features._ondemand import TrainingPlan
+from madang.data.features._online_views import OnlineViews
+from madang.data.features._topic_stream import TopicStream
+from madang.data.features._views import ViewName, microseconds
+from madang.data.features.contract import Backfilled, Streamed
 from madang.errors import InvalidInputError
 from madang.ledger import format_time, new_id
 
-ViewName = str | FeatureView
-"""A registered view's name, or a definition, which is then registered."""
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
 
 
-class FeatureStore:
+class FeatureStore(OnlineViews, MeasuredViews):
     """A project's feature views: their history, and their newest values online.
 
     Times are UTC microseconds everywhere: other units and time zones are converted, times without a
@@ -38,55 +35,6 @@ class FeatureStore:
         online: The online store; closed with this.
     """
 
-    def __init__(self, context: Context, online: OnlineStore) -> None:
-        self.online = online
-        self._context = context
-        self._registry = ViewRegistry(context)
-        self._readers: dict[tuple[str, ...], OnlineReader] = {}
-
-    # -- definitions --
-
-    def register(self, view: FeatureView) -> str:
-        """Puts a definition in force and on record; repeating it changes nothing.
-
-        Returns:
-            The definition's hash, 16 hex digits; the ledger calls the view `view:NAME@HASH`.
-
-        Raises:
-            InvalidInputError: The definition can't work; says why.
-        """
-        return self._registry.register(view)
-
-    def load_definitions(self, folder: Path | None = None) -> dict[str, str]:
-        """Registers every view that stands in the modules of `features/` (or of `folder`).
-
-        Returns:
-            View name to hash.
-
-        Raises:
-            InvalidInputError: A module can't be imported, or a view can't work; names the file.
-            AlreadyExistsError: Two views have one name; names both files.
-        """
-        folder = folder or self._context.root / "features"
-        note(newest=(f"definitions:{folder}", definitions.digest(folder)))
-        found = definitions.load(folder)
-        return {name: self.register(view) for name, (view, _) in found.items()}
-
-    def views(self) -> list[RegisteredView]:
-        """All views in force, by name."""
-        return self._registry.list()
-
-    def get(self, name: str) -> FeatureView:
-        """The view in force.
-
-        Raises:
-            NotFoundError: There is no such view; or its function is neither registered in this
-                process nor defined in `features/*.py`.
-        """
-        return self._registry.get(name)
-
-    # -- history --
-
     def compute(
         self,
         view: ViewName,
@@ -96,11 +44,11 @@ class FeatureStore:
         tables: Mapping[str, Any] | None = None,
         columns: Sequence[str] | None = None,
     ) -> pa.Table:
-        """Runs a view's definition over its datasets: entity, timestamp and features.
+        """Runs a view's definition over its datasets: entity, times and features.
 
         Args:
             view: Its name or definition.
-            until: Leaves out rows after this time (time-zone aware).
+            until: Leaves out rows with a timestamp or an arrival after this time (time-zone aware).
             versions: A dataset's version to read instead of the newest.
             tables: Tables to use instead of datasets, by name (Arrow PyCapsule interface).
             columns: Only these features.
@@ -110,14 +58,12 @@ class FeatureStore:
             SchemaMismatchError: The definition's result lacks a column.
         """
         resolved = self._resolve(view)
-        limit = None if until is None else _microseconds(until)
+        limit = None if until is None else microseconds(until)
         features = resolved.features if columns is None else columns
         table, _ = self._compute(resolved, features, versions, tables)
         if limit is None:
             return table
-        name = resolved.timestamp
-        times, known = to_us(table[name], ceil=True, name=name)
-        return table.filter(pa.array(known & (times <= limit)))
+        return _history.until(resolved, table, limit)
 
     def training_set(
         self,
@@ -128,13 +74,16 @@ class FeatureStore:
         columns: Sequence[str] | None = None,
         versions: Mapping[str, int] | None = None,
         tables: Mapping[str, Any] | None = None,
+        known_at: datetime | Literal["newest"] | None = None,
     ) -> pa.Table:
         """Joins to each label row what was known at its time: the point-in-time join.
 
         For each row and view: the newest row of the view, of the same entity, with a timestamp not
-        after the label's and not older than the view's ttl. Of several with equal entity and
-        timestamp, the last of the definition's result counts. Nulls in entities or times match
-        nothing. Where there is no row, the features are null.
+        after the label's and not older than the view's ttl, that had arrived by the label's time.
+        A row arrived at its timestamp, or when the view's `created` column says. Of several with
+        equal entity and timestamp the one that arrived last wins, and of those the last of the
+        definition's result. Nulls in entities or times match nothing. Where there is no row, the
+        features are null.
 
         Args:
             labels: Entity columns, `timestamp`, and whatever else (Arrow PyCapsule interface).
@@ -143,6 +92,9 @@ class FeatureStore:
             columns: Only these features, by their names in the result.
             versions: A dataset's version to read instead of the newest.
             tables: Tables to use instead of datasets, by name.
+            known_at: Counts the rows that had arrived by this time (time-zone aware) instead of by
+                each label's, or with `"newest"` all rows, however late: the truth as it is known
+                now, which a model could not have seen. Timestamps are never after the label's.
 
         Returns:
             The labels in their order, and the features: `feature`, or `view__feature` where several
@@ -151,183 +103,136 @@ class FeatureStore:
 
         Raises:
             SchemaMismatchError: The labels lack a column, or types differ.
-            InvalidInputError: A feature is called as a column of the labels.
+            InvalidInputError: A feature is called as a column of the labels, or `known_at` is no
+                time with a zone.
         """
-        result = pa.table(labels)
-        resolved = [self._resolve(view) for view in views]
+        cut = _known_at(known_at)
+        given = result = pa.table(labels)
+        resolved = [self._any(view) for view in views]
         named = outputs({view.name: view.features for view in resolved}, columns)
-        _history.check_labels(result, resolved, named, timestamp)
-        refs: list[str] = []
-        for view in resolved:
-            table, inputs = self._compute(view, list(named[view.name]), versions, tables)
+        plan = TrainingPlan(resolved, named, self._resolve)
+        stored = list(plan.stored.values())
+        _history.check_labels(result, stored, plan.columns, timestamp)
+        plan.check_labels(given)
+        refs = [f"view:{view.name}@{self._registry.digest(view)}" for view in plan.demanded]
+        for view in stored:
+            names = plan.columns[view.name]
+            table, inputs = self._compute(view, list(names), versions, tables)
             refs += inputs
-            result = _history.joined(result, view, table, timestamp, named[view.name])
-        return self._recorded(result, refs)
+            result = _history.joined(result, view, table, timestamp, names, known_at=cut)
+            del table  # or two views' histories would be in memory while the second is computed
+        result = plan.finish(given, result)
+        known = {} if cut is None else {"known_at": format_time(cut) if cut != "newest" else cut}
+        return self._recorded(result, refs, known)
 
-    def _recorded(self, table: pa.Table, inputs: Sequence[str]) -> pa.Table:
+    def _recorded(
+        self, table: pa.Table, inputs: Sequence[str], data: Mapping[str, Any]
+    ) -> pa.Table:
         ref = f"training_set:{new_id()}"
         self._context.ledger.record(
             "training_set.create",
             ref,
             inputs=inputs,
             outputs=[ref],
-            data={"rows": table.num_rows, "columns": table.column_names},
+            data={"rows": table.num_rows, "columns": table.column_names, **data},
         )
         return table.replace_schema_metadata({**(table.schema.metadata or {}), "madang.ref": ref})
 
-    # -- online --
-
-    def materialize(
+    def backfill(
         self,
         view: ViewName,
+        dataset: str,
         *,
-        until: datetime | None = None,
+        start: datetime,
+        end: datetime,
+        part: timedelta = timedelta(days=30),
         versions: Mapping[str, int] | None = None,
-        tables: Mapping[str, Any] | None = None,
-    ) -> int:
-        """Puts each entity's newest row online, at once for the whole view, and on record.
+    ) -> Backfilled:
+        """Computes a view's history of a range of time, part by part, and appends it to a dataset.
 
-        Killed at any moment, it leaves the old rows whole, and may be repeated.
+        Each part is one version of the dataset, on record with what it was made from; all are made
+        from the same versions of the view's datasets. Killed at any moment, it may be repeated and
+        goes on with the part that is missing; repeated when it is done, it writes nothing. Windows
+        also get the events before a part that they reach back to.
 
         Args:
             view: Its name or definition.
-            until: The view as of this time (time-zone aware), exactly. Without it, as of now, and
-                rows pushed meanwhile that are newer than all of the history stay.
+            dataset: Entity, times and features are appended here.
+            start: The first timestamp (time-zone aware).
+            end: The first timestamp that is left out.
+            part: How much time is computed at once. The memory that it needs grows with it, for
+                SQL and for windows; a session reaches back to any time, and a table function
+                computes the whole history.
             versions: A dataset's version to read instead of the newest.
-            tables: Tables to use instead of datasets, by name.
 
-        Returns:
-            The number of entities.
+        Raises:
+            InvalidInputError: The times have no zone, or are in the wrong order.
+            ConflictError: The dataset holds a part of this that was made from other versions.
         """
-        resolved = self._resolve(view)
-        limit = _microseconds(until or datetime.now(UTC))
-        table, inputs = self._compute(resolved, resolved.features, versions, tables)
-        packed = newest_rows(resolved, self._registry.digest(resolved), table, limit)
-        name, count = resolved.name, len(packed.keys)
-        data = {"entities": count, "until": format_time(limit)}
-        with self._context.ledger.intent(
-            "view.materialize", f"view:{name}", inputs=inputs, data=data
-        ) as intent:
-            self.online.replace(
-                name,
-                packed.keys,
-                packed.rows,
-                {**packed.description, "materialization": intent.id},
-                keep_after_us=packed.last_us if until is None else None,
+        bounds = microseconds(start, "start"), microseconds(end, "end"), part // _MICROSECOND
+        if bounds[0] >= bounds[1] or bounds[2] <= 0:
+            raise InvalidInputError(
+                f"a backfill goes from start to a later end, in parts longer than nothing; found "
+                f"start={start}, end={end}, part={part}"
             )
-            intent.outputs.append(f"online:{name}@{intent.id}")
-            intent.data.update(data)
-        return count
-
-    def push(self, view: ViewName, rows: Any) -> int:
-        """Puts fresh rows online, durable when it returns; not on record, for it is a hot path.
-
-        Args:
-            view: Its name or definition.
-            rows: Entity, timestamp and features (Arrow PyCapsule interface). Of several rows of an
-                entity the newest counts, of several with equal timestamp the last.
-
-        Returns:
-            How many entities were changed: those that had no newer row.
-
-        Raises:
-            SchemaMismatchError: A column is missing or has another type than the rows online.
-            ConflictError: What is online comes from another definition; materialize first.
-        """
         resolved = self._resolve(view)
-        table = _history.checked(resolved, pa.table(rows), resolved.features)
-        packed = newest_rows(resolved, self._registry.digest(resolved), table, None)
-        return self.online.put(resolved.name, packed.keys, packed.rows, packed.description)
+        ref = f"view:{resolved.name}@{self._registry.digest(resolved)}"
+        return Backfill(self._context, (resolved, ref), dataset, bounds).run(versions or {})
 
-    def reader(
-        self, views: Sequence[ViewName], *, columns: Sequence[str] | None = None
-    ) -> OnlineReader:
-        """A prepared reader, the fastest way to read the same views again and again.
-
-        Raises:
-            NotFoundError: Nothing of a view is online yet, or it has no such feature.
-        """
-        return OnlineReader(self.online, [_name(view) for view in views], columns=columns)
-
-    def read(
-        self, views: Sequence[ViewName], entities: Entities, *, now: datetime | None = None
-    ) -> list[OnlineRow]:
-        """The newest features of each entity, in order; needs nothing but the online store.
-
-        Args:
-            views: Names or definitions.
-            entities: Rows as mappings, a mapping of columns, or an Arrow table; they may hold
-                more than the entity columns.
-            now: The time to read at (time-zone aware): older rows than the ttl, and rows from
-                after it, are unknown. Without it, the clock's, and no row is from after it.
-
-        Raises:
-            NotFoundError: Nothing of a view is online yet.
-            InvalidInputError: An entity column is missing or has another type.
-        """
-        names = tuple(_name(view) for view in views)
-        reader = self._readers.get(names)
-        if reader is None:
-            reader = self._readers[names] = OnlineReader(self.online, names)
-        return reader(entities, now=now)
-
-    def settle(self) -> int:
-        """Closes the records of materializations that a killed process left open; returns how many."""
-        ledger = self._context.ledger
-        left = ledger.open_intents("view.materialize")
-        for line in left:
-            description = self.online.describe(line.subject.removeprefix("view:")) or {}
-            landed = description.get("materialization") == line.data["id"]
-            name = f"online:{line.subject.removeprefix('view:')}@{line.data['id']}"
-            ledger.close_intent(
-                line.seq,
-                line.kind,
-                line.subject,
-                inputs=line.inputs,
-                outputs=[name] if landed else [],
-                data={"landed": landed},
-                phase="settled",
-            )
-        return len(left)
-
-    def health(self) -> Health:
-        """How the online store is."""
-        return self.online.health()
-
-    def close(self) -> None:
-        """Closes the online store. Repeating it is safe."""
-        self._readers.clear()
-        self.online.close()
-
-    # -- within --
-
-    def _resolve(self, view: ViewName) -> FeatureView:
-        if isinstance(view, str):
-            return self.get(view)
-        self._registry.ensure(view)
-        return view
-
-    def _compute(
+    def stream(
         self,
-        view: FeatureView,
-        features: Sequence[str],
-        versions: Mapping[str, int] | None,
-        tables: Mapping[str, Any] | None,
-    ) -> tuple[pa.Table, list[str]]:
-        """The view's table, and what it was made from, the view itself included."""
-        table, refs = _history.compute(
-            self._context, view, features, versions=versions, tables=tables
+        view: ViewName,
+        topic: str,
+        *,
+        dataset: str | None = None,
+        online: bool = True,
+        until: datetime | None = None,
+        batch_events: int = 50_000,
+    ) -> Streamed:
+        """Moves a topic's new events through a window's view, into a dataset and the online store.
+
+        Rows are appended when nothing can change them any more, exactly once: killed at any moment,
+        it may be repeated, and goes on where it was. Online, the newest rows of the stream's clock
+        count as well. Events are judged by the contract of the view's source, as ingestion does.
+        What is not used is kept: events that came too late in the dataset `VIEW_late`, events that
+        break their contract in `VIEW_quarantine`.
+
+        Args:
+            view: Made by `rolling`, `tumbling`, `hopping` or `session`; its name or definition.
+            topic: Its events are JSON objects, as the view's source has them.
+            dataset: Where final rows go; a view and a topic have one for all time.
+            online: Whether rows are put online.
+            until: Sets the stream's clock to this time (time-zone aware) after the last event, so
+                that windows end although nothing comes; what comes later and is older, by more
+                than the lateness, is late. Without it, events alone move the clock.
+            batch_events: How many events of each partition at once; the memory that it needs grows
+                with it.
+
+        Returns:
+            What was done; the call ends where the topic ended when it began.
+
+        Raises:
+            NotFoundError: There is no such topic, or no contract for the view's source.
+            InvalidInputError: The view is no window.
+            DataContractError: A check with severity "block" failed; nothing of that batch was taken.
+            ConflictError: Another process streams this topic through this view now; the stream was
+                begun with another definition or dataset; or what is online comes from another
+                definition, then materialize first.
+        """
+        resolved = self._resolve(view)
+        ref = f"view:{resolved.name}@{self._registry.digest(resolved)}"
+        push = self.push if online else None
+        stream = TopicStream(self._context, (resolved, ref), topic, dataset=dataset, push=push)
+        return stream.run(batch_events, until)
+
+
+def _known_at(asked: datetime | Literal["newest"] | None) -> KnownAt:
+    if asked is None:
+        return None
+    if asked == "newest":
+        return "newest"
+    if not isinstance(asked, datetime):
+        raise InvalidInputError(
+            f"known_at is a datetime with a time zone or 'newest', found {asked!r}"
         )
-        digest = self._registry.digest(view)
-        note(newest=(f"view:{view.name}", digest))
-        return table, [*refs, f"view:{view.name}@{digest}"]
-
-
-def _name(view: ViewName) -> str:
-    return view if isinstance(view, str) else view.name
-
-
-def _microseconds(moment: datetime) -> int:
-    if moment.tzinfo is None:
-        raise InvalidInputError(f"until={moment} has no time zone; use datetime(…, tzinfo=UTC)")
-    return (moment - _EPOCH) // timedelta(microseconds=1)
+    return microseconds(asked, "known_at")

@@ -8,24 +8,26 @@ recent = rolling(
     aggregates={"delay_mean": ("arr_delay", "mean"), "arrivals": (None, "count")},
     period=timedelta(hours=2),
 )
+
+One definition serves history and streams (`madang.data.features.streaming`), and both give the same
+rows: a window's value depends on its own events alone, not on their order nor on what came before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import Any
 
-import polars as pl
-import pyarrow as pa
-
-from madang.data.features._times import to_us
+from madang.data.features._aggregates import FUNCTIONS
+from madang.data.features._shapes import Hopping, Rolling, Session, Shape
+from madang.data.features._window import Window
 from madang.data.features.contract import FeatureView
-from madang.errors import InvalidInputError, NotFoundError
+from madang.errors import InvalidInputError
 
-FUNCTIONS = ("count", "max", "mean", "min", "std", "sum")
-"""What a window can compute; `count` of no column counts events, of a column its values."""
+_NOTHING = timedelta(0)
+_MICROSECOND = timedelta(microseconds=1)
+
+Aggregates = Mapping[str, tuple[str | None, str]]
 
 
 def rolling(
@@ -34,8 +36,9 @@ def rolling(
     source: str,
     entity: Sequence[str],
     timestamp: str,
-    aggregates: Mapping[str, tuple[str | None, str]],
+    aggregates: Aggregates,
     period: timedelta,
+    lateness: timedelta = _NOTHING,
     ttl: timedelta | None = None,
     description: str = "",
     owner: str = "",
@@ -56,7 +59,10 @@ def rolling(
             is known when it arrives, not when it was to depart.
         aggregates: Feature name to (column, function); functions are `count`, `max`, `mean`,
             `min`, `std` (of a sample, n - 1) and `sum`. The column is `None` to count events.
+            Sums are exact and rounded once; means are such a sum divided by the count.
         period: The window's length.
+        lateness: How much later than others an event may come and still count. What is known of a
+            window is known so much after its end: the row's timestamp is the end + lateness.
         ttl: As of a feature view; a window that has emptied says so without it.
         description: For people.
         owner: Whom to ask.
@@ -64,101 +70,186 @@ def rolling(
     Raises:
         InvalidInputError: An unknown function, or a period that isn't positive.
     """
-    if period <= timedelta(0):
-        raise InvalidInputError(f"window {name!r}: period must be positive, found {period}")
+    shape = Rolling(_us(name, "period", period))
+    window = _window(name, shape, source, entity, timestamp, aggregates, lateness)
+    return _view(name, window, ttl=ttl, description=description, owner=owner)
+
+
+def tumbling(
+    name: str,
+    *,
+    source: str,
+    entity: Sequence[str],
+    timestamp: str,
+    aggregates: Aggregates,
+    size: timedelta,
+    offset: timedelta = _NOTHING,
+    lateness: timedelta = _NOTHING,
+    ttl: timedelta | None = None,
+    description: str = "",
+    owner: str = "",
+) -> FeatureView:
+    """A view of aggregates over whole hours, days or other windows that follow one another.
+
+    A window has the entity's events with a timestamp in [end - size, end), for every end that is
+    `offset` + a multiple of `size` since 1970 UTC. As of a time T, a feature is the aggregate of
+    the last window that had ended. There is a row for each window with events, and one for the
+    first without any after it: `count` and `sum` are 0 there and the others null.
+
+    Args:
+        name: The view's name.
+        source: The dataset of events.
+        entity: The key columns.
+        timestamp: When an event is known.
+        aggregates: As of `rolling`.
+        size: The window's length.
+        offset: Moves all windows: days that begin at 15:00 UTC are days in Seoul.
+        lateness: As of `rolling`.
+        ttl: As of a feature view.
+        description: For people.
+        owner: Whom to ask.
+
+    Raises:
+        InvalidInputError: An unknown function, or a size that isn't positive.
+    """
+    size_us = _us(name, "size", size)
+    shape = Hopping(size_us, size_us, offset // _MICROSECOND)
+    window = _window(name, shape, source, entity, timestamp, aggregates, lateness)
+    return _view(name, window, ttl=ttl, description=description, owner=owner)
+
+
+def hopping(
+    name: str,
+    *,
+    source: str,
+    entity: Sequence[str],
+    timestamp: str,
+    aggregates: Aggregates,
+    size: timedelta,
+    step: timedelta,
+    offset: timedelta = _NOTHING,
+    lateness: timedelta = _NOTHING,
+    ttl: timedelta | None = None,
+    description: str = "",
+    owner: str = "",
+) -> FeatureView:
+    """A view of aggregates over windows of one size that begin at every step: sliding by steps.
+
+    A window has the entity's events with a timestamp in [end - size, end), for every end that is
+    `offset` + `size` + a multiple of `step` since 1970 UTC. As of a time T, a feature is the
+    aggregate of the last window that had ended. There is a row for each window that holds other
+    events than the one before; until the next row nothing has changed.
+
+    Args:
+        name: The view's name.
+        source: The dataset of events.
+        entity: The key columns.
+        timestamp: When an event is known.
+        aggregates: As of `rolling`.
+        size: The window's length.
+        step: From one window's begin to the next one's; not longer than `size`.
+        offset: Moves all windows.
+        lateness: As of `rolling`.
+        ttl: As of a feature view.
+        description: For people.
+        owner: Whom to ask.
+
+    Raises:
+        InvalidInputError: An unknown function, or a size or step that can't be.
+    """
+    shape = Hopping(_us(name, "size", size), _us(name, "step", step), offset // _MICROSECOND)
+    if step > size:
+        raise InvalidInputError(
+            f"window {name!r}: step must not be longer than size, found {step} > {size}; events "
+            "between two windows would be in none"
+        )
+    window = _window(name, shape, source, entity, timestamp, aggregates, lateness)
+    return _view(name, window, ttl=ttl, description=description, owner=owner)
+
+
+def session(
+    name: str,
+    *,
+    source: str,
+    entity: Sequence[str],
+    timestamp: str,
+    aggregates: Aggregates,
+    gap: timedelta,
+    lateness: timedelta = _NOTHING,
+    ttl: timedelta | None = None,
+    description: str = "",
+    owner: str = "",
+) -> FeatureView:
+    """A view of aggregates over an entity's sessions: events with less than `gap` between them.
+
+    A session ends `gap` after its last event; an event exactly then begins the next one. As of a
+    time T, a feature is the aggregate of the last session that had ended. `(timestamp, "min")` as
+    an aggregate says when it began.
+
+    Args:
+        name: The view's name.
+        source: The dataset of events.
+        entity: The key columns.
+        timestamp: When an event is known.
+        aggregates: As of `rolling`.
+        gap: How long nothing must come until a session has ended.
+        lateness: As of `rolling`.
+        ttl: As of a feature view.
+        description: For people.
+        owner: Whom to ask.
+
+    Raises:
+        InvalidInputError: An unknown function, or a gap that isn't positive.
+    """
+    shape = Session(_us(name, "gap", gap))
+    window = _window(name, shape, source, entity, timestamp, aggregates, lateness)
+    return _view(name, window, ttl=ttl, description=description, owner=owner)
+
+
+def _us(name: str, what: str, length: timedelta) -> int:
+    if length <= _NOTHING:
+        raise InvalidInputError(f"window {name!r}: {what} must be positive, found {length}")
+    return length // _MICROSECOND
+
+
+def _window(  # noqa: PLR0917 - the arguments of the functions above, in their order
+    name: str,
+    shape: Shape,
+    source: str,
+    entity: Sequence[str],
+    timestamp: str,
+    aggregates: Aggregates,
+    lateness: timedelta,
+) -> Window:
+    if lateness < _NOTHING:
+        raise InvalidInputError(f"window {name!r}: lateness must not be negative, found {lateness}")
     for feature, (column, function) in aggregates.items():
         if function not in FUNCTIONS or (column is None and function != "count"):
             raise InvalidInputError(
                 f"window {name!r}: feature {feature!r} asks for {function!r} of {column!r}; "
                 f"functions are: {', '.join(FUNCTIONS)}, and only count works without a column"
             )
-    window = Window(
+    return Window(
         source=source,
         entity=tuple(entity),
         timestamp=timestamp,
         aggregates=tuple((key, column, how) for key, (column, how) in aggregates.items()),
-        period=period,
+        shape=shape,
+        lateness_us=lateness // _MICROSECOND,
     )
+
+
+def _view(
+    name: str, window: Window, *, ttl: timedelta | None, description: str, owner: str
+) -> FeatureView:
     return FeatureView(
         name=name,
         entity=window.entity,
-        timestamp=timestamp,
-        features=tuple(aggregates),
+        timestamp=window.timestamp,
+        features=tuple(name for name, _, _ in window.aggregates),
         ttl=ttl,
         function=window,
-        sources=(source,),
+        sources=(window.source,),
         description=description,
         owner=owner,
     )
-
-
-@dataclass(frozen=True)
-class Window:
-    """The table function of a `rolling` view: from events to what is known since when."""
-
-    source: str
-    entity: tuple[str, ...]
-    timestamp: str
-    aggregates: tuple[tuple[str, str | None, str], ...]
-    period: timedelta
-
-    def __call__(self, tables: Mapping[str, pa.Table]) -> pa.Table:
-        """Entity, timestamp (UTC, microseconds) and a column for each aggregate.
-
-        Raises:
-            NotFoundError: The source lacks a column.
-        """
-        steps = self._steps(tables[self.source])
-        rows = (
-            steps.rolling(
-                index_column=_TIME,
-                period=f"{self.period // timedelta(microseconds=1)}i",
-                closed="right",
-                group_by=list(self.entity) or None,
-            )
-            .agg(_EXPRESSIONS[how](column).alias(name) for name, column, how in self.aggregates)
-            # Rows of one time hold the same window.
-            .unique([*self.entity, _TIME], keep="last", maintain_order=True)
-        )
-        moment = pl.from_epoch(_TIME, "us").dt.replace_time_zone("UTC").alias(self.timestamp)
-        names = [name for name, _, _ in self.aggregates]
-        return rows.select(*self.entity, moment, *names).to_arrow()
-
-    def _steps(self, events: pa.Table) -> pl.DataFrame:
-        """Each event, and a row without values for when it leaves the window; by entity and time."""
-        columns = sorted({column for _, column, _ in self.aggregates if column is not None})
-        wanted = list(dict.fromkeys([*self.entity, self.timestamp, *columns]))
-        missing = [name for name in wanted if name not in events.column_names]
-        if missing:
-            raise NotFoundError(
-                f"the dataset {self.source!r} has no column {', '.join(missing)}; "
-                f"it has: {', '.join(events.column_names)}"
-            )
-        times, known = to_us(events[self.timestamp], ceil=True, name=self.timestamp)
-        used = list(dict.fromkeys((*self.entity, *columns)))
-        frame = pl.DataFrame(pl.from_arrow(events.select(used)))
-        entries = (
-            frame.with_columns(pl.Series(_TIME, times), pl.lit(1, pl.Int8).alias(_EVENT))
-            .filter(pl.Series(known))
-            .drop_nulls(list(self.entity))
-        )
-        length = self.period // timedelta(microseconds=1)
-        exits = entries.select(
-            *self.entity, pl.col(_TIME) + length, pl.lit(None, pl.Int8).alias(_EVENT)
-        )
-        return pl.concat([entries, exits], how="diagonal").sort(*self.entity, _TIME)
-
-
-_TIME, _EVENT = "\0time", "\0event"
-
-_EXPRESSIONS: dict[str, Callable[[Any], pl.Expr]] = {
-    "count": lambda column: pl.col(_EVENT if column is None else column).count().cast(pl.Int64),
-    "max": lambda column: pl.col(column).max(),
-    "mean": lambda column: pl.col(column).mean(),
-    "min": lambda column: pl.col(column).min(),
-    "std": lambda column: pl.col(column).std(),
-    # A running sum keeps a rounding error of what has left the window; an empty one is 0.
-    "sum": lambda column: (
-        pl.when(pl.col(column).count() > 0).then(pl.col(column).sum()).otherwise(0)
-    ),
-}

@@ -1,4 +1,4 @@
-"""SQL and table functions over datasets: DuckDB."""
+"""SQL and table functions over datasets and views: DuckDB."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from typing import cast
 
 from madang import engines
 from madang.data.processing.contract import Processing
+from madang.data.processing.lineage import ColumnLineage, Lineage
+from madang.data.processing.views import View, view
 
 ENGINES = {"duckdb": "madang.data.processing.duckdb:DuckDBProcessing"}
 DEFAULT = "duckdb"
@@ -16,4 +18,13 @@ def connect(url: str | None, context: engines.Context) -> Processing:
     return cast("Processing", engines.connect("data.processing", url, context))
 
 
-__all__ = ["DEFAULT", "ENGINES", "Processing", "connect"]
+__all__ = [
+    "DEFAULT",
+    "ENGINES",
+    "ColumnLineage",
+    "Lineage",
+    "Processing",
+    "View",
+    "connect",
+    "view",
+]

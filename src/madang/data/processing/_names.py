@@ -4,11 +4,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import duckdb
 
 from madang.errors import InvalidInputError
+
+TABLE_FUNCTIONS = (
+    "generate_series",
+    "json_each",
+    "json_tree",
+    "range",
+    "repeat",
+    "repeat_row",
+    "unnest",
+)
+"""The table functions that a query may call: those that make rows of their arguments alone.
+
+DuckDB has many more, which read files, run text as SQL, or change its logs and settings."""
+
+_SYSTEM = ("information_schema", "pg_catalog")
 
 
 def table_names(cursor: Any, sql: str) -> set[str]:
@@ -17,7 +33,7 @@ def table_names(cursor: Any, sql: str) -> set[str]:
     Parses only: nothing is bound or opened. (`get_table_names` binds, and refuses parameters.)
 
     Raises:
-        InvalidInputError: `sql` is not one SELECT.
+        InvalidInputError: `sql` is not one SELECT, or reaches for something that is no dataset.
         duckdb.Error: It can't be parsed.
     """
     statements = cursor.extract_statements(sql)
@@ -33,6 +49,20 @@ def table_names(cursor: Any, sql: str) -> set[str]:
     return set(_tables(tree["statements"], frozenset()))
 
 
+@cache
+def parser() -> Any:
+    """A DuckDB without data, for looking at queries."""
+    return duckdb.connect(":memory:")
+
+
+def with_names(sql: str) -> set[str]:
+    """The names that the WITH of a SELECT itself defines (not those of its subqueries)."""
+    with parser().cursor() as cursor:
+        text = cursor.execute("SELECT json_serialize_sql(?)", [sql]).fetchall()[0][0]
+    nodes = [statement["node"] for statement in json.loads(text)["statements"]]
+    return {one["key"] for node in nodes for one in node["cte_map"]["map"]}
+
+
 def _tables(node: Any, hidden: frozenset[str]) -> Iterator[str]:
     """Names of base tables in a part of the tree; `hidden` are the WITH names in sight."""
     if isinstance(node, list):
@@ -42,6 +72,8 @@ def _tables(node: Any, hidden: frozenset[str]) -> Iterator[str]:
         return
     if node.get("type") == "BASE_TABLE":
         yield from _base_table(node, hidden)
+    if node.get("type") == "TABLE_FUNCTION":
+        _check_function(node["function"]["function_name"])
     if node.get("type") == "RECURSIVE_CTE_NODE":
         hidden |= {node["cte_name"].casefold()}
     for entry in node.get("cte_map", {}).get("map", ()):
@@ -54,11 +86,27 @@ def _tables(node: Any, hidden: frozenset[str]) -> Iterator[str]:
 
 
 def _base_table(node: dict[str, Any], hidden: frozenset[str]) -> Iterator[str]:
-    name = node["table_name"]
-    if node["schema_name"] or node["catalog_name"] or name.casefold() in hidden:
-        return  # datasets have no schema; what has one is DuckDB's own, such as information_schema
+    name, place = node["table_name"], node["schema_name"] or node["catalog_name"]
+    if place.casefold() in _SYSTEM and not node["catalog_name"]:
+        return
+    if place:
+        # DuckDB would look for a file of that name.
+        raise InvalidInputError(
+            f"datasets have no schema, and the query reads {place}.{name}; a name with a dot in it "
+            f'is written in quotes: "{place}.{name}"'
+        )
+    if name.casefold() in hidden:
+        return
     if node.get("at_clause"):
         raise InvalidInputError(
             f"AT is not understood here; give the version of {name!r} with versions=…"
         )
     yield name
+
+
+def _check_function(name: str) -> None:
+    if name.casefold() not in TABLE_FUNCTIONS:
+        raise InvalidInputError(
+            f"a query can't read from {name}(…); it reads datasets, and the table functions "
+            f"{', '.join(TABLE_FUNCTIONS)}"
+        )

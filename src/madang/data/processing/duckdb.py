@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Self
 
 import duckdb
@@ -13,10 +14,13 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 
 from madang.data.processing._names import table_names
+from madang.data.processing._resolve import dataset_name
+from madang.data.processing._scan import ParquetScans, parquet_scan, tables_folder
+from madang.data.processing._scratch import Scratch
 from madang.data.processing.contract import Processing
 from madang.data.storage import DeltaTables, Storage
 from madang.engines import Context, EngineURL, Health
-from madang.errors import ConfigurationError, InvalidInputError, NotFoundError
+from madang.errors import ConfigurationError, InvalidInputError, MadangError, NotFoundError
 
 _BATCH_ROWS = 65_536
 _IN_MEMORY = (pa.Table, pa.RecordBatch, pads.Dataset)
@@ -28,9 +32,13 @@ class DuckDBProcessing(Processing):
     """One in-memory DuckDB; each query has a cursor of its own, with its own tables.
 
     Columns and filters are pushed down into the scan of a dataset, so a query reads what it needs.
-    The SQL can reach no file, network, setting, extension or Python variable: DuckDB's external
-    access is off and its configuration is locked before the first query. Names ignore case, as
-    DuckDB's do. Times with a zone come in UTC.
+    The SQL can reach no file, network, setting, extension or Python variable: a query that calls
+    another table function than those in `TABLE_FUNCTIONS` is refused before it is bound, DuckDB's
+    external access is off but for the tables of a local storage, and its configuration is locked
+    before the first query. Names ignore case, as DuckDB's do. Times with a zone come in UTC.
+
+    What does not fit in memory spills to a folder of this process, which is removed at the end; the
+    folder of a process that was killed is removed by the next one that opens the engine.
 
     Args:
         context: Gives the storage.
@@ -43,27 +51,27 @@ class DuckDBProcessing(Processing):
         self, context: Context, *, memory_limit: str | None = None, threads: int | None = None
     ) -> None:
         self._context = context
-        scratch = context.home / "scratch"
-        scratch.mkdir(parents=True, exist_ok=True)
-        settings: dict[str, Any] = {
+        self._scans = ParquetScans()
+        self._scratch = Scratch(context.home / "scratch")
+        self._lock = threading.Lock()
+        self._opened: Any = None
+        self._settings: dict[str, Any] = {
             "python_enable_replacements": False,
             "autoinstall_known_extensions": False,
             "autoload_known_extensions": False,
             "allow_community_extensions": False,
-            "enable_external_access": False,
             # DuckDB's default is a folder in the working directory.
-            "temp_directory": str(scratch / f"duckdb-{os.getpid()}"),
+            "temp_directory": str(self._scratch.folder),
         }
         if memory_limit is not None:
-            settings["memory_limit"] = memory_limit
+            self._settings["memory_limit"] = memory_limit
         if threads is not None:
-            settings["threads"] = threads
+            self._settings["threads"] = threads
         try:
-            self._connection = duckdb.connect(":memory:", config=settings)
+            self._database = duckdb.connect(":memory:", config=self._settings)
         except duckdb.Error as error:
+            self._scratch.close()
             raise ConfigurationError(f"DuckDB refused its options: {error}") from error
-        for statement in ("SET GLOBAL TimeZone = 'UTC'", "SET lock_configuration = true"):
-            self._connection.execute(statement).fetchall()
 
     @classmethod
     def from_url(cls, url: EngineURL, context: Context) -> Self:
@@ -80,12 +88,31 @@ class DuckDBProcessing(Processing):
     def health(self) -> Health:
         try:
             limit = self.query("SELECT current_setting('memory_limit') AS text")["text"][0]
-        except (duckdb.Error, InvalidInputError) as error:
-            return Health(False, f"DuckDB: {error}", "restart the process")
+        except (duckdb.Error, MadangError) as error:
+            return Health(False, f"DuckDB: {error}", "restart the process, or look at the storage")
         return Health(True, f"DuckDB {duckdb.__version__}, memory limit {limit}")
 
     def close(self) -> None:
-        self._connection.close()
+        self._database.close()
+        self._scratch.close()
+
+    @property
+    def _connection(self) -> Any:
+        """The database, closed to the outside: before the first query, once the storage is known."""
+        with self._lock:
+            if self._opened is None:
+                folder = tables_folder(self._context.component("storage"))
+                if folder is not None:
+                    # Only before external access is off can this be said.
+                    self._database.execute("SET allowed_directories = ?", [[str(folder)]])
+                for statement in (
+                    "SET enable_external_access = false",
+                    "SET GLOBAL TimeZone = 'UTC'",
+                    "SET lock_configuration = true",
+                ):
+                    self._database.execute(statement).fetchall()
+                self._opened = self._database
+            return self._opened
 
     def query(
         self,
@@ -143,7 +170,7 @@ class DuckDBProcessing(Processing):
         with self._connection.cursor() as cursor, _errors(sql):
             names = table_names(cursor, sql)
             for name, source in self._sources(names, tables or {}, versions or {}).items():
-                cursor.register(name, source)
+                self._put_before(cursor, name, source)
             yield cursor.sql(sql, params=parameters)
 
     def _sources(
@@ -171,22 +198,42 @@ class DuckDBProcessing(Processing):
             for name in names
         }
 
+    @staticmethod
+    def _put_before(cursor: Any, name: str, source: Any) -> None:
+        """Makes a source a table of one cursor, which no other sees."""
+        if isinstance(source, _Files):
+            cursor.execute(parquet_scan(name, source.schema, source.files))
+        else:
+            cursor.register(name, source)
+
     def _dataset(self, name: str, version: int | None, others: list[str]) -> Any:
         storage: Storage = self._context.component("storage")
-        known = storage.tables()
-        if name not in known:
-            alike = [table for table in known if table.casefold() == name.casefold()]
-            if len(alike) != 1:
-                raise NotFoundError(
-                    f"the query reads {name!r}, which is no dataset; "
-                    f"the datasets are: {', '.join(known) or 'none yet'}"
-                    + (f"; given with the query: {', '.join(others)}" if others else "")
-                )
-            name = alike[0]
+        try:
+            return self._scan(storage, name, version)
+        except (NotFoundError, InvalidInputError):
+            # Only now, because with many tables listing them takes its time. A name in SQL may
+            # be one that no table can have.
+            found = dataset_name(storage, name, others)
+            if found == name:
+                raise
+        return self._scan(storage, found, version)
+
+    def _scan(self, storage: Storage, name: str, version: int | None) -> Any:
+        """What DuckDB can scan of a dataset's version, more than once."""
         if isinstance(storage, DeltaTables):
-            return storage.dataset(name, version=version)
+            found = storage.dataset(name, version=version)
+            files = self._scans.files(storage, name, found)
+            return found if files is None else _Files(found.schema, files)
         # A stream can be read once, and a query may read a table twice.
         return storage.read(name, version=version).read_all()
+
+
+@dataclass(frozen=True)
+class _Files:
+    """A dataset's version as the Parquet files that it is, and their columns."""
+
+    schema: pa.Schema
+    files: list[str]
 
 
 def _scannable(data: Any) -> Any:

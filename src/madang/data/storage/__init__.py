@@ -6,11 +6,20 @@ from typing import cast
 
 from madang import engines
 from madang.data.storage.contract import (
+    GRACE,
+    OBJECTS,
     DeltaTables,
     LocalFiles,
     ObjectInfo,
+    Objects,
+    Retained,
     Storage,
+    TableChanges,
+    TableRetention,
+    Tables,
     TableVersion,
+    Transaction,
+    UnknownOutcomeError,
 )
 
 ENGINES = {
@@ -28,10 +37,19 @@ def connect(url: str | None, context: engines.Context) -> Storage:
 __all__ = [
     "DEFAULT",
     "ENGINES",
+    "GRACE",
+    "OBJECTS",
     "DeltaTables",
     "LocalFiles",
     "ObjectInfo",
+    "Objects",
+    "Retained",
     "Storage",
+    "TableChanges",
+    "TableRetention",
     "TableVersion",
+    "Tables",
+    "Transaction",
+    "UnknownOutcomeError",
     "connect",
 ]

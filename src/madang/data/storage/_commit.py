@@ -1,83 +1,109 @@
-"""How a write becomes a version of a Delta table: on the newest version, or not at all.
+"""How a change becomes a version of a table: on the newest version, or not at all.
 
-The commit is the Delta library's; it is tried once on each newest version, and what the write
-assumed is checked again before each try.
+An entry is put into the table's log under the next number, only if no other has that number. A
+change that was too late plans again on the version that was faster, and checks again there what it
+assumed.
 """
 
 from __future__ import annotations
 
-import json
 import random
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 
-import pyarrow as pa
-from deltalake import (
-    CommitProperties,
-    DeltaTable,
-    PostCommitHookProperties,
-    Schema,
-    TableFeatures,
-    Transaction,
+from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError
+
+from madang.data.storage._log import (
+    Plan,
+    Said,
+    check_writable,
+    commit_of,
+    entry,
+    entry_name,
+    note_of,
+    progress_in,
 )
-from deltalake.exceptions import CommitFailedError, DeltaError
-from deltalake.transaction import AddAction, create_table_with_add_actions
-
+from madang.data.storage._names import NONE_YET
 from madang.data.storage._parquet import DataFile
 from madang.data.storage._tables import TablePlace
-from madang.data.storage.contract import Mode
+from madang.data.storage.contract import Transaction, UnknownOutcomeError
 from madang.errors import ConflictError
-
-NOTE = "madang"
-"""The key in a commit's information that holds what Madang says of it."""
+from madang.ledger import new_id
 
 _ATTEMPTS = 100
-_HOOKS = PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False)
+
+_RECENT = 10
+"""So many of the newest log entries are looked through for an application's progress."""
+
+MAX_WRITE_SECONDS = 6 * 86_400
+"""A change that takes longer is refused, because retention takes its files for abandoned ones."""
 
 
-@dataclass(frozen=True)
-class Write:
-    """One write under way: what it adds and what it assumes."""
+class Change(ABC):
+    """One change of a table under way.
 
-    id: str
-    table: str
-    mode: Mode
-    schema: pa.Schema
-    metadata: Mapping[str, str]
-    transaction: tuple[str, int] | None
-    files: list[DataFile] = field(default_factory=list)
+    Args:
+        table: The table's name.
+        operation: What it is, for `TableVersion.operation`.
+        metadata: What the caller says of it.
+        transactions: Progress that is committed with it.
+    """
 
-    def dropped_by(self, snapshot: DeltaTable | None) -> bool:
-        """Whether the table already holds this transaction number or a higher one."""
-        if snapshot is None or self.transaction is None:
-            return False
-        written = snapshot.transaction_version(self.transaction[0])
-        return written is not None and written >= self.transaction[1]
-
-    @property
-    def properties(self) -> CommitProperties:
-        """What the commit says of the write."""
-        note = {"write": self.id, "mode": self.mode, "metadata": dict(self.metadata)}
-        return CommitProperties(
-            custom_metadata={NOTE: note},
-            # No retries inside of the library: it lets an overwrite land behind a concurrent
-            # append without removing those rows.
-            max_commit_retries=0,
-            app_transactions=[Transaction(*self.transaction)] if self.transaction else None,
-        )
+    def __init__(
+        self,
+        table: str,
+        operation: str,
+        metadata: Mapping[str, str],
+        transactions: Sequence[Transaction] = (),
+    ) -> None:
+        self.id = new_id()
+        self.table = table
+        self.said = Said(self.id, operation, metadata, transactions)
+        self.written: list[DataFile] = []
+        self.started = time.monotonic()
 
     @property
-    def actions(self) -> list[AddAction]:
-        """The files that the commit adds."""
-        now = time.time_ns() // 1_000_000
-        return [
-            # No minima and maxima: Parquet's leave NaN out, and the Delta library reads those of
-            # a column that has none as null; both make filters lose rows.
-            AddAction(f.name, f.size_bytes, {}, now, True, json.dumps({"numRecords": f.rows}))
-            for f in self.files
+    def makes_a_version(self) -> bool:
+        """Whether the change is a version also when it changes no row."""
+        return bool(self.said.transactions)
+
+    @abstractmethod
+    def plan(self, snapshot: DeltaTable | None) -> Plan:
+        """What the version after `snapshot` changes; called again when another was faster.
+
+        Raises:
+            ConflictError: What another writer did excludes this change.
+        """
+
+    def is_done(self, held: Mapping[str, int]) -> bool:
+        """Whether the change's transaction numbers are reached already.
+
+        Args:
+            held: The numbers that the table holds, by application.
+
+        Raises:
+            ConflictError: The table holds another number than a transaction comes after, or only a
+                part of the numbers.
+        """
+        transactions = self.said.transactions
+        done = [
+            one.after is None and held.get(one.application, NONE_YET) >= one.number
+            for one in transactions
         ]
+        if done and all(done):
+            return True
+        for one, is_done in zip(transactions, done, strict=True):
+            number = held.get(one.application, NONE_YET)
+            if is_done or one.after not in (None, number):
+                raise ConflictError(
+                    f"application {one.application!r} would go to {one.number} in table "
+                    f"{self.table!r} from {_number(one.after)}, and the table holds "
+                    f"{_number(number)}; another writer was first: read the progress and go on "
+                    "from there"
+                )
+        return False
 
 
 class Committer:
@@ -92,124 +118,139 @@ class Committer:
         self._place = place
         self._find = find
 
-    def commit(self, write: Write, snapshot: DeltaTable | None) -> tuple[int, bool]:
-        """Makes the version.
+    def run(self, change: Change, snapshot: DeltaTable | None) -> tuple[int, bool]:
+        """Makes the version, and removes the files that it wrote in vain.
 
         Args:
-            write: With its files written and durable.
+            change: What to do.
             snapshot: The newest version that the caller knows.
 
         Returns:
-            The version's number and `True`; or, when the write's transaction was already there,
-            the table's newest version and `False`.
+            The version's number and `True`; or, when there was nothing to change or the
+            transactions were there already, the newest version and `False`.
 
         Raises:
-            ConflictError: Nothing landed: another writer changed the schema, or writers without
+            ConflictError: Nothing landed: another writer excludes the change, or writers without
                 end were faster.
+            UnknownOutcomeError: The store's answer was lost, and the version is not seen.
         """
-        first = 0 if snapshot is None else snapshot.version() + 1
+        try:
+            version, landed = self._land(change, snapshot)
+        except UnknownOutcomeError:
+            raise  # the version may appear, so its files stay
+        except Exception:
+            self.discard(change, ())
+            raise
+        return version, landed
+
+    def progress_of(self, change: Change, snapshot: DeltaTable | None) -> dict[str, int]:
+        """The numbers that a version holds of the change's applications."""
+        names = [one.application for one in change.said.transactions]
+        return self.progress(change.table, snapshot, names)
+
+    def progress(
+        self, table: str, snapshot: DeltaTable | None, applications: Sequence[str]
+    ) -> dict[str, int]:
+        """The numbers that a version holds, without applications that it holds nothing of."""
+        found: dict[str, int] = {}
+        left = dict.fromkeys(applications)
+        if snapshot is None:
+            return found
+        newest = snapshot.version()
+        # The library reads the whole log for each application: 64 of them took 2 s in S3. Those
+        # that go on together are in one of the newest entries.
+        for version in range(newest, max(newest - _RECENT, -1), -1):
+            if not left:
+                break
+            data = self._place.get(table, entry_name(version))
+            for name, number in progress_in(data or b"").items():
+                if name in left:
+                    found[name] = number
+                    del left[name]
+        for name in left:
+            older = snapshot.transaction_version(name)
+            if older is not None:
+                found[name] = older
+        return found
+
+    def discard(self, change: Change, kept: Sequence[DataFile]) -> None:
+        """Removes the files of a change that no version refers to."""
+        names = {file.name for file in kept}
+        for file in change.written:
+            if file.name not in names:
+                self._place.discard(change.table, file.name)
+
+    def _land(self, change: Change, snapshot: DeltaTable | None) -> tuple[int, bool]:
+        first, plan = _next(snapshot), Plan()
         for attempt in range(_ATTEMPTS):
             if attempt:
                 time.sleep(random.random() * min(0.002 * 2**attempt, 0.2))  # noqa: S311
-                snapshot = self._find(write.table)
-                # A server may have taken the commit and lost the answer.
-                landed = _version_of(write.id, snapshot, first)
+                # The store may have taken the entry, lost the answer, and refused a repetition.
+                snapshot, landed = self._look(change, first)
                 if landed is not None:
-                    self._place.commit_done(write.table, landed)
-                    return landed, True
-            if snapshot is not None and write.dropped_by(snapshot):
+                    self._place.sync(change.table, landed)
+                    return self._landed(change, plan, landed)
+            if change.is_done(self.progress_of(change, snapshot)) and snapshot is not None:
+                self.discard(change, ())
                 return snapshot.version(), False
-            version = self._try(write, snapshot)
-            if version is not None:
-                self._place.commit_done(write.table, version)
-                return version, True
+            plan = change.plan(snapshot)
+            if snapshot is not None:
+                if not plan and not change.makes_a_version:
+                    self.discard(change, ())
+                    return snapshot.version(), False
+                check_writable(snapshot, change.table, plan)
+            if self._put(change, plan, snapshot):
+                return self._landed(change, plan, _next(snapshot))
         raise ConflictError(
-            f"table {write.table!r} was changed by other writers {_ATTEMPTS} times while this "
-            "write tried to land; write again, in larger and fewer pieces"
+            f"table {change.table!r} was changed by other writers {_ATTEMPTS} times while this "
+            "change tried to land; write again, in larger and fewer pieces"
         )
 
-    def _try(self, write: Write, snapshot: DeltaTable | None) -> int | None:
-        """One try on one snapshot: the version made, or `None` when another writer was first."""
-        try:
-            if snapshot is None:
-                self._create(write)
-                return 0
-            _check_schema(write, snapshot)
-            self._add_feature(write, snapshot)
-            version = snapshot.version() + 1
-            snapshot.create_write_transaction(
-                [*write.actions],
-                write.mode,
-                Schema.from_arrow(write.schema),
-                commit_properties=write.properties,
-                post_commithook_properties=_HOOKS,
+    def _put(self, change: Change, plan: Plan, snapshot: DeltaTable | None) -> bool:
+        if time.monotonic() - change.started > MAX_WRITE_SECONDS:
+            raise ConflictError(
+                f"a change of table {change.table!r} took more than "
+                f"{MAX_WRITE_SECONDS // 86_400} days; write in smaller pieces"
             )
-            return version
-        except CommitFailedError:
-            return None
-        except DeltaError:
-            if snapshot is None and self._find(write.table) is not None:
-                return None  # another writer made the table
-            raise
+        version = _next(snapshot)
+        try:
+            said = entry(change.said, plan, snapshot)
+            return self._place.put_new(change.table, entry_name(version), said)
+        except UnknownOutcomeError:
+            if self._look(change, version)[1] is None:
+                raise
+            self._place.sync(change.table, version)
+            return True
 
-    def _create(self, write: Write) -> None:
-        uri, options = self._place.location(write.table)
-        create_table_with_add_actions(
-            uri,
-            Schema.from_arrow(write.schema),
-            write.actions,
-            mode="error",
-            storage_options=options,
-            commit_properties=write.properties,
-            post_commithook_properties=_HOOKS,
-        )
+    def _look(self, change: Change, since: int) -> tuple[DeltaTable | None, int | None]:
+        """The newest version, and the one from `since` on that the change made, if it made one."""
+        try:
+            snapshot = self._find(change.table)
+            return snapshot, self._version_of(change, snapshot, since)
+        except (DeltaError, OSError) as error:
+            raise UnknownOutcomeError(
+                f"whether table {change.table!r} was changed is not known, because its store does "
+                f"not answer: {error}; look at its versions before you write again"
+            ) from error
 
-    def _add_feature(self, write: Write, snapshot: DeltaTable) -> None:
-        """Delta's times without a zone are a table feature, which new tables alone get unasked.
-
-        (Delta protocol, "Timestamp without timezone".) It is a version of its own.
-        """
-        if write.mode != "overwrite" or not any(_naive(f.type) for f in write.schema):
-            return
-        if "timestampNtz" in (snapshot.protocol().reader_features or ()):
-            return
-        snapshot.alter.add_feature(
-            TableFeatures.TimestampWithoutTimezone, allow_protocol_versions_increase=True
-        )
-        self._place.commit_done(write.table, snapshot.version())
-
-
-def arrow_schema(snapshot: DeltaTable) -> pa.Schema:
-    """The table's schema in Arrow's words."""
-    return pa.schema(snapshot.schema().to_arrow()).remove_metadata()
-
-
-def note_of(commit: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What Madang said of a commit; empty for another program's."""
-    note = commit.get(NOTE)
-    note = json.loads(note) if isinstance(note, str) else note
-    return note if isinstance(note, dict) else {}
-
-
-def _check_schema(write: Write, snapshot: DeltaTable) -> None:
-    if write.mode == "append" and arrow_schema(snapshot) != write.schema:
-        raise ConflictError(
-            f"another writer gave table {write.table!r} another schema while this append was "
-            "under way; read the new schema and write again"
-        )
-
-
-def _naive(type: pa.DataType) -> bool:
-    if pa.types.is_timestamp(type):
-        return type.tz is None
-    return any(_naive(type.field(index).type) for index in range(type.num_fields))
-
-
-def _version_of(write_id: str, snapshot: DeltaTable | None, since: int) -> int | None:
-    """The version from `since` on that the write `write_id` made, if it made one."""
-    if snapshot is None:
+    def _version_of(self, change: Change, snapshot: DeltaTable | None, since: int) -> int | None:
+        newest = -1 if snapshot is None else snapshot.version()
+        for version in range(newest, since - 1, -1):
+            data = self._place.get(change.table, entry_name(version))
+            if data is not None and note_of(commit_of(data)).get("write") == change.id:
+                return version
         return None
-    for commit in snapshot.history(max(snapshot.version() - since + 1, 1)):
-        if note_of(commit).get("write") == write_id:
-            return int(commit["version"])
-    return None
+
+    def _landed(self, change: Change, plan: Plan, version: int) -> tuple[int, bool]:
+        self.discard(change, plan.adds)
+        return version, True
+
+
+def _next(snapshot: DeltaTable | None) -> int:
+    return 0 if snapshot is None else snapshot.version() + 1
+
+
+def _number(number: int | None) -> str:
+    if number is None:
+        return "a lower number"
+    return "none yet" if number == NONE_YET else str(number)

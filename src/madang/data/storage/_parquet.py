@@ -1,159 +1,73 @@
-"""Arrow streams to Parquet data files: which types are stored how, rows in bounded memory."""
+"""Arrow streams to Parquet data files, in bounded memory: large files, one partition in each."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from madang.data.storage._tables import Sink
-from madang.errors import InvalidInputError, SchemaMismatchError
+from madang.data.storage._types import aligned
+from madang.errors import InvalidInputError
 
 ROW_GROUP_ROWS = 1 << 20
 ROW_GROUP_BYTES = 64 << 20
 FILE_BYTES = 128 << 20
 """A write starts a new file after so many bytes: readers of an object store hold whole files."""
 
-_WIDER = {
-    pa.uint8(): pa.int16(),
-    pa.uint16(): pa.int32(),
-    pa.uint32(): pa.int64(),
-    pa.uint64(): pa.int64(),
-    pa.float16(): pa.float32(),
-    pa.date64(): pa.date32(),
-    pa.large_string(): pa.string(),
-    pa.string_view(): pa.string(),
-    pa.large_binary(): pa.binary(),
-    pa.binary_view(): pa.binary(),
-}
-_PLAIN = {
-    pa.bool_(), pa.int8(), pa.int16(), pa.int32(), pa.int64(), pa.float32(), pa.float64(),
-    pa.string(), pa.binary(), pa.date32(),
-}  # fmt: skip
+_OPEN_FILES = 64
+"""So many partitions' files are written at a time; a further one ends that of longest ago."""
+
+Create = Callable[[str], AbstractContextManager[Sink]]
 
 
 @dataclass(frozen=True)
 class DataFile:
-    """A data file that was written; its name is relative to the table's folder."""
+    """A data file of a table.
+
+    Attributes:
+        name: Its path in the table's folder, encoded as in the table's log.
+        size_bytes: Its size.
+        rows: How many it has; -1 when another program did not say.
+        partition: Its value of each partition column, which the file itself does not hold.
+    """
 
     name: str
     size_bytes: int
     rows: int
+    partition: Mapping[str, pa.Scalar] = field(default_factory=dict)
 
 
-def stored_schema(schema: pa.Schema) -> pa.Schema:
-    """The schema as a table stores it (see `Storage.write`), without Arrow's own metadata.
+def write_files(
+    stream: pa.RecordBatchReader,
+    schema: pa.Schema,
+    create: Create,
+    name: str,
+    partition_by: Sequence[str] = (),
+) -> Iterator[DataFile]:
+    """Writes a stream as data files `NAME-00000.parquet`, …; yields each when it is durable.
 
-    Raises:
-        SchemaMismatchError: A column's type can't be stored, or two columns have one name.
-    """
-    names = [name.casefold() for name in schema.names]  # Delta's column names ignore case
-    doubled = sorted({n for n in schema.names if names.count(n.casefold()) > 1})
-    if doubled or not names:
-        raise SchemaMismatchError(
-            f"columns {', '.join(doubled)} have the same name (case does not count); rename them"
-            if doubled
-            else "the data has no columns; a table needs at least one"
-        )
-    return pa.schema([pa.field(f.name, _stored(f.type, f.name), f.nullable) for f in schema])
-
-
-def _stored(type: pa.DataType, column: str) -> pa.DataType:
-    if type in _PLAIN or pa.types.is_decimal128(type):
-        return type
-    if type in _WIDER:
-        return _WIDER[type]
-    if pa.types.is_dictionary(type):
-        return _stored(type.value_type, column)
-    if pa.types.is_timestamp(type):
-        return pa.timestamp("us", "UTC" if type.tz else None)
-    if pa.types.is_fixed_size_binary(type):
-        return pa.binary()
-    nested = _nested(type, column)
-    if nested is None:
-        raise SchemaMismatchError(
-            f"column {column!r} has the type {type}, which a table can't store; cast it first "
-            "(a column of nothing but nulls: give it a type, a time of day or a duration: make it "
-            "an integer)"
-        )
-    return nested
-
-
-def _nested(type: pa.DataType, column: str) -> pa.DataType | None:
-    kinds = pa.types
-    if kinds.is_list(type) or kinds.is_large_list(type) or kinds.is_fixed_size_list(type):
-        item = type.value_field
-        return pa.list_(pa.field("element", _stored(item.type, column), item.nullable))
-    if kinds.is_struct(type):
-        fields = [type.field(index) for index in range(type.num_fields)]
-        return pa.struct(
-            [pa.field(f.name, _stored(f.type, f"{column}.{f.name}"), f.nullable) for f in fields]
-        )
-    if kinds.is_map(type):
-        return pa.map_(_stored(type.key_type, column), _stored(type.item_type, column))
-    return None
-
-
-def check_append(found: pa.Schema, table: pa.Schema, name: str) -> None:
-    """Checks that rows of schema `found` (as it came) may be appended to a table of schema `table`.
+    Args:
+        stream: Rows whose columns fit `schema`.
+        schema: The table's, with the partition columns.
+        create: Opens a new file.
+        name: What the files' names begin with.
+        partition_by: Columns with one value in each file.
 
     Raises:
-        SchemaMismatchError: A column is unknown, missing though it can't be null, or has another
-            type.
+        InvalidInputError: A value does not fit its column.
     """
-    problems = []
-    for field in found:
-        if field.name not in table.names:
-            problems.append(f"column {field.name!r} is not in the table")
-            continue
-        expected = table.field(field.name).type
-        # A column of nothing but nulls fits every type; that it may be null is checked by value.
-        if not pa.types.is_null(field.type) and _stored(field.type, field.name) != expected:
-            problems.append(f"column {field.name!r} is {field.type}, in the table it is {expected}")
-    problems += [
-        f"column {field.name!r} is missing and can't be null"
-        for field in table
-        if field.name not in found.names and not field.nullable
-    ]
-    if problems:
-        raise SchemaMismatchError(
-            f"can't append to {name!r}: {'; '.join(problems)}. "
-            f"Its columns are: {', '.join(f'{f.name} {f.type}' for f in table)}. "
-            "Change the data, or write with mode='overwrite' to replace rows and schema"
-        )
-
-
-def _aligned(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
-    """The batch with the table's columns in their order and types; missing ones are null."""
-    if batch.schema.equals(schema):
-        columns = batch.columns
-    else:
-        columns = [_column(batch, field) for field in schema]
-    for field, column in zip(schema, columns, strict=True):
-        if not field.nullable and column.null_count:
-            raise InvalidInputError(
-                f"column {field.name!r} can't be null, and {column.null_count} of "
-                f"{batch.num_rows} values in a batch are; fill them in, or leave out the rows"
-            )
-    return pa.RecordBatch.from_arrays(columns, schema=schema)
-
-
-def _column(batch: pa.RecordBatch, field: pa.Field) -> pa.Array:
-    index = batch.schema.get_field_index(field.name)
-    if index < 0:
-        return pa.nulls(batch.num_rows, field.type)
-    column = batch.column(index)
-    try:
-        return column if column.type == field.type else column.cast(field.type)
-    except pa.ArrowInvalid as error:
-        raise InvalidInputError(
-            f"column {field.name!r} ({column.type}) has a value that does not fit into "
-            f"{field.type}: {error}"
-        ) from error
+    with _Writer(schema, create, name, partition_by) as writer:
+        for group in _row_groups(stream, schema):
+            for partition, rows in _parts(group, partition_by):
+                yield from writer.write(partition, rows)
+        yield from writer.finish()
 
 
 def _row_groups(stream: pa.RecordBatchReader, schema: pa.Schema) -> Iterator[pa.Table]:
@@ -161,9 +75,9 @@ def _row_groups(stream: pa.RecordBatchReader, schema: pa.Schema) -> Iterator[pa.
     pending: list[pa.RecordBatch] = []
     rows = size = 0
     for batch in stream:
-        aligned = _aligned(batch, schema)
-        pending.append(aligned)
-        rows, size = rows + aligned.num_rows, size + aligned.nbytes
+        fitting = aligned(batch, schema)
+        pending.append(fitting)
+        rows, size = rows + fitting.num_rows, size + fitting.nbytes
         if rows >= ROW_GROUP_ROWS or size >= ROW_GROUP_BYTES:
             yield pa.Table.from_batches(pending, schema)
             pending, rows, size = [], 0, 0
@@ -171,38 +85,115 @@ def _row_groups(stream: pa.RecordBatchReader, schema: pa.Schema) -> Iterator[pa.
         yield pa.Table.from_batches(pending, schema)
 
 
-def write_files(
-    stream: pa.RecordBatchReader,
-    schema: pa.Schema,
-    create: Callable[[str], AbstractContextManager[Sink]],
-    name: str,
-) -> Iterator[DataFile]:
-    """Writes a stream as data files `NAME-00000.parquet`, …; yields each when it is durable.
+def _parts(
+    group: pa.Table, partition_by: Sequence[str]
+) -> Iterator[tuple[Mapping[str, pa.Scalar], pa.Table]]:
+    """The rows of each partition, in their order."""
+    if not partition_by:
+        yield {}, group
+        return
+    codes = np.zeros(group.num_rows, np.int64)
+    for column in partition_by:
+        encoded = group[column].combine_chunks().dictionary_encode(null_encoding="encode")
+        _refuse_empty(column, encoded.dictionary)
+        codes = codes * len(encoded.dictionary) + encoded.indices.to_numpy()
+        # Dense again after each column, so that many columns do not overflow.
+        codes = np.unique(codes, return_inverse=True)[1]
+    order = np.argsort(codes, kind="stable")
+    ends = np.flatnonzero(np.diff(codes[order])) + 1
+    for rows in np.split(order, ends):
+        part = group.take(pa.array(rows)) if len(rows) < len(order) else group
+        yield (
+            {column: part[column][0] for column in partition_by},
+            part.drop_columns(list(partition_by)),
+        )
 
-    Raises:
-        InvalidInputError: A value does not fit its column.
-    """
-    groups = _row_groups(stream, schema)
-    group = next(groups, None)
-    number = 0
-    while group is not None:
-        file = f"{name}-{number:05d}.parquet"
-        with create(file) as sink:
-            counted = _Counted(sink)
-            footer: list[pq.FileMetaData] = []
-            writer = pq.ParquetWriter(
-                pa.PythonFile(counted, "w"),
-                schema,
-                compression="snappy",
-                use_dictionary=_dictionary_columns(schema),
-                metadata_collector=footer,
-            )
-            with writer:
-                while group is not None and counted.size < FILE_BYTES:
-                    writer.write_table(group, row_group_size=ROW_GROUP_ROWS)
-                    group = next(groups, None)
-        yield DataFile(file, counted.size, footer[0].num_rows)
-        number += 1
+
+def _refuse_empty(column: str, values: pa.Array) -> None:
+    if pa.types.is_string(values.type) and "" in values.to_pylist():
+        raise InvalidInputError(
+            f"column {column!r} is partitioned by and holds an empty text, which Delta can't tell "
+            "from null; give it another value"
+        )
+
+
+class _Writer:
+    """The files under way, one for each partition; those not yielded are gone after an error."""
+
+    def __init__(
+        self, schema: pa.Schema, create: Create, name: str, partition_by: Sequence[str]
+    ) -> None:
+        self._schema = pa.schema([f for f in schema if f.name not in partition_by])
+        self._create = create
+        self._name = name
+        self._number = 0
+        self._open: dict[tuple[pa.Scalar, ...], _File] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for file in self._open.values():  # there are some only after an error
+            file.counted.stop()
+            file.parquet.close()
+            file.block.__exit__(kind, error, trace)
+
+    def write(self, partition: Mapping[str, pa.Scalar], rows: pa.Table) -> Iterator[DataFile]:
+        """Adds rows; yields files that this ends."""
+        key = tuple(partition.values())
+        file = self._open.pop(key, None)
+        if file is None:
+            if len(self._open) == _OPEN_FILES:
+                yield self._end(next(iter(self._open)))
+            file = self._start(partition)
+        self._open[key] = file  # the last one now
+        file.parquet.write_table(rows, row_group_size=ROW_GROUP_ROWS)
+        if file.counted.size >= FILE_BYTES:
+            yield self._end(key)
+
+    def finish(self) -> Iterator[DataFile]:
+        """Ends all files."""
+        for key in list(self._open):
+            yield self._end(key)
+
+    def _start(self, partition: Mapping[str, pa.Scalar]) -> _File:
+        name = f"{self._name}-{self._number:05d}.parquet"
+        self._number += 1
+        block = ExitStack()
+        counted = _Counted(block.enter_context(self._create(name)))
+        footer: list[pq.FileMetaData] = []
+        parquet = pq.ParquetWriter(
+            pa.PythonFile(counted, "w"),
+            self._schema,
+            compression="snappy",
+            use_dictionary=_dictionary_columns(self._schema),
+            metadata_collector=footer,
+        )
+        return _File(name, partition, block, counted, parquet, footer)
+
+    def _end(self, key: tuple[pa.Scalar, ...]) -> DataFile:
+        file = self._open[key]
+        file.parquet.close()
+        del self._open[key]
+        file.block.close()
+        return DataFile(file.name, file.counted.size, file.footer[0].num_rows, file.partition)
+
+
+@dataclass(frozen=True)
+class _File:
+    """A file under way, and the block in which it is open."""
+
+    name: str
+    partition: Mapping[str, pa.Scalar]
+    block: ExitStack
+    counted: _Counted
+    parquet: pq.ParquetWriter
+    footer: list[pq.FileMetaData]
 
 
 def _dictionary_columns(schema: pa.Schema) -> list[str]:
@@ -217,14 +208,19 @@ class _Counted:
     closed = False
 
     def __init__(self, sink: Sink) -> None:
-        self._sink = sink
+        self._sink: Sink | None = sink
         self.size = 0
 
     def write(self, data: Any) -> int:
         view = memoryview(data)
-        self._sink.write(view)
+        if self._sink is not None:
+            self._sink.write(view)
         self.size += view.nbytes
         return view.nbytes
+
+    def stop(self) -> None:
+        """Takes what still comes, and writes no more."""
+        self._sink = None
 
     def tell(self) -> int:
         return self.size

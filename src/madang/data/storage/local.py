@@ -1,7 +1,7 @@
 """Objects and tables in a local directory: the default engine.
 
-Under the directory: `PROJECT/objects/KEY`, `PROJECT/tables/NAME/` and `PROJECT/scratch/` for files
-that are being written.
+Under the directory: `PROJECT/objects/KEY`, `PROJECT/about/` for what is said of objects,
+`PROJECT/tables/NAME/`, and `PROJECT/scratch/` for files that are being written.
 """
 
 from __future__ import annotations
@@ -9,19 +9,24 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property
 from io import FileIO
 from pathlib import Path
 from typing import Any, Self
 
+import pyarrow as pa
+
 from madang.data.storage import _files
-from madang.data.storage._names import check_key, check_prefix
-from madang.data.storage._tables import TableStorage
-from madang.data.storage.contract import LocalFiles, ObjectInfo
+from madang.data.storage._about import Sidecars, as_stream
+from madang.data.storage._names import check_about, check_key, check_prefix
+from madang.data.storage._tables import FileInfo, TableStorage
+from madang.data.storage.contract import LocalFiles, ObjectInfo, UnknownOutcomeError
 from madang.engines import Context, EngineURL, Health
 from madang.errors import AlreadyExistsError, InvalidInputError, NotFoundError
 from madang.ledger import new_id
@@ -42,6 +47,7 @@ class LocalStorage(TableStorage, LocalFiles):
         self.folder = folder
         self._objects = folder / "objects"
         self._scratch = folder / "scratch"
+        self._sidecars = Sidecars(folder / "about")
         self._clear_scratch()
 
     @classmethod
@@ -64,13 +70,27 @@ class LocalStorage(TableStorage, LocalFiles):
     # -- objects ------------------------------------------------------------------------------
 
     def put(
-        self, key: str, data: bytes | memoryview | Path, *, overwrite: bool = True
+        self,
+        key: str,
+        data: bytes | memoryview | Path,
+        *,
+        overwrite: bool = True,
+        content_type: str | None = None,
+        metadata: Mapping[str, str] | None = None,
     ) -> ObjectInfo:
         path = self.path(key)
+        content_type, metadata = check_about(content_type, metadata)
+        beside: Path | None = None
         try:
             with _files.replacing(path, self._scratch, overwrite=overwrite) as file:
                 _fill(file, data)
+                now = time.time_ns()  # the kernel's own times are some milliseconds wide
+                os.utime(file.fileno(), ns=(now, now))
                 status = os.fstat(file.fileno())
+                if content_type or metadata:
+                    beside = self._sidecars.add(
+                        key, status.st_size, status.st_mtime_ns, content_type, metadata
+                    )
         except FileExistsError as error:
             raise AlreadyExistsError(
                 f"object {key!r} exists; choose another key, or replace it with overwrite=True"
@@ -80,7 +100,28 @@ class LocalStorage(TableStorage, LocalFiles):
                 f"object {key!r} can't be stored: a key can't be a folder of another one "
                 f"({error.filename} is in the way)"
             ) from error
-        return _info(key, status)
+        self._sidecars.clear(key, beside)
+        return replace(_info(key, status), content_type=content_type, metadata=metadata)
+
+    def about(self, key: str) -> ObjectInfo:
+        try:
+            status = self.path(key).stat()
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise NotFoundError(f"there is no object {key!r}") from error
+        if stat.S_ISDIR(status.st_mode):
+            raise NotFoundError(f"there is no object {key!r}")
+        said, metadata = self._sidecars.get(key, status.st_size, status.st_mtime_ns)
+        return replace(_info(key, status), content_type=said, metadata=metadata)
+
+    def objects(self, prefix: str = "") -> pa.RecordBatchReader:
+        return as_stream(self._abouts(self.list(prefix)))
+
+    def _abouts(self, found: Iterator[ObjectInfo]) -> Iterator[ObjectInfo]:
+        for info in found:
+            try:
+                yield self.about(info.key)
+            except NotFoundError:
+                continue  # deleted since the folder was read
 
     def get(self, key: str) -> bytes:
         try:
@@ -98,6 +139,7 @@ class LocalStorage(TableStorage, LocalFiles):
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return
         _files.sync_folder(path.parent)
+        self._sidecars.clear(key)
 
     def path(self, key: str) -> Path:
         return self._objects / check_key(key)
@@ -156,14 +198,15 @@ class LocalStorage(TableStorage, LocalFiles):
 
     @cached_property
     def _place(self) -> _LocalTables:
-        return _LocalTables(self.folder / "tables")
+        return _LocalTables(self.folder / "tables", self._scratch)
 
 
 class _LocalTables:
     """A `TablePlace`: a folder for each table."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, scratch: Path) -> None:
         self._folder = folder
+        self._scratch = scratch
 
     def location(self, table: str) -> tuple[str, dict[str, str]]:
         return str(self._folder / table), {}
@@ -181,10 +224,45 @@ class _LocalTables:
     def discard(self, table: str, name: str) -> None:
         (self._folder / table / name).unlink(missing_ok=True)
 
-    def commit_done(self, table: str, version: int) -> None:
+    def put_new(self, table: str, name: str, data: bytes) -> bool:
+        path = self._folder / table / name
+        try:
+            with _files.replacing(path, self._scratch, overwrite=False) as file:
+                _files.write_all(file, memoryview(data))
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if path.exists():  # its name could not be synced, or another writer was first
+                raise UnknownOutcomeError(
+                    f"{name} of table {table!r} may not be durable: {error}; check the disk, and "
+                    "look at the table before you change it again"
+                ) from error
+            raise
+        return True
+
+    def get(self, table: str, name: str) -> bytes | None:
+        try:
+            return (self._folder / table / name).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def files(self, table: str, folder: str) -> list[FileInfo]:
+        root = self._folder / table
+        found = []
+        for path in (root / folder).rglob("*"):
+            try:
+                status = path.stat()
+            except FileNotFoundError:
+                continue  # removed since the folder was read
+            if stat.S_ISREG(status.st_mode):
+                moment = datetime.fromtimestamp(status.st_mtime, UTC)
+                found.append(FileInfo(str(path.relative_to(root)), status.st_size, moment))
+        return found
+
+    def sync(self, table: str, version: int) -> None:
         log = self._folder / table / "_delta_log"
         for name in (
-            f"{version:020d}.json",
+            _entry_name(version),
             f"{version:020d}.checkpoint.parquet",
             "_last_checkpoint",
         ):
@@ -194,7 +272,6 @@ class _LocalTables:
                 if name.endswith(".json"):
                     raise
         _files.sync_folder(log)
-        _files.sync_folder(log.parent)
 
     def names(self) -> list[str]:
         try:
@@ -211,6 +288,10 @@ class _Whole:
 
     def write(self, data: Any, /) -> None:
         _files.write_all(self._file, memoryview(data))
+
+
+def _entry_name(version: int) -> str:
+    return f"{version:020d}.json"
 
 
 def _is_table(folder: Path) -> bool:

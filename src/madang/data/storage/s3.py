@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self, cast
+from urllib.parse import quote, unquote
 
 import obstore
+import pyarrow as pa
 from obstore.exceptions import (
     AlreadyExistsError as ExistsInStoreError,
     BaseError,
@@ -24,9 +28,11 @@ from obstore.exceptions import (
 )
 from obstore.store import S3Store
 
-from madang.data.storage._names import check_key, check_prefix
-from madang.data.storage._tables import Sink, TableStorage
-from madang.data.storage.contract import ObjectInfo
+from madang.data.storage._about import as_stream
+from madang.data.storage._names import check_about, check_key, check_prefix
+from madang.data.storage._s3_probe import ABILITIES, UnsafeServerError, probe
+from madang.data.storage._tables import FileInfo, Sink, TableStorage
+from madang.data.storage.contract import ObjectInfo, UnknownOutcomeError
 from madang.engines import Context, EngineURL, Health
 from madang.errors import (
     AlreadyExistsError,
@@ -42,14 +48,31 @@ _OPTIONS = {
 }  # fmt: skip
 _NOT_THERE = (FileNotFoundError, NotInStoreError)
 """The client raises Python's own error for a missing object."""
+_PROBED: set[tuple[str, frozenset[tuple[str, str]]]] = set()
+"""The buckets, and how they were reached, that this process found to be safe."""
+
+_REQUESTS = 16
+"""So many requests are under way at a time."""
+
+_PLAIN = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) != "%")
+"""What stands in a header as it is."""
+
+_EMPTY = "%"
+"""An empty text: servers lose a header without a value."""
+
+_NO_TYPE = ("application/octet-stream", "binary/octet-stream")
+"""What servers say of an object of which nothing was said."""
+
+_NO_METADATA = ("Cache-Control", "Content-Disposition", "Content-Encoding", "Content-Language")
+"""Attributes of an object that other programs may have given it."""
+
 _FIRST_LOG_ENTRY = "_delta_log/00000000000000000000.json"
 
 
 class S3Storage(TableStorage):
     """A bucket. Without keys in the URL those of the environment (`AWS_ACCESS_KEY_ID` …) hold.
 
-    A server is probed when it is connected: one that ignores range reads or create-only writes
-    would corrupt tables, so it is refused. A create-only `put` is one request, so its object is
+    A server is probed when it is connected: one that would corrupt tables is refused. A create-only `put` is one request, so its object is
     held in memory and has at most 5 GiB.
     """
 
@@ -133,44 +156,27 @@ class S3Storage(TableStorage):
     # -- what the server really does ----------------------------------------------------------
 
     def probe(self) -> None:
-        """Tries on the server what tables depend on.
+        """Tries on the server what tables depend on; once in a process for each server and bucket.
 
         Raises:
             ConfigurationError: The server would corrupt tables, or there is no such bucket.
             UnavailableError: It does not answer.
             PermissionDeniedError: It refuses the access key.
         """
+        place = (self._bucket, frozenset(self._options.items()))
+        if place in _PROBED:
+            return
         key = f"probe/{new_id()}"
         with self._errors(key):
-            obstore.put(self._client, key, b"0123456789", mode="create")
             try:
-                self._probe_create(key)
-                self._probe_range(key)
+                probe(self._client, key)
+            except UnsafeServerError as error:
+                raise ConfigurationError(
+                    f"{self._where} can't hold tables safely: {error}; use another S3 server"
+                ) from error
             finally:
                 obstore.delete(self._client, key)
-
-    def _probe_create(self, key: str) -> None:
-        try:
-            obstore.put(self._client, key, b"replaced!!", mode="create")
-        except ExistsInStoreError:
-            return
-        raise self._unsafe(
-            "it ignores create-only writes (If-None-Match: *), so two writers would overwrite "
-            "each other's versions"
-        )
-
-    def _probe_range(self, key: str) -> None:
-        try:
-            part = bytes(obstore.get_range(self._client, key, start=2, end=6))
-        except GenericError as error:
-            raise self._unsafe(f"it can't read a range: {_first_line(error)}") from error
-        if part != b"2345":
-            raise self._unsafe("it ignores the range of a read (Range: bytes=…)")
-
-    def _unsafe(self, reason: str) -> ConfigurationError:
-        return ConfigurationError(
-            f"{self._where} can't hold tables safely: {reason}; use another S3 server"
-        )
+        _PROBED.add(place)
 
     def health(self) -> Health:
         try:
@@ -180,23 +186,57 @@ class S3Storage(TableStorage):
             return Health(
                 False, f"{self._where}: {_first_line(error)}", "check the server, keys and bucket"
             )
-        return Health(True, self._where)
+        return Health(True, f"{self._where}; it was found to have {', '.join(ABILITIES)}")
 
     # -- objects ------------------------------------------------------------------------------
 
     def put(
-        self, key: str, data: bytes | memoryview | Path, *, overwrite: bool = True
+        self,
+        key: str,
+        data: bytes | memoryview | Path,
+        *,
+        overwrite: bool = True,
+        content_type: str | None = None,
+        metadata: Mapping[str, str] | None = None,
     ) -> ObjectInfo:
         check_key(key)
+        content_type, metadata = check_about(content_type, metadata)
+        # A header is ASCII.
+        said = {name: quote(value, safe=_PLAIN) or _EMPTY for name, value in metadata.items()}
+        if content_type:
+            said["Content-Type"] = content_type
         body = data if isinstance(data, Path) else memoryview(data).cast("B")
+        mode = "overwrite" if overwrite else "create"
         with self._errors(key):
-            obstore.put(self._objects, key, body, mode="overwrite" if overwrite else "create")
-            return _info(obstore.head(self._objects, key))
+            obstore.put(self._objects, key, body, mode=cast("Any", mode), attributes=said)
+            info = _info(obstore.head(self._objects, key))
+        return replace(info, content_type=content_type, metadata=metadata)
 
     def get(self, key: str) -> bytes:
         check_key(key)
         with self._errors(key):
             return bytes(obstore.get(self._objects, key).bytes())
+
+    def about(self, key: str) -> ObjectInfo:
+        check_key(key)
+        with self._errors(key):
+            return _about(obstore.get(self._objects, key, options={"head": True}))
+
+    def objects(self, prefix: str = "") -> pa.RecordBatchReader:
+        return as_stream(self._abouts(self.list(prefix)))
+
+    def _abouts(self, found: Iterator[ObjectInfo]) -> Iterator[ObjectInfo]:
+        """With one request for each object, many at a time."""
+        with ThreadPoolExecutor(_REQUESTS) as pool:
+            while some := list(itertools.islice(found, 1000)):
+                keys = [info.key for info in some]
+                yield from filter(None, pool.map(self._find_about, keys))
+
+    def _find_about(self, key: str) -> ObjectInfo | None:
+        try:
+            return self.about(key)
+        except NotFoundError:
+            return None  # deleted since it was listed
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         # The client lists whole folders only, so the last part is compared here. Servers on a file
@@ -265,7 +305,39 @@ class _S3Tables:
         with self._storage._errors(name):
             obstore.delete(self._store, f"{table}/{name}")
 
-    def commit_done(self, table: str, version: int) -> None:
+    def put_new(self, table: str, name: str, data: bytes) -> bool:
+        key = f"{table}/{name}"
+        try:
+            with self._storage._errors(key):
+                obstore.put(self._store, key, data, mode="create")
+        except AlreadyExistsError:
+            return False
+        except UnavailableError as error:
+            raise UnknownOutcomeError(
+                f"whether {name} of table {table!r} was written is not known: {error}; look at "
+                "the table before you change it again"
+            ) from error
+        return True
+
+    def get(self, table: str, name: str) -> bytes | None:
+        try:
+            with self._storage._errors(name):
+                return bytes(obstore.get(self._store, f"{table}/{name}").bytes())
+        except NotFoundError:
+            return None
+
+    def files(self, table: str, folder: str) -> list[FileInfo]:
+        place = f"{table}/{folder}" if folder else table
+        with self._storage._errors(place):
+            pages = obstore.list(self._store, place, chunk_size=1000)
+            return [
+                FileInfo(
+                    entry["path"].removeprefix(f"{table}/"), entry["size"], entry["last_modified"]
+                )
+                for entry in itertools.chain.from_iterable(pages)
+            ]
+
+    def sync(self, table: str, version: int) -> None:
         return
 
     def names(self) -> list[str]:
@@ -279,6 +351,20 @@ class _S3Tables:
         except _NOT_THERE:
             return False  # its first writer is not done, or was killed
         return True
+
+
+def _about(found: Any) -> ObjectInfo:
+    said = {str(name): str(value) for name, value in found.attributes.items()}
+    content_type = said.pop("Content-Type", None)
+    return replace(
+        _info(found.meta),
+        content_type=None if content_type in _NO_TYPE else content_type,
+        metadata={
+            name: "" if text == _EMPTY else unquote(text)
+            for name, text in said.items()
+            if name not in _NO_METADATA
+        },
+    )
 
 
 def _first_line(error: BaseException) -> str:

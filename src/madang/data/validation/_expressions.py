@@ -11,7 +11,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from madang.data.validation._rules import literal, unique_columns
+from madang.data.validation._rules import inner, literal, unique_columns
 from madang.data.validation.contract import Check, Column, DataContract
 from madang.errors import InvalidInputError
 
@@ -73,6 +73,8 @@ def failing(check: Check, types: Types, frame: pl.DataFrame, path: str) -> pl.Ex
     Raises:
         InvalidInputError: The pattern or the expression can't be understood.
     """
+    if check.kind == "conditional":
+        return conditional(check, types, frame, path)
     if check.kind == "expression":
         return _sql(str(check.arguments["sql"]), frame, f"{path}.arguments.sql")
     column = pl.col(str(check.column))
@@ -88,12 +90,14 @@ def _range(check: Check, column: pl.Expr, type: pa.DataType, _path: str) -> pl.E
         if name in check.arguments:
             bound = literal(check.arguments[name], type)
             strict = bool(check.arguments.get(exclusive, False))
-            fails = fails | _beyond(column, type, bound, low=name == "min", strict=strict)
+            fails = fails | beyond(column, type, bound, low=name == "min", strict=strict)
     # A NaN is in no range; Polars sorts it above everything.
     return fails | column.is_nan() if pa.types.is_floating(type) else fails
 
 
-def _beyond(column: pl.Expr, type: pa.DataType, bound: Any, *, low: bool, strict: bool) -> pl.Expr:
+def beyond(
+    column: pl.Expr, type: pa.DataType, bound: Any, *, low: bool, strict: bool = False
+) -> pl.Expr:
     """Where values lie beyond a bound (below it if `low`)."""
     if type in INTEGERS:
         # Integers are compared with integers: floats can't tell large ones apart.
@@ -109,6 +113,16 @@ def _beyond(column: pl.Expr, type: pa.DataType, bound: Any, *, low: bool, strict
     if low:
         return column <= value if strict else column < value
     return column >= value if strict else column > value
+
+
+def below(column: pl.Expr, type: pa.DataType, edge: Any) -> pl.Expr:
+    """Where values are not above an edge; null where they are null."""
+    return ~beyond(column, type, edge, low=False)
+
+
+def equal(column: pl.Expr, type: pa.DataType, value: Any) -> pl.Expr:
+    """Where values are that value; null where they are null."""
+    return column == pl.lit(value, dtype=_dtype(type))
 
 
 @cache
@@ -164,6 +178,10 @@ _VALUES: Mapping[str, Callable[[Check, pl.Expr, pa.DataType, str], pl.Expr]] = {
 
 def _sql(sql: str, frame: pl.DataFrame, path: str) -> pl.Expr:
     """A SQL predicate; a row fails where it is false (as in SQL's CHECK, unknown passes)."""
+    return ~_predicate(sql, frame, path).fill_null(value=True)
+
+
+def _predicate(sql: str, frame: pl.DataFrame, path: str) -> pl.Expr:
     probe = frame.clear(2)
     try:
         expression = pl.sql_expr(sql)
@@ -172,65 +190,51 @@ def _sql(sql: str, frame: pl.DataFrame, path: str) -> pl.Expr:
         raise InvalidInputError(f"{path}: {sql!r}: {_first_line(error)}") from error
     if result.schema["x"] != pl.Boolean or result.height != probe.height:
         raise InvalidInputError(f"{path}: {sql!r} must be true or false for each row")
-    return ~expression.fill_null(value=True)
+    return expression
 
 
 def _first_line(error: BaseException) -> str:
     return str(error).partition("\n")[0][:300]
 
 
-def duplicates(check: Check) -> pl.Expr:
-    """How many rows repeat the values of an earlier row; rows with a null in them don't count."""
-    columns = [pl.col(name) for name in unique_columns(check)]
+def key_columns(check: Check, types: Types) -> list[pl.Expr]:
+    """The key's columns as `k0`, `k1`, …; equal values have equal bits there (0.0 and -0.0)."""
+    keys = []
+    for index, name in enumerate(unique_columns(check)):
+        column = pl.col(name)
+        if pa.types.is_floating(types[name]):
+            column = (column + 0.0).fill_nan(math.nan)
+        keys.append(column.alias(f"k{index}"))
+    return keys
+
+
+def foreign(check: Check, types: Types, keys: pl.DataFrame) -> pl.Expr:
+    """True where a row's key is none of `keys`; a key with a null in it refers to nothing."""
+    columns = key_columns(check, types)
+    whole = pl.all_horizontal(pl.col(name).is_not_null() for name in unique_columns(check))
+    if not keys.height:
+        return whole
     if len(columns) == 1:
-        return columns[0].count() - columns[0].drop_nulls().n_unique()
-    whole = pl.all_horizontal(column.is_not_null() for column in columns)
-    return whole.sum() - pl.struct(columns).filter(whole).n_unique()
+        known = columns[0].is_in(_canonical(keys).to_series().implode())
+    else:
+        known = pl.struct(columns).is_in(_canonical(keys).to_struct().implode())
+    return whole & ~known.fill_null(value=False)
 
 
-def repeated_rows(check: Check, frame: pl.DataFrame, considered: pl.Series) -> pl.Series:
-    """True for rows that repeat an earlier one, among those that are considered."""
-    names = unique_columns(check)
-    whole = (
-        considered
-        & frame.select(pl.all_horizontal(pl.col(name).is_not_null() for name in names)).to_series()
-    )
-    index = whole.arg_true()
-    keys = frame.select(names)[index]
-    again = ~keys.select(pl.struct(pl.all()).is_first_distinct()).to_series()
-    result = pl.repeat(value=False, n=frame.height, dtype=pl.Boolean, eager=True)
-    return result.scatter(index.filter(again), True)
+def _canonical(keys: pl.DataFrame) -> pl.DataFrame:
+    floats = [name for name, dtype in keys.schema.items() if dtype.is_float()]
+    return keys.with_columns((pl.col(name) + 0.0).fill_nan(math.nan) for name in floats)
 
 
-def measure(check: Check) -> pl.Expr:
-    """What a check about the whole table looks at, as one value."""
-    if check.kind == "row_count":
-        return pl.len()
-    column = pl.col(str(check.column))
-    if check.kind == "mean":
-        return column.mean()
-    if check.kind == "freshness":
-        return column.max().dt.timestamp("us")
-    return column.null_count()
-
-
-def judge(check: Check, value: Any, rows: int, now_us: int) -> str:
-    """What is wrong with a measured value; empty when nothing is."""
-    arguments = check.arguments
-    if check.kind == "max_null_fraction":
-        share = value / rows if rows else 0.0
-        return f"{share:.4g} of the values are null" if share > arguments["max"] else ""
-    if check.kind == "freshness":
-        if value is None:
-            return "there is no time at all"
-        age = (now_us - value) / 1e6
-        return f"the newest is {age:.0f} s old" if age > arguments["max_age_seconds"] else ""
-    if value is None:
-        return "there is no value at all"
-    low, high = arguments.get("min", -math.inf), arguments.get("max", math.inf)
-    if low <= value <= high:
-        return ""
-    return f"found {value} rows" if check.kind == "row_count" else f"found {value:.6g}"
+def conditional(check: Check, types: Types, frame: pl.DataFrame, path: str) -> pl.Expr:
+    """True where the condition holds and what must then hold does not."""
+    condition = _predicate(str(check.arguments["when"]), frame, f"{path}.arguments.when")
+    then = check.arguments["then"]
+    if isinstance(then, str):
+        fails = _sql(then, frame, f"{path}.arguments.then")
+    else:
+        fails = failing(inner(check), types, frame, f"{path}.arguments.then")
+    return condition.fill_null(value=False) & fails
 
 
 def all_checks(contract: DataContract) -> list[tuple[str, Check]]:

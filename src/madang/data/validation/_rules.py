@@ -5,6 +5,7 @@ Needs no engine, so that contract files can be read and judged without one.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -37,12 +38,14 @@ class Rule:
         arguments: Each argument's name and how it is read; a `ArgumentError` says what is wrong.
         required: At least one of these must be given.
         takes: The column's type that it works on, and that in words; `None` when it has no column.
+        also: What else is wrong with the arguments, each with the path of its key in the check.
     """
 
     about: str
     arguments: Mapping[str, Parse]
     required: tuple[str, ...] = ()
     takes: tuple[Callable[[pa.DataType], bool], str] | None = None
+    also: Callable[[Check, DataContract], list[str]] = lambda _check, _contract: []
 
 
 def literal(value: Any, type: pa.DataType | None) -> Any:
@@ -152,6 +155,129 @@ def _columns(value: Any, _type: pa.DataType | None) -> list[str]:
     return items
 
 
+def _then(value: Any, _type: pa.DataType | None) -> Any:
+    """What must hold: a predicate, or a check of a column in the form that checks have in files."""
+    if isinstance(value, str):
+        return _text(value, None)
+    if not isinstance(value, Mapping) or not set(value) <= {"kind", "column", "arguments"}:
+        raise ArgumentError(
+            f"must be a predicate, or a check with kind, column and arguments, found {value!r}"
+        )
+    return value
+
+
+def _histogram(value: Any, _type: pa.DataType | None) -> Any:
+    """Frozen figures: `edges` and `counts` (one more than edges), or `values`, `counts`, `other`."""
+    shape = set(value) if isinstance(value, Mapping) else set()
+    if shape not in ({"edges", "counts"}, {"values", "counts"}, {"values", "counts", "other"}):
+        raise ArgumentError("must have edges and counts, or values, counts and other")
+    counts = [_count(count, None) for count in _list(value["counts"])]
+    if "edges" in shape:
+        edges = [_number(edge) for edge in _list(value["edges"])]
+        if not edges or any(a >= b for a, b in itertools.pairwise(edges)):
+            raise ArgumentError("edges must be there and rise")
+        if len(counts) != len(edges) + 1:
+            raise ArgumentError(
+                f"{len(edges)} edges have {len(edges) + 1} counts, not {len(counts)}"
+            )
+    elif len(counts) != len(_list(value["values"])) or not counts:
+        raise ArgumentError("values and counts must be there and as many")
+    if sum(counts) + _count(value.get("other", 0), None) == 0:
+        raise ArgumentError("all counts are 0; a reference needs rows")
+    return value
+
+
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list | tuple):
+        raise ArgumentError(f"must be a list, found {value!r:.80}")
+    return list(value)
+
+
+def _also_conditional(check: Check, contract: DataContract) -> list[str]:
+    found = [
+        f".arguments.{name}: conditional needs it"
+        for name in ("when", "then")
+        if name not in check.arguments
+    ]
+    then = check.arguments.get("then")
+    if isinstance(then, Mapping):
+        kind = then.get("kind")
+        if kind not in RULES or RULES[kind].about != "column":
+            kinds = ", ".join(name for name, rule in RULES.items() if rule.about == "column")
+            return [*found, f".arguments.then.kind: must be one of {kinds}, found {kind!r}"]
+        found += [f".arguments.then{text}" for text in check_problems(inner(check), contract)]
+    return found
+
+
+def inner(check: Check) -> Check:
+    """The check that a `conditional` asks for where its condition holds."""
+    then = check.arguments["then"]
+    return Check(
+        str(then.get("kind")), then.get("column"), "quarantine", then.get("arguments") or {}
+    )
+
+
+def _also_foreign_key(check: Check, _contract: DataContract) -> list[str]:
+    if "dataset" not in check.arguments:
+        return [".arguments.dataset: foreign_key needs it"]
+    columns, to = unique_columns(check), check.arguments.get("to", ())
+    if to and isinstance(to, list | tuple) and len(to) != len(columns):
+        return [f".arguments.to: {len(columns)} columns refer to {len(to)}"]
+    return []
+
+
+def _also_volume(check: Check, _contract: DataContract) -> list[str]:
+    found = []
+    if ("rows" in check.arguments) == ("against" in check.arguments):
+        found.append(".arguments: volume needs either rows or against")
+    low = check.arguments.get("min_ratio", 0)
+    high = check.arguments.get("max_ratio", math.inf)
+    if low > high:
+        found.append(f".arguments.min_ratio: {low} is more than max_ratio {high}")
+    return found
+
+
+def _also_quantile(check: Check, _contract: DataContract) -> list[str]:
+    return [] if "q" in check.arguments else [".arguments.q: quantile needs it"]
+
+
+def _also_distribution(check: Check, contract: DataContract) -> list[str]:
+    if ("reference" in check.arguments) == ("dataset" in check.arguments):
+        return [".arguments: distribution needs either reference or dataset"]
+    reference = check.arguments.get("reference")
+    type = next((c.type for c in contract.columns if c.name == check.column), None)
+    if not isinstance(reference, Mapping) or type is None:
+        return []
+    if "edges" in reference:
+        if not _NUMBER[0](type):
+            return [f".arguments.reference.edges: {check.column} is {label(type)}, give values"]
+        return []
+    found = []
+    for value in reference.get("values", ()):
+        try:
+            literal(value, type)
+        except (ValueError, TypeError, OverflowError) as error:
+            found.append(f".arguments.reference.values: {error}")
+    if "max_ks" in check.arguments:
+        found.append(".arguments.max_ks: values have no order; use max_psi or max_js")
+    return found
+
+
+def _also_unique(check: Check, contract: DataContract) -> list[str]:
+    """Of values that can't be compared, none is known to repeat."""
+    types = {column.name: column.type for column in contract.columns}
+    path = ".column" if check.column is not None else ".arguments.columns"
+    return [
+        f"{path}: {check.kind} works on columns of plain values; {name} is {label(types[name])}"
+        for name in unique_columns(check)
+        if isinstance(name, str) and name in types and not _KEY(types[name])
+    ]
+
+
+def _KEY(type: pa.DataType) -> bool:  # noqa: N802 - beside its kin below
+    return _COMPARABLE[0](type) or pa.types.is_binary(type) or pa.types.is_decimal128(type)
+
+
 _ANY = (lambda _: True, "any column")
 _ORDERED = (
     lambda t: not pa.types.is_boolean(t) and any(b(t) for b, _ in _LITERALS),
@@ -161,9 +287,37 @@ _COMPARABLE = (lambda t: any(b(t) for b, _ in _LITERALS), "columns of plain valu
 _STRING = (pa.types.is_string, "strings")
 _NUMBER = (lambda t: pa.types.is_integer(t) or pa.types.is_floating(t), "numbers")
 
+_DISTRIBUTED = (
+    lambda t: _NUMBER[0](t) or pa.types.is_string(t) or pa.types.is_boolean(t),
+    "numbers, strings and booleans",
+)
+
 RULES: dict[str, Rule] = {
+    "conditional": Rule("row", {"when": _text, "then": _then}, also=_also_conditional),
+    "distribution": Rule(
+        "table",
+        {
+            "reference": _histogram,
+            "dataset": _text,
+            "version": _count,
+            "max_psi": _positive,
+            "max_ks": _fraction,
+            "max_js": _fraction,
+            "min_rows": _count,
+        },
+        ("max_psi", "max_ks", "max_js"),
+        _DISTRIBUTED,
+        _also_distribution,
+    ),
     "expression": Rule("row", {"sql": _text}, ("sql",)),
     "finite": Rule("column", {}, (), (pa.types.is_floating, "float columns")),
+    "foreign_key": Rule(
+        "row",
+        {"columns": _columns, "dataset": _text, "to": _columns, "version": _count},
+        also=lambda check, contract: (
+            _also_foreign_key(check, contract) + _also_unique(check, contract)
+        ),
+    ),
     "freshness": Rule(
         "table",
         {"max_age_seconds": _positive},
@@ -176,6 +330,13 @@ RULES: dict[str, Rule] = {
     "max_null_fraction": Rule("table", {"max": _fraction}, ("max",), _ANY),
     "mean": Rule("table", {"min": _number, "max": _number}, ("min", "max"), _NUMBER),
     "not_null": Rule("column", {}, (), _ANY),
+    "quantile": Rule(
+        "table",
+        {"q": _fraction, "min": _number, "max": _number},
+        ("min", "max"),
+        _NUMBER,
+        _also_quantile,
+    ),
     "range": Rule(
         "column",
         {"min": literal, "max": literal, "exclusive_min": _flag, "exclusive_max": _flag},
@@ -183,7 +344,13 @@ RULES: dict[str, Rule] = {
         _ORDERED,
     ),
     "row_count": Rule("table", {"min": _count, "max": _count}, ("min", "max")),
-    "unique": Rule("row", {"columns": _columns}),
+    "unique": Rule("row", {"columns": _columns}, also=_also_unique),
+    "volume": Rule(
+        "table",
+        {"rows": _count, "against": _text, "min_ratio": _positive, "max_ratio": _positive},
+        ("min_ratio", "max_ratio"),
+        also=_also_volume,
+    ),
 }
 """Every kind of check, by name; `docs/data/validation.md` describes them."""
 
@@ -192,22 +359,32 @@ def title(check: Check) -> str:
     """A check in one line, such as `range(dep_delay): min=0, max=60`; it is the reason of a row."""
     arguments = dict(check.arguments)
     where = check.column if check.column is not None else ""
-    if check.kind == "unique":
+    if check.kind in KEYED:
         where = ", ".join(unique_columns(check))
         arguments.pop("columns", None)
     head = f"{check.kind}({where})" if where else check.kind
     if check.kind in ("expression", "matches"):
         said = str(arguments.get("sql", arguments.get("pattern", "")))
+    elif check.kind == "conditional":
+        then = arguments.get("then", "")
+        said = then if isinstance(then, str) else title(inner(check))
+        said = f"when {arguments.get('when', '')} then {said}"
     elif check.kind == "in_set":
         values = list(arguments.get("values", ()))
         said = ", ".join(map(str, values[:8])) + (", …" if len(values) > 8 else "")
     else:
+        if "reference" in arguments:
+            arguments["reference"] = "frozen"
         said = ", ".join(f"{name}={value}" for name, value in arguments.items())
     return f"{head}: {said}" if said else head
 
 
+KEYED = ("foreign_key", "unique")
+"""Kinds about one column, or about several together (`arguments.columns`)."""
+
+
 def unique_columns(check: Check) -> list[str]:
-    """The columns whose values together must be unique."""
+    """The columns whose values together must be unique, or be those of another dataset."""
     return list(check.arguments.get("columns", [check.column] if check.column else []))
 
 
@@ -216,6 +393,9 @@ def problems(contract: DataContract) -> list[str]:
     found: list[str] = []
     if not isinstance(contract.dataset, str) or not contract.dataset:
         found.append(f"dataset: must be the dataset's name, found {contract.dataset!r}")
+    version: Any = contract.version
+    if isinstance(version, bool) or not isinstance(version, int) or version < 1:
+        found.append(f"version: must be a whole number, 1 or more, found {version!r}")
     if not contract.columns:
         found.append("columns: there are none; a contract needs at least one")
     names: dict[str, int] = {}
@@ -245,15 +425,16 @@ def check_problems(check: Check, contract: DataContract) -> list[str]:
     found += _column_problems(check, rule, types)
     if check.kind == "not_null" and check.severity == "warn" and column and not column.nullable:
         found.append(f".severity: {check.column} is not nullable, so this can't only warn")
-    return found + _argument_problems(check, rule, column.type if column else None)
+    found += _argument_problems(check, rule, column.type if column else None)
+    return found or rule.also(check, contract)
 
 
 def _column_problems(check: Check, rule: Rule, types: Mapping[str, Any]) -> list[str]:
     named = check.column is not None
-    if check.kind == "unique":
+    if check.kind in KEYED:
         columns = unique_columns(check)
         if named == ("columns" in check.arguments):
-            return [".column: unique needs either a column or arguments.columns"]
+            return [f".column: {check.kind} needs either a column or arguments.columns"]
         unknown = [c for c in columns if isinstance(c, str) and c not in types]
         return [_unknown_column(".arguments.columns", unknown[0], types)] if unknown else []
     if rule.takes is None:

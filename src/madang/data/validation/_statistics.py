@@ -1,9 +1,14 @@
-"""Statistics of columns: counts, extremes and moments of all rows, shapes of a sample of them."""
+"""Statistics of columns: counts, extremes and moments of all rows, shapes of a sample of them.
+
+`Figures` of parts are merged into those of the whole, so that rows may come in parts.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -13,14 +18,86 @@ import pyarrow as pa
 from madang.data.validation._display import as_json, display
 from madang.data.validation._types import label
 
-SAMPLE_ROWS = 20_000
-"""A quantile of so many random rows is off by 1.5 % of the rows at most once in 4,000 samples
-(Dvoretzky-Kiefer-Wolfowitz inequality: `2 * exp(-2 * 20000 * 0.015**2) = 0.00025`)."""
-
 _QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 _NAMES = tuple(f"{q:g}" for q in _QUANTILES)
 _BINS = 20
 _TOP = 10
+
+
+@dataclass
+class Moments:
+    """Mean and squared deviations of `count` values, which merge without losing digits.
+
+    Chan, Golub & LeVeque, "Updating formulae and a pairwise algorithm for computing sample
+    variances", 1979, equations 2.1.
+    """
+
+    count: int = 0
+    mean: float = 0.0
+    deviations: float = 0.0
+
+    def add(self, other: Moments) -> None:
+        """Adds the moments of other values."""
+        if not other.count:
+            return
+        if not self.count:
+            self.count, self.mean, self.deviations = other.count, other.mean, other.deviations
+            return
+        total = self.count + other.count
+        step = other.mean - self.mean
+        self.mean += step * (other.count / total)
+        self.deviations += other.deviations + step * step * (self.count * other.count / total)
+        self.count = total
+
+    @property
+    def std(self) -> float | None:
+        """The sample's standard deviation; `None` for fewer than two values."""
+        return math.sqrt(self.deviations / (self.count - 1)) if self.count > 1 else None
+
+
+@dataclass
+class Figures:
+    """What is known of all values of a column; `low` and `high` are numbers, or sizes of texts."""
+
+    nulls: int = 0
+    not_finite: int = 0
+    low: Any = None
+    high: Any = None
+    count: int = 0
+    mean: float = 0.0
+    deviations: float = 0.0
+
+    def add(self, other: Figures) -> None:
+        """Adds the figures of other rows."""
+        self.nulls += other.nulls
+        self.not_finite += other.not_finite
+        self.low = _least(min, self.low, other.low)
+        self.high = _least(max, self.high, other.high)
+        moments = Moments(self.count, self.mean, self.deviations)
+        moments.add(Moments(other.count, other.mean, other.deviations))
+        self.count, self.mean = moments.count, moments.mean
+        self.deviations = moments.deviations
+
+    def state(self) -> list[Any]:
+        """The figures as values of MessagePack; decimals as texts."""
+        values = [getattr(self, field.name) for field in fields(self)]
+        return [str(value) if isinstance(value, Decimal) else value for value in values]
+
+    @classmethod
+    def of_state(cls, state: Sequence[Any], dtype: pl.DataType) -> Figures:
+        """The figures that gave `state`."""
+        figures = cls(*state)
+        if dtype.is_decimal():
+            figures.low, figures.high = (
+                None if value is None else Decimal(value) for value in (figures.low, figures.high)
+            )
+        return figures
+
+
+def _least(choose: Callable[[Any, Any], Any], one: Any, other: Any) -> Any:
+    if one is None or other is None:
+        return other if one is None else one
+    return choose(one, other)
 
 
 def aggregates(frame: pl.DataFrame) -> list[pl.Expr]:
@@ -30,65 +107,83 @@ def aggregates(frame: pl.DataFrame) -> list[pl.Expr]:
         column = pl.col(name)
         wanted = {"nulls": column.null_count()}
         if dtype.is_numeric():
-            wanted |= {"min": column.min(), "max": column.max()}
-            wanted |= {"mean": column.mean(), "std": column.std()}
+            wanted |= {"low": column.min(), "high": column.max()}
+            wanted |= {"mean": column.mean(), "var": column.var()}
         elif dtype.is_temporal():
             # Python can't hold every time; as numbers they all fit.
-            wanted |= {"min": column.to_physical().min(), "max": column.to_physical().max()}
+            wanted |= {"low": column.to_physical().min(), "high": column.to_physical().max()}
         elif dtype == pl.String:
             size = column.str.len_bytes()
-            wanted |= {"min_bytes": size.min(), "max_bytes": size.max()}
+            wanted |= {"low": size.min(), "high": size.max()}
         elif dtype == pl.Boolean:
             wanted |= {"mean": column.mean()}
         asked += [value.alias(f"{index}.{key}") for key, value in wanted.items()]
     return asked
 
 
+def figures(frame: pl.DataFrame, values: Mapping[str, Any]) -> list[Figures]:
+    """Each column's figures from what `aggregates` gave."""
+    found = []
+    for index, name in enumerate(frame.columns):
+        own: dict[str, Any]
+        own = {key: values.get(f"{index}.{key}") for key in ("nulls", "low", "high", "mean", "var")}
+        count, not_finite = frame.height - own["nulls"], 0
+        if any(isinstance(v, float) and not math.isfinite(v) for v in own.values()):
+            finite = frame[name].filter(frame[name].is_finite())
+            not_finite = count - finite.len()
+            count = finite.len()
+            own |= {"low": finite.min(), "high": finite.max()}
+            own |= {"mean": finite.mean(), "var": finite.var()}
+        mean, variance = float(own.get("mean") or 0), float(own.get("var") or 0)
+        found.append(
+            Figures(
+                own["nulls"], not_finite, own.get("low"), own.get("high"),
+                count, mean, variance * max(count - 1, 0),
+            )
+        )  # fmt: skip
+    return found
+
+
 def statistics(
-    table: pa.Table, frame: pl.DataFrame, values: Mapping[str, Any]
+    schema: pa.Schema, columns: Sequence[Figures], rows: int, sample: pl.DataFrame
 ) -> dict[str, dict[str, Any]]:
-    """Statistics by column, from what `aggregates` gave and from a sample.
+    """Statistics by column, from figures of all rows and from a sample.
 
     Each column has `type`, `rows`, `nulls`, `sample_rows`, `distinct` (in the sample) and `top`
     (the sample's most frequent values with their counts); numbers and times also `min`, `max`,
     `quantiles` and `histogram` (`edges`, `counts`; of the sample); numbers `mean` and `std` of the
     finite values; strings `min_bytes` and `max_bytes`.
     """
-    sample = frame if frame.height <= SAMPLE_ROWS else frame[_chosen(frame.height)]
     found = {}
-    for index, name in enumerate(frame.columns):
-        prefix = f"{index}."
-        own = {key[len(prefix) :]: v for key, v in values.items() if key.startswith(prefix)}
-        if any(isinstance(v, float) and not math.isfinite(v) for v in own.values()):
-            own |= _of_finite(frame[name])
-        type = table.schema.field(name).type
-        if frame.schema[name].is_temporal():
-            ends = _moments([own["min"], own["max"]], frame[name])
-            own |= {"min": ends[0], "max": ends[1]}
+    for name, column in zip(sample.columns, columns, strict=True):
+        type = schema.field(name).type
         found[name] = {
             "type": label(type),
-            "rows": frame.height,
-            **{key: as_json(value) for key, value in own.items()},
+            "rows": rows,
+            **{key: as_json(value) for key, value in _told(column, sample[name]).items()},
             "sample_rows": sample.height,
             **_shape(sample[name]),
         }
     return found
 
 
-def _chosen(rows: int) -> np.ndarray[Any, Any]:
-    """The same random rows for the same number of rows, in order."""
-    return np.unique(np.random.default_rng(0).integers(0, rows, SAMPLE_ROWS))
-
-
-def _of_finite(column: pl.Series) -> dict[str, Any]:
-    finite = column.filter(column.is_finite())
-    return {
-        "not_finite": int((~column.is_finite()).sum()),
-        "min": finite.min(),
-        "max": finite.max(),
-        "mean": finite.mean(),
-        "std": finite.std(),
-    }
+def _told(column: Figures, values: pl.Series) -> dict[str, Any]:
+    told: dict[str, Any] = {"nulls": column.nulls}
+    if column.not_finite:
+        told["not_finite"] = column.not_finite
+    dtype = values.dtype
+    ends = [column.low, column.high]
+    if dtype == pl.String:
+        return told | {"min_bytes": ends[0], "max_bytes": ends[1]}
+    if dtype.is_temporal():
+        ends = _moments(ends, values)
+    if dtype.is_temporal() or dtype.is_numeric():
+        told |= {"min": ends[0], "max": ends[1]}
+    if dtype.is_numeric() or dtype == pl.Boolean:
+        told["mean"] = column.mean if column.count else None
+    if dtype.is_numeric():
+        told["std"] = Moments(column.count, column.mean, column.deviations).std
+    return told
 
 
 def _moments(values: Sequence[int | None], column: pl.Series) -> list[Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,13 +24,13 @@ class Typed:
         table: The rows that could be read; nulls are not checked yet.
         reasons: Index in the input to the reason, for the rows that could not.
         rows: The number of rows of the input.
-        faults: The number of rows of `reasons` by column, where it is known.
+        faults: The rows of `reasons` whose value of a column doesn't fit, by column.
     """
 
     table: pa.Table
     reasons: Mapping[int, str]
     rows: int
-    faults: Mapping[str, int] = field(default_factory=dict)
+    faults: Mapping[str, list[int]] = field(default_factory=dict)
 
 
 def as_table(data: Any) -> pa.Table:
@@ -49,6 +49,31 @@ def as_table(data: Any) -> pa.Table:
     return pa.table(data)
 
 
+def as_batches(data: Any, size_bytes: int) -> Iterator[pa.Table]:
+    """The rows in tables of about `size_bytes`; of a stream no more than one is held.
+
+    Raises:
+        InvalidInputError: It has no Arrow PyCapsule interface.
+    """
+    if isinstance(data, pa.Table) or not hasattr(data, "__arrow_c_stream__"):
+        table = as_table(data)
+        parts = max(1, -(-table.nbytes // size_bytes))
+        rows = max(1, -(-table.num_rows // parts))
+        for start in range(0, max(table.num_rows, 1), rows):
+            yield table.slice(start, rows)
+        return
+    reader = pa.RecordBatchReader.from_stream(data)
+    held: list[pa.RecordBatch] = []
+    size = 0
+    for batch in reader:
+        held.append(batch)
+        size += batch.nbytes
+        if size >= size_bytes:
+            yield pa.Table.from_batches(held)
+            held, size = [], 0
+    yield pa.Table.from_batches(held, reader.schema)
+
+
 def conform(table: pa.Table, contract: DataContract) -> Typed:
     """Brings a table's columns to the contract's types; rows whose values don't fit say so.
 
@@ -61,7 +86,7 @@ def conform(table: pa.Table, contract: DataContract) -> Typed:
     _require_columns(table, contract)
     arrays: list[Any] = []
     reasons: dict[int, str] = {}
-    faults: dict[str, int] = {}
+    faults: dict[str, list[int]] = {}
     for column in contract.columns:
         if column.name not in table.column_names:
             arrays.append(pa.chunked_array([pa.nulls(table.num_rows, column.type)]))
@@ -69,7 +94,7 @@ def conform(table: pa.Table, contract: DataContract) -> Typed:
         array, wrong = _convert(table[column.name], column)
         arrays.append(array)
         if wrong:
-            faults[column.name] = len(wrong)
+            faults[column.name] = wrong
         for index in wrong:
             reasons.setdefault(index, f"type({column.name}): does not fit {label(column.type)}")
     names = [column.name for column in contract.columns]
@@ -106,6 +131,11 @@ def _require_columns(table: pa.Table, contract: DataContract) -> None:
 
 def _may_convert(found: pa.DataType, wanted: pa.DataType) -> bool:
     return found == wanted or pa.types.is_null(found) or family(found) == family(wanted)
+
+
+def convert(array: pa.ChunkedArray, column: Column) -> pa.ChunkedArray | None:
+    """The values in the column's type, null where they don't fit; `None` for another kind of type."""
+    return _convert(array, column)[0] if _may_convert(array.type, column.type) else None
 
 
 def _convert(array: pa.ChunkedArray, column: Column) -> tuple[pa.ChunkedArray, list[int]]:

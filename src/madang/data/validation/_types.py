@@ -134,3 +134,22 @@ def family(type: pa.DataType) -> str:
         if belongs(type):
             return name
     return str(type)
+
+
+def widens(old: pa.DataType, new: pa.DataType) -> bool:
+    """Whether the new type holds every value of the old one."""
+    if old == new:
+        return True
+    if pa.types.is_decimal128(old) and pa.types.is_decimal128(new):
+        whole = new.precision - new.scale >= old.precision - old.scale
+        return bool(whole and new.scale >= old.scale)
+    if pa.types.is_floating(old):
+        return bool(pa.types.is_floating(new) and new.bit_width >= old.bit_width)
+    if not pa.types.is_integer(old):
+        return False
+    signed = pa.types.is_signed_integer(old)
+    if pa.types.is_floating(new):  # whose significand holds so many bits exactly
+        return bool(old.bit_width - signed <= {16: 11, 32: 24, 64: 53}[new.bit_width])
+    if not pa.types.is_integer(new) or (signed and not pa.types.is_signed_integer(new)):
+        return False
+    return bool(new.bit_width > old.bit_width)

@@ -28,6 +28,7 @@ _HEAD = """\
 #   quarantine  the row is set aside with the reason
 #   warn        it is only reported
 # Kinds of checks: {kinds}.
+# Raise the version when you change what the rows must be; madang data diff says what changed.
 """
 
 _INFERRED = """\
@@ -112,7 +113,7 @@ def format_contract(contract: DataContract, *, inferred: bool = False) -> str:
     types = "\n".join(f"#   {part}" for part in _wrapped(FORMS))
     head = _HEAD.format(types=types, kinds=", ".join(RULES)) + (_INFERRED if inferred else "")
     lines = [head]
-    for key in ("dataset", "description", "owner"):
+    for key in ("dataset", "version", "description", "owner"):
         value = getattr(contract, key)
         if value:
             lines.append(_dump({key: value}, flow=False))
@@ -180,6 +181,8 @@ def _plain(value: Any) -> Any:
     """What YAML has no form for, as the text or number that is read back as the same value."""
     if hasattr(value, "total_seconds"):
         return value.total_seconds()
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [_plain(item) for item in value]
     return value.isoformat() if hasattr(value, "isoformat") else value
@@ -213,6 +216,18 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def load_yaml(text: str) -> Any:
+    """The values of a YAML document without aliases and double keys.
+
+    Raises:
+        ValueError: It is none; says why in one line.
+    """
+    try:
+        return yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ValueError(" ".join(str(error).split())) from error
+
+
 def parse_contract(text: str, source: str = "contract") -> DataContract:
     """Reads the text of a contract file.
 
@@ -224,13 +239,13 @@ def parse_contract(text: str, source: str = "contract") -> DataContract:
         InvalidInputError: It can't be used; lists every problem with the path of its key.
     """
     try:
-        content = yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise InvalidInputError(f"{source}: not YAML: {' '.join(str(error).split())}") from error
+        content = load_yaml(text)
+    except ValueError as error:
+        raise InvalidInputError(f"{source}: not YAML: {error}") from error
     found: list[str] = []
     if not isinstance(content, dict):
         raise InvalidInputError(f"{source}: must be a mapping with dataset, columns and checks")
-    known = {"dataset", "description", "owner", "columns", "checks"}
+    known = {"dataset", "version", "description", "owner", "columns", "checks"}
     _unknown_keys(content, known, "", found)
     contract = DataContract(
         dataset=_text(content, "dataset", "", found, required=True),
@@ -238,6 +253,7 @@ def parse_contract(text: str, source: str = "contract") -> DataContract:
         checks=tuple(_read_checks(content.get("checks"), found)),
         description=_text(content, "description", "", found),
         owner=_text(content, "owner", "", found),
+        version=_version(content.get("version", 1), found),
     )
     if _complete(contract, content, found):
         found += [problem for problem in problems(contract) if problem not in found]
@@ -271,6 +287,13 @@ def _text(
     if value is not None or required:
         found.append(f"{path}{key}: must be a text, found {value!r}")
     return ""
+
+
+def _version(value: Any, found: list[str]) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        found.append(f"version: must be a whole number, 1 or more, found {value!r}")
+        return 1
+    return value
 
 
 def _entries(value: Any, key: str, found: list[str]) -> list[tuple[str, dict[Any, Any]]]:

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Self
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
 import polars as pl
 import pyarrow as pa
 
-from madang.data.validation import _expressions as expressions, _infer, _json, _statistics
-from madang.data.validation._display import display
-from madang.data.validation._rules import REASONS, RULES, require_sound, title
-from madang.data.validation._typed import Typed, as_table, conform
-from madang.data.validation._types import label
+from madang.data.validation import _infer
+from madang.data.validation._accumulator import Part, PolarsAccumulator, decoded, read_rows
+from madang.data.validation._digest import reference
+from madang.data.validation._plan import Plan
+from madang.data.validation._references import Cache, References
+from madang.data.validation._rules import REASONS, title
+from madang.data.validation._typed import Typed, as_table
+from madang.data.validation._unique import ROW
 from madang.data.validation.contract import (
+    Accumulator,
     Check,
-    CheckResult,
+    Column,
     DataContract,
     Outcome,
     Report,
@@ -26,18 +30,11 @@ from madang.data.validation.contract import (
 from madang.engines import Context, EngineURL, Health
 from madang.errors import InvalidInputError
 
-_EXAMPLES = 5
+if TYPE_CHECKING:
+    from madang.data.storage import Storage
 
-
-@dataclass
-class _Judged:
-    """A check on its way: its place, and what is found out about it."""
-
-    check: Check
-    path: str
-    failed: int = 0
-    message: str = ""
-    mask: pl.Series | None = None
+Failed = Sequence[tuple[Check, pl.Series]]
+"""Checks that set rows aside, each with the rows that failed it."""
 
 
 class PolarsValidation(Validation):
@@ -45,153 +42,142 @@ class PolarsValidation(Validation):
 
     Args:
         now_us: The clock of `freshness` checks, microseconds since 1970 UTC.
+        storage: Gives the project's storage, for checks that refer to other datasets.
+        spill: Where accumulators put what has no place in memory; `None` for the system's place.
     """
 
-    def __init__(self, now_us: Callable[[], int] = lambda: time.time_ns() // 1000) -> None:
+    def __init__(
+        self,
+        now_us: Callable[[], int] = lambda: time.time_ns() // 1000,
+        storage: Callable[[], Storage] | None = None,
+        spill: Path | None = None,
+    ) -> None:
         self._now_us = now_us
+        self._storage = storage
+        self._spill = spill
+        self._cache = Cache()
 
     @classmethod
     def from_url(cls, url: EngineURL, context: Context) -> Self:
         url.check_options(set())
-        return cls()
+        return cls(storage=lambda: context.component("storage"), spill=context.home / "spill")
 
     def health(self) -> Health:
         return Health(True, f"Polars {pl.__version__}, {pl.thread_pool_size()} threads")
 
-    def infer(self, data: Any, dataset: str) -> DataContract:
-        return _infer.infer(as_table(data), dataset)
+    def infer(self, data: Any, dataset: str, *, distributions: bool = False) -> DataContract:
+        return _infer.infer(as_table(data), dataset, distributions=distributions)
 
     def profile(self, data: Any) -> Mapping[str, Mapping[str, Any]]:
         table = as_table(data)
-        frame = expressions.as_frame(table)
-        values = _one_pass(frame, _statistics.aggregates(frame))
-        return _statistics.statistics(table, frame, values)
+        columns = tuple(Column(field.name, field.type) for field in table.schema)
+        if not columns:
+            return {}
+        accumulator = self._begin(DataContract("profile", columns))
+        accumulator.update(table)
+        return accumulator.report().statistics
 
-    def validate(self, data: Any, contract: DataContract) -> Outcome:
-        require_sound(contract)
+    def validate(
+        self, data: Any, contract: DataContract, *, references: Mapping[str, Any] | None = None
+    ) -> Outcome:
+        plan = Plan(contract, self._references(references))
+        accumulator = PolarsAccumulator(plan, self._now_us, self._spill)
         table = as_table(data)
-        events = _json.is_events(table, contract)
-        typed = _json.decode(table["value"], contract) if events else conform(table, contract)
-        frame = expressions.as_frame(typed.table)
-        judged, statistics = self._judge(typed, frame, contract)
-        aside = _set_aside(judged, frame.height)
-        valid, quarantined = _split(table, typed, aside, judged, contract.schema)
-        report = Report(
-            contract.dataset,
-            table.num_rows,
-            valid.num_rows,
-            quarantined.num_rows,
-            (*_reading(table, typed, contract, events=events), *_results(judged, typed, frame)),
-            statistics,
-        )
+        part = accumulator.judge(table)
+        accumulator.add(part)
+        report = accumulator.report()
+        masks = _masks(plan, accumulator, part, report)
+        accumulator.close()
+        aside = part.aside
+        for index, mask in masks.items():
+            if plan.checks[index].sets_aside:
+                aside = aside | mask
+        failed = [
+            (plan.checks[index].check, mask)
+            for index, mask in sorted(masks.items())
+            if plan.checks[index].sets_aside
+        ]
+        valid, quarantined = _split(part, aside, failed, contract.schema)
         return Outcome(valid, quarantined, report)
 
-    def _judge(
-        self, typed: Typed, frame: pl.DataFrame, contract: DataContract
-    ) -> tuple[list[_Judged], dict[str, dict[str, Any]]]:
-        """Runs all checks; rows are looked at one by one only for those that failed."""
-        judged = [_Judged(check, path) for path, check in expressions.all_checks(contract)]
-        types = expressions.types_of(contract.columns)
-        masks: dict[int, pl.Expr] = {}
-        asked = _statistics.aggregates(frame)
-        for index, item in enumerate(judged):
-            if item.check.kind == "unique":
-                measured = expressions.duplicates(item.check)
-            elif RULES[item.check.kind].about == "table":
-                measured = expressions.measure(item.check)
-            else:
-                masks[index] = expressions.failing(item.check, types, frame, item.path)
-                measured = masks[index].sum()
-            asked.append(measured.alias(f"check.{index}"))
-        values = _checked(frame, asked, judged, masks)
-        for index, item in enumerate(judged):
-            self._note(item, values[f"check.{index}"], frame)
-        found = [index for index in masks if judged[index].failed]
-        rows = frame.select(masks[index].alias(str(index)) for index in found)
-        for index in found:
-            judged[index].mask = rows[str(index)]
-        _find_repeated(judged, frame)
-        return judged, _statistics.statistics(typed.table, frame, values)
+    def accumulate(
+        self,
+        contract: DataContract,
+        *,
+        first_row: int = 0,
+        version: int | None = None,
+        references: Mapping[str, Any] | None = None,
+    ) -> Accumulator:
+        return self._begin(contract, first_row, version, self._references(references))
 
-    def _note(self, item: _Judged, value: Any, frame: pl.DataFrame) -> None:
-        if RULES[item.check.kind].about == "table":
-            item.message = expressions.judge(item.check, value, frame.height, self._now_us())
-            item.failed = int(bool(item.message))
-            if item.failed:
-                item.mask = pl.repeat(value=True, n=frame.height, dtype=pl.Boolean, eager=True)
-        else:
-            item.failed = int(value)
+    def resume(
+        self, state: bytes, contract: DataContract, *, references: Mapping[str, Any] | None = None
+    ) -> Accumulator:
+        found = decoded(state)
+        if found["contract"] != reference(contract):
+            raise InvalidInputError(
+                f"the state is of {found['contract']}, and this is {reference(contract)}; give the "
+                "contract that it was made with"
+            )
+        known = self._references(references, found["references"])
+        accumulator = self._begin(contract, 0, found["version"], known)
+        try:
+            accumulator.restore(found)
+        except (LookupError, TypeError, ValueError, OSError, pa.ArrowException) as error:
+            raise InvalidInputError(f"the state of a validation is damaged: {error}") from error
+        return accumulator
 
+    def _begin(
+        self,
+        contract: DataContract,
+        first_row: int = 0,
+        version: int | None = None,
+        references: References | None = None,
+    ) -> PolarsAccumulator:
+        plan = Plan(contract, references or self._references(None), version)
+        return PolarsAccumulator(plan, self._now_us, self._spill, first_row)
 
-def _one_pass(frame: pl.DataFrame, asked: Sequence[pl.Expr]) -> dict[str, Any]:
-    if not asked:
-        return {}
-    return frame.select(asked).row(0, named=True)
-
-
-def _checked(
-    frame: pl.DataFrame,
-    asked: Sequence[pl.Expr],
-    judged: Sequence[_Judged],
-    masks: Mapping[int, pl.Expr],
-) -> dict[str, Any]:
-    """Runs the pass; a check that can't be computed on these rows is named."""
-    try:
-        return _one_pass(frame, asked)
-    except pl.exceptions.PolarsError:
-        for index, mask in masks.items():
-            try:
-                frame.select(mask.sum())
-            except pl.exceptions.PolarsError as error:
-                raise InvalidInputError(
-                    f"{judged[index].path}: {title(judged[index].check)}: can't be computed on "
-                    f"these rows: {str(error).partition(chr(10))[0]}; TRY_CAST gives null where "
-                    "CAST fails"
-                ) from error
-        raise
+    def _references(
+        self,
+        tables: Mapping[str, Any] | None,
+        pinned: Mapping[str, int | None] | None = None,
+    ) -> References:
+        return References(self._storage, tables, pinned, self._cache)
 
 
-def _find_repeated(judged: Sequence[_Judged], frame: pl.DataFrame) -> None:
-    """Marks repeated rows. A row that another check sets aside can't be the one that is kept."""
-    uniques = [item for item in judged if item.check.kind == "unique" and item.failed]
-    if not uniques:
-        return
-    considered = ~_set_aside([item for item in judged if item not in uniques], frame.height)
-    for item in uniques:
-        item.mask = expressions.repeated_rows(item.check, frame, considered)
-        item.failed = int(item.mask.sum())
-
-
-def _set_aside(judged: Sequence[_Judged], rows: int) -> pl.Series:
-    """True for rows that are not valid."""
-    aside = pl.repeat(value=False, n=rows, dtype=pl.Boolean, eager=True)
-    for item in judged:
-        if item.mask is not None and _sets_aside(item):
-            aside = aside | item.mask
-    return aside
-
-
-def _sets_aside(item: _Judged) -> bool:
-    """Whether a failure sets rows aside: a whole table that blocks is refused, not set aside."""
-    if RULES[item.check.kind].about == "table":
-        return item.check.severity == "quarantine"
-    return item.check.severity != "warn"
+def _masks(
+    plan: Plan, accumulator: PolarsAccumulator, part: Part, report: Report
+) -> dict[int, pl.Series]:
+    """True where a row fails, for each check that failed."""
+    masks = dict(part.masks)
+    every = pl.repeat(value=True, n=part.frame.height, dtype=pl.Boolean, eager=True)
+    # Results of reading stand before those of the checks.
+    results = report.results[len(report.results) - len(plan.checks) :]
+    position: pl.Series | None = None
+    for index, (item, result) in enumerate(zip(plan.checks, results, strict=True)):
+        if result.ok or index in masks:
+            continue
+        if item.about_table:
+            masks[index] = every
+            continue
+        again = pl.concat(frame[ROW] for frame in accumulator.keys[index].repeated())
+        if position is None:
+            position = read_rows(part.typed)
+        masks[index] = position.is_in(again.implode())
+    return masks
 
 
 def _split(
-    table: pa.Table,
-    typed: Typed,
-    aside: pl.Series,
-    judged: Sequence[_Judged],
-    schema: pa.Schema,
+    part: Part, aside: pl.Series, failed: Failed, schema: pa.Schema
 ) -> tuple[pa.Table, pa.Table]:
     """Valid rows in the contract's schema; the others as they came, with their reasons."""
+    table = part.table
     source = table.drop_columns([REASONS]) if REASONS in table.column_names else table
-    valid = typed.table
+    valid = part.typed.table
     if aside.any():
         valid = valid.filter(pa.array((~aside).to_numpy()))
     valid = pa.Table.from_arrays(valid.columns, schema=schema)
-    reasons = _reasons(typed, aside, judged)
+    reasons = _reasons(part.typed, aside, failed)
     # Taking no rows would still copy all of them together first.
     rows = reasons["row"].to_arrow()
     quarantined = source.take(rows) if len(rows) else source.slice(0, 0)
@@ -199,7 +185,7 @@ def _split(
     return valid, quarantined.append_column(REASONS, column)
 
 
-def _reasons(typed: Typed, aside: pl.Series, judged: Sequence[_Judged]) -> pl.DataFrame:
+def _reasons(typed: Typed, aside: pl.Series, failed: Failed) -> pl.DataFrame:
     """The index in the input of each row that is not valid, in order, and the checks it failed."""
     types: dict[str, pl.DataType] = {"row": pl.Int64(), "reasons": pl.List(pl.String())}
     unread = pl.DataFrame(
@@ -208,69 +194,10 @@ def _reasons(typed: Typed, aside: pl.Series, judged: Sequence[_Judged]) -> pl.Da
     if not aside.any():
         return unread.sort("row")
     texts = [
-        pl.when(pl.lit(item.mask.filter(aside))).then(pl.lit(title(item.check)))
-        for item in judged
-        if item.mask is not None and _sets_aside(item)
+        pl.when(pl.lit(mask.filter(aside))).then(pl.lit(title(check))) for check, mask in failed
     ]
-    failed = pl.select(
-        row=pl.lit(_read_rows(typed).filter(aside)),
+    found = pl.select(
+        row=pl.lit(read_rows(typed).filter(aside)),
         reasons=pl.concat_list(texts).list.drop_nulls(),
     )
-    return pl.concat([unread, failed]).sort("row")
-
-
-def _read_rows(typed: Typed) -> pl.Series:
-    """The index in the input of each row that could be read."""
-    rows = pl.int_range(typed.rows, eager=True)
-    if not typed.reasons:
-        return rows
-    return rows.filter(~rows.is_in(list(typed.reasons)))
-
-
-def _reading(
-    table: pa.Table, typed: Typed, contract: DataContract, *, events: bool
-) -> list[CheckResult]:
-    """How reading went: for events as a whole, for a table by column."""
-    if events:
-        rows = list(typed.reasons)[:_EXAMPLES]
-        examples = tuple(display(table["value"][row]) for row in rows)
-        message = next(iter(typed.reasons.values()), "")
-        return [CheckResult(Check("parse"), typed.rows, len(typed.reasons), examples, message)]
-    results = []
-    for column in contract.columns:
-        failed = typed.faults.get(column.name, 0)
-        text = f"type({column.name})"
-        rows = [row for row, why in typed.reasons.items() if why.startswith(text)][:_EXAMPLES]
-        examples = tuple(display(table[column.name][row]) for row in rows)
-        check = Check("type", column.name, "quarantine", {"type": label(column.type)})
-        results.append(CheckResult(check, typed.rows, failed, examples))
-    return results
-
-
-def _results(judged: Sequence[_Judged], typed: Typed, frame: pl.DataFrame) -> list[CheckResult]:
-    return [
-        CheckResult(
-            item.check, frame.height, item.failed, _examples(item, typed.table), item.message
-        )
-        for item in judged
-    ]
-
-
-def _examples(item: _Judged, table: pa.Table) -> tuple[Any, ...]:
-    """A few failing values; of a rule about several columns, the values of those columns."""
-    if item.mask is None or RULES[item.check.kind].about == "table":
-        return ()
-    names = _names(item.check, table)
-    rows = item.mask.arg_true().head(_EXAMPLES).to_list()
-    if len(names) == 1:
-        return tuple(display(table[names[0]][row]) for row in rows)
-    return tuple({n: display(table[n][row]) for n in names} for row in rows)
-
-
-def _names(check: Check, table: pa.Table) -> list[str]:
-    if check.kind == "unique":
-        return [str(name) for name in check.arguments.get("columns", [check.column])]
-    if check.kind == "expression":
-        named = set(pl.sql_expr(str(check.arguments["sql"])).meta.root_names())
-        return [name for name in table.column_names if name in named]
-    return [str(check.column)]
+    return pl.concat([unread, found]).sort("row")

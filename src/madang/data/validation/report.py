@@ -11,7 +11,7 @@ from typing import Any
 
 from madang.data.validation._display import as_json
 from madang.data.validation._rules import title
-from madang.data.validation.contract import CheckResult, Report
+from madang.data.validation.contract import Check, CheckResult, Report
 
 _BARS = " ▁▂▃▄▅▆▇█"
 _WIDTH = 60
@@ -39,14 +39,50 @@ def verdict(report: Report) -> str:
     return "All rows are valid."
 
 
+def outcome(report: Report) -> str:
+    """The outcome in a word: `valid`, `warned`, `quarantined` or `blocked`."""
+    if report.blocked:
+        return "blocked"
+    if report.quarantined:
+        return "quarantined"
+    return "valid" if all(result.ok for result in report.results) else "warned"
+
+
+def from_dict(document: Mapping[str, Any]) -> Report:
+    """The report that `to_dict` wrote; values that JSON has no word for stay texts."""
+    results = tuple(
+        CheckResult(
+            Check(one["kind"], one["column"], one["severity"], one["arguments"]),
+            one["rows"],
+            one["failed"],
+            tuple(one["examples"]),
+            one["message"],
+        )
+        for one in document["checks"]
+    )
+    return Report(
+        document["dataset"],
+        document["rows"],
+        document["valid"],
+        document["quarantined"],
+        results,
+        document["statistics"],
+        document["contract"],
+        tuple(document["references"]),
+    )
+
+
 def to_dict(report: Report) -> dict[str, Any]:
     """The report as JSON values."""
     return {
         "dataset": report.dataset,
+        "contract": report.contract,
+        "references": list(report.references),
         "rows": report.rows,
         "valid": report.valid,
         "quarantined": report.quarantined,
         "blocked": report.blocked,
+        "outcome": outcome(report),
         "verdict": verdict(report),
         "checks": [
             {
@@ -83,6 +119,9 @@ def to_text(report: Report) -> str:
         f"{_line(report.dataset)}: {verdict(report)}",
         f"{counts}; {passed} of {len(report.results)} checks passed",
     ]
+    if report.contract:
+        against = ", ".join([report.contract.removeprefix("contract:"), *report.references])
+        lines.append(f"by contract {_line(against, 200)}")
     failed = sorted(
         (result for result in report.results if not result.ok),
         key=lambda r: ("block", "quarantine", "warn").index(r.check.severity),

@@ -17,7 +17,7 @@ BUCKETS_SECONDS = (
 
 
 class Counters(msgspec.Struct):
-    """What was counted for one version behind one endpoint."""
+    """What was counted for one version behind one endpoint, or for feature reads."""
 
     predictions: int = 0
     rows: int = 0
@@ -32,6 +32,10 @@ class Counters(msgspec.Struct):
         self.rows += rows
         self.seconds += seconds
         self.buckets[bisect_left(BUCKETS_SECONDS, seconds)] += 1
+
+    def error(self, status: int) -> None:
+        """Counts a refused or failed request."""
+        self.errors[str(status)] = self.errors.get(str(status), 0) + 1
 
     def add(self, other: Counters) -> None:
         """Adds another worker's counts."""
@@ -48,6 +52,7 @@ class Snapshot(msgspec.Struct):
     """All counts of a worker; the keys are `ENDPOINT/VERSION`, empty where they are unknown."""
 
     versions: dict[str, Counters] = {}
+    features: Counters = msgspec.field(default_factory=Counters)
     log_written: int = 0
     log_lost: int = 0
     log_queued: int = 0
@@ -59,13 +64,13 @@ class Snapshot(msgspec.Struct):
 
     def error(self, endpoint: str, version: str, status: int) -> None:
         """Counts a refused or failed request."""
-        errors = self.of(endpoint, version).errors
-        errors[str(status)] = errors.get(str(status), 0) + 1
+        self.of(endpoint, version).error(status)
 
     def add(self, other: Snapshot) -> None:
         """Adds another worker's counts."""
         for key, counters in other.versions.items():
             self.versions.setdefault(key, Counters()).add(counters)
+        self.features.add(other.features)
         self.log_written += other.log_written
         self.log_lost += other.log_lost
         self.log_queued += other.log_queued
@@ -105,7 +110,8 @@ def exposition(total: Snapshot) -> bytes:
         lines, "madang_prediction_errors_total", "counter", "Refused or failed requests",
         [(f'{labels},status="{s}"', n) for labels, c in named for s, n in sorted(c.errors.items())],
     )  # fmt: skip
-    _histogram(lines, named)
+    _histogram(lines, "madang_prediction_seconds", named)
+    _features(lines, total.features)
     _family(
         lines, "madang_prediction_log_written_total", "counter", "Events in the prediction log",
         [("", total.log_written)],
@@ -132,19 +138,35 @@ def _family(
               for labels, value in samples]  # fmt: skip
 
 
-def _histogram(lines: list[str], named: list[tuple[str, Counters]]) -> None:
-    name = "madang_prediction_seconds"
+def _features(lines: list[str], counters: Counters) -> None:
+    _family(
+        lines, "madang_feature_reads_total", "counter", "Answered feature reads",
+        [("", counters.predictions)],
+    )  # fmt: skip
+    _family(
+        lines, "madang_feature_rows_total", "counter", "Entities whose features were read",
+        [("", counters.rows)],
+    )  # fmt: skip
+    _family(
+        lines, "madang_feature_read_errors_total", "counter", "Refused or failed feature reads",
+        [(f'status="{status}"', n) for status, n in sorted(counters.errors.items())],
+    )  # fmt: skip
+    _histogram(lines, "madang_feature_read_seconds", [("", counters)])
+
+
+def _histogram(lines: list[str], name: str, named: list[tuple[str, Counters]]) -> None:
     lines += [
         f"# HELP {name} From the whole request to its answer, in seconds.",
         f"# TYPE {name} histogram",
     ]
     for labels, counters in named:
-        total = 0
+        own, total = f"{{{labels}}}" if labels else "", 0
         for edge, count in zip((*BUCKETS_SECONDS, "+Inf"), counters.buckets, strict=True):
             total += count
-            lines.append(f'{name}_bucket{{{labels},le="{edge}"}} {total}')
-        lines.append(f"{name}_sum{{{labels}}} {counters.seconds}")
-        lines.append(f"{name}_count{{{labels}}} {total}")
+            edges = f'{labels},le="{edge}"' if labels else f'le="{edge}"'
+            lines.append(f"{name}_bucket{{{edges}}} {total}")
+        lines.append(f"{name}_sum{own} {counters.seconds}")
+        lines.append(f"{name}_count{own} {total}")
 
 
 def _labels(key: str) -> str:

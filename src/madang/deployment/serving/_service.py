@@ -9,13 +9,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from random import getrandbits
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 import madang
 from madang.deployment.serving._batching import Batcher, Call, Result, now
 from madang.deployment.serving._endpoints import ServedEndpoint, Version
 from madang.deployment.serving._exchange import Exchange, Limits, date_line
+from madang.deployment.serving._features import FeatureReads
 from madang.deployment.serving._http import Connection
 from madang.deployment.serving._log import PredictionLog, Record
 from madang.deployment.serving._metrics import Snapshot, exposition
@@ -29,6 +30,9 @@ from madang.deployment.serving._tensors import (
     read_inputs,
 )
 from madang.errors import InvalidInputError, MadangError
+
+if TYPE_CHECKING:
+    from madang.data.features import OnlineStore
 
 PUBLIC = frozenset({"/v2/health/live", "/v2/health/ready"})
 """The only routes that need no token."""
@@ -51,7 +55,12 @@ class Service:
     """A worker's answers. Lives on the event loop's thread."""
 
     def __init__(
-        self, *, limits: Limits, log: PredictionLog, totals: Callable[[], Snapshot]
+        self,
+        *,
+        limits: Limits,
+        log: PredictionLog,
+        totals: Callable[[], Snapshot],
+        online: Callable[[], OnlineStore],
     ) -> None:
         self.limits = limits
         self.draining = False
@@ -62,6 +71,7 @@ class Service:
         self.started = False  # the first desired state was worked through
         self.counts = Snapshot()
         self.totals = totals
+        self._features = FeatureReads(online, self.counts.features)
         self._log = log
         self._batcher = Batcher(self._finish)
         self._routes: dict[bytes, Route | None] = {}
@@ -178,6 +188,10 @@ class Service:
         text = exposition(self.totals())
         exchange.respond(text, content_type=b"text/plain; version=0.0.4; charset=utf-8")
 
+    def features(self, exchange: Exchange, route: Route) -> None:
+        """`POST /features/read`: online feature values, as on the API."""
+        self._features.answer(exchange)
+
     def _find(
         self, exchange: Exchange, route: Route
     ) -> tuple[ServedEndpoint, Version | None] | None:
@@ -265,8 +279,9 @@ class Service:
             connection.check_time(loop_time)
 
     def close(self) -> None:
-        """Ends the prediction threads."""
+        """Ends the prediction threads, and closes the online store."""
         self._batcher.close()
+        self._features.close()
 
 
 def render(call: Call, outputs: dict[str, Any]) -> tuple[bytes, int | None]:
@@ -318,6 +333,7 @@ _FIXED = {
     ("v2", "health", "live"): Route(Service.live, permission=""),
     ("v2", "health", "ready"): Route(Service.ready, permission=""),
     ("v2", "repository", "index"): Route(Service.index, (b"POST",)),
+    ("features", "read"): Route(Service.features, (b"POST",), "feature:read"),
     ("metrics",): Route(Service.metrics),
 }
 _OF_MODEL = {(): Route(Service.model), ("ready",): Route(Service.model_ready), ("infer",): _INFER}

@@ -28,6 +28,9 @@ from madang.errors import IntegrityError
 
 _T = TypeVar("_T")
 
+PERMISSIONS = ("endpoint:predict", "endpoint:read", "feature:read")
+"""What a worker's routes ask for."""
+
 
 class WantedArm(msgspec.Struct, frozen=True):
     """A model version that an endpoint serves; its files lie in `models/DIGEST`."""
@@ -67,7 +70,7 @@ class Desired(msgspec.Struct, frozen=True):
 
 
 class AcceptedToken(msgspec.Struct, frozen=True):
-    """Whose token it is, what it may do (`endpoint:predict`, `endpoint:read`), and until when."""
+    """Whose token it is, which of `PERMISSIONS` it has, and until when."""
 
     name: str
     permissions: tuple[str, ...]

@@ -16,6 +16,7 @@ import msgspec
 
 from madang.deployment.serving._endpoint_table import EndpointTable
 from madang.deployment.serving._state import (
+    PERMISSIONS,
     AcceptedToken,
     Ack,
     Desired,
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
     from madang.security.identity.contract import TokenGrant
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
-_PERMISSIONS = ("endpoint:predict", "endpoint:read")
 
 
 class LocalServing(Serving):
@@ -209,7 +209,7 @@ class LocalServing(Serving):
         accepted = {
             grant.digest: AcceptedToken(
                 grant.name,
-                tuple(p for p in _PERMISSIONS if allows(grant.permissions, p)),
+                tuple(p for p in PERMISSIONS if allows(grant.permissions, p)),
                 grant.expires_us,
             )
             for grant in grants

@@ -1,4 +1,4 @@
-"""The inference worker: a process that does nothing but answer predictions.
+"""The inference worker: a process that answers predictions and online feature reads, nothing else.
 
     python -m madang.deployment.serving.worker --home .madang --port 8500
 
@@ -22,7 +22,7 @@ import socket
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import uvloop
@@ -34,6 +34,7 @@ from madang.deployment.serving._log import PredictionLog, Topics
 from madang.deployment.serving._metrics import Snapshot, merged
 from madang.deployment.serving._service import Service
 from madang.deployment.serving._state import (
+    PERMISSIONS,
     AcceptedToken,
     Ack,
     Desired,
@@ -43,7 +44,10 @@ from madang.deployment.serving._state import (
     start_ticks,
     write_atomically,
 )
-from madang.errors import MadangError
+from madang.errors import MadangError, UnavailableError
+
+if TYPE_CHECKING:
+    from madang.data.features import OnlineStore
 
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 0.3
@@ -67,7 +71,9 @@ class Worker:
         self._log = PredictionLog(self._topics)
         self._metrics = self.files.metrics / f"{os.getpid()}.json"
         self._ack = self.files.acks / f"{os.getpid()}.json"
-        self.service = Service(limits=limits or Limits(), log=self._log, totals=self._totals)
+        self.service = Service(
+            limits=limits or Limits(), log=self._log, totals=self._totals, online=self._online
+        )
 
     async def run(self, drain_seconds: float) -> None:
         """Serves until a signal comes, then drains."""
@@ -142,8 +148,7 @@ class Worker:
             tokens = self.files.read_tokens()
             if self.files.token.exists():
                 own = self.files.token.read_text("ascii").strip()
-                everything = ("endpoint:predict", "endpoint:read")
-                tokens[hash_token(own)] = AcceptedToken("local", everything)
+                tokens[hash_token(own)] = AcceptedToken("local", PERMISSIONS)
         except (MadangError, OSError) as error:
             _LOGGER.error("the accepted tokens stay as they are: %s", error)  # noqa: TRY400
         else:
@@ -229,16 +234,24 @@ class Worker:
 
     def _topics(self) -> Topics:
         """Opens the project's collection for the log, without the ledger around it."""
+        topics: Topics = self._connect("collection")
+        return topics
+
+    def _online(self) -> OnlineStore:
+        """Opens the project's online store for feature reads."""
+        online: OnlineStore = self._connect("features")
+        return online
+
+    def _connect(self, component: str) -> Any:
         from madang import engines
         from madang.stack import Project, Stack
 
         desired = self._desired
+        if not desired.project:
+            raise UnavailableError("the worker does not know its project yet: madang up tells it")
         stack = Stack(Project(desired.project, Path(desired.root), desired.urls))
         stack.context.home = self._home
-        topics: Topics = engines.connect(
-            "data.collection", desired.urls.get("collection"), stack.context
-        )
-        return topics
+        return engines.connect(f"data.{component}", desired.urls.get(component), stack.context)
 
 
 def _tidy(*, unfreeze: bool) -> None:

@@ -220,7 +220,7 @@ class Runner:
         )
 
     def _newest(self, ref: str) -> str | None:
-        """The newest version of `dataset:NAME`, `view:NAME` or `definitions:FOLDER`; else `None`."""
+        """The newest version of a dataset, view, data view or folder of definitions; else `None`."""
         kind, _, name = ref.partition(":")
         if kind == "definitions":
             from madang.data.features.definitions import digest
@@ -229,6 +229,9 @@ class Runner:
         if kind == "view":
             views = self._context.component("features").views()
             return next((view.hash for view in views if view.name == name), None)
+        if kind == "data_view":
+            data_views = self._context.component("processing").views()
+            return next((view.hash for view in data_views if view.name == name), None)
         try:
             return str(self._context.component("storage").versions(name, limit=1)[-1].version)
         except NotFoundError:

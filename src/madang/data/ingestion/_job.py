@@ -1,0 +1,99 @@
+"""One call of `ingest`: what it works with, and how it ends on record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from threading import Event
+from typing import TYPE_CHECKING
+
+from madang.data.ingestion._gathering import Gathering, Ingested, Limits, Totals
+from madang.data.ingestion._judge import Judge
+from madang.data.ingestion._landing import Landing
+from madang.data.ingestion._record import Landed, Record
+
+if TYPE_CHECKING:
+    from madang.data.validation import DataContract, Report
+    from madang.stack import Stack
+
+PIECE_ROWS = 50_000
+"""Rows judged at once: larger pieces need more memory and are hardly faster."""
+
+
+@dataclass
+class Job:
+    """What moves from one source into one dataset, in one call.
+
+    Attributes:
+        source: The source's name on record, such as `topic:trips`.
+        follow: Whether to go on when everything has been taken.
+        stop: Set from outside: the batch that is under way lands, and the call ends.
+    """
+
+    stack: Stack
+    source: str
+    contract: DataContract
+    limits: Limits
+    follow: bool = False
+    stop: Event = field(default_factory=Event)
+    on_batch: Callable[[Report], None] | None = None
+    poll_seconds: float = 10.0
+
+    def __post_init__(self) -> None:
+        context = self.stack.context
+        self.dataset = self.contract.dataset
+        self.landing = Landing(self.stack.storage, self.dataset, self.contract.schema, self.source)
+        self.judge = Judge(self.stack.validation, self.contract)
+        self.record = Record(context.metadata, context.ledger, context.project)
+        self.totals = Totals()
+
+    def gathering(self) -> Gathering:
+        """An empty batch."""
+        return Gathering(self.limits)
+
+    def judged(self, report: Report) -> None:
+        """Shows a report to whoever wants to see it."""
+        if self.on_batch is not None:
+            self.on_batch(report)
+
+    def landed(self, gathered: Gathering, made: dict[str, int], parts: dict[str, Landed]) -> None:
+        """Counts a batch that has landed, and puts it on record."""
+        self.totals.add(gathered, made)
+        counts = (gathered.events, gathered.valid, gathered.aside)
+        self.record.landed(self.dataset, self.source, parts, counts)
+
+    def result(self) -> Ingested:
+        """What the call did."""
+        found = self.record.list(self.source, self.dataset)
+        totals = self.totals
+        return Ingested(
+            totals.events,
+            totals.valid,
+            totals.quarantined,
+            totals.versions,
+            totals.reasons,
+            totals.missed,
+            found[0].parts if found else (),
+        )
+
+    def end(self, error: str = "") -> None:
+        """Writes how the call ended."""
+        totals = self.totals
+        newest = {table: versions[-1] for table, versions in totals.versions.items()}
+        self.record.end(
+            self.dataset,
+            self.source,
+            error=error,
+            inputs=[
+                f"{ref}@{a}-{b}" if a is not None else ref for ref, (a, b) in totals.spans.items()
+            ],
+            outputs=[f"dataset:{table}@{version}" for table, version in newest.items()],
+            data={
+                "source": self.source,
+                "events": totals.events,
+                "valid": totals.valid,
+                "quarantined": totals.quarantined,
+                "missed": totals.missed,
+                "versions": sum(len(versions) for versions in totals.versions.values()),
+            },
+        )

@@ -1,0 +1,132 @@
+"""`ingest`: from a topic or a source, through validation, into a dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from threading import Event
+from typing import TYPE_CHECKING
+
+from madang.data.ingestion import open_source
+from madang.data.ingestion._connector import ConnectorMove
+from madang.data.ingestion._gathering import Ingested, Limits
+from madang.data.ingestion._job import Job
+from madang.data.ingestion._record import Ingestion, Record
+from madang.data.ingestion._topic import TopicMove
+from madang.data.validation.contract_file import contract_path, read_contract
+from madang.errors import InvalidInputError, NotFoundError
+
+if TYPE_CHECKING:
+    from madang.data.ingestion.contract import Source
+    from madang.data.validation import DataContract, Report
+    from madang.stack import Stack
+
+
+def ingest(
+    stack: Stack,
+    source: str | Source,
+    dataset: str | None = None,
+    *,
+    batch_events: int = 250_000,
+    batch_bytes: int = 128 << 20,
+    batch_seconds: float = 5.0,
+    follow: bool = False,
+    stop: Event | None = None,
+    poll_seconds: float = 10.0,
+    on_batch: Callable[[Report], None] | None = None,
+) -> Ingested:
+    """Moves what is new in a topic or source, validated, into a dataset; bad rows to its quarantine.
+
+    Every event is in exactly one of the two, exactly once, whoever is killed when, also while
+    several processes ingest the same topic (`madang.data.ingestion._landing` says why). The
+    dataset's contract is `contracts/DATASET.yaml`.
+
+    Args:
+        stack: The project.
+        source: A topic, whose events are JSON objects; a name of `[sources]` in `madang.toml`; a
+            URL; or a `Source`.
+        dataset: Default: the dataset of the topic's or source's name.
+        batch_events: Rows of a batch, at most; the memory that it needs grows with it.
+        batch_bytes: Size of a batch in memory, at most.
+        batch_seconds: A batch lands so long after its first row at the latest (when a valid row is
+            among them; else after a minute), so a slow stream is fresh as well.
+        follow: Whether to go on when everything has been taken.
+        stop: When it is set, the batch that is under way lands and the call returns.
+        poll_seconds: How often a followed source is asked for more.
+        on_batch: Called with the report of each piece that was judged.
+
+    Raises:
+        NotFoundError: There is no such topic or source, or no contract for the dataset.
+        InvalidInputError: A URL was given without a dataset, or the source can't be read.
+        DataContractError: A check with severity "block" failed; nothing of that batch was written.
+        ConflictError: Other processes ingest the same now.
+        UnavailableError: A server does not answer.
+    """
+    found = stack.project.sources.get(source) if isinstance(source, str) else None
+    if isinstance(source, str) and found is None and "://" not in source:
+        name = dataset or source
+        contract = _contract(stack, name)
+        stack.collection.topic(source)  # says that it isn't there before anything is made
+        job = Job(
+            stack, f"topic:{source}", contract, Limits(batch_events, batch_bytes, batch_seconds),
+            follow, stop or Event(), on_batch, poll_seconds,
+        )  # fmt: skip
+        return _run(job, TopicMove(job, source).run)
+    named = source if isinstance(source, str) and found is not None else None
+    into = dataset or named
+    if into is None:
+        raise InvalidInputError("say into which dataset: a URL has no name (--dataset NAME)")
+    contract = _contract(stack, into)
+    opened = source if not isinstance(source, str) else open_source(found or source, stack.context)
+    job = Job(
+        stack, f"source:{named}" if named else opened.identity, contract,
+        Limits(batch_events, batch_bytes, batch_seconds), follow, stop or Event(), on_batch,
+        poll_seconds,
+    )  # fmt: skip
+    try:
+        return _run(job, ConnectorMove(job, opened).run)
+    finally:
+        if opened is not source:
+            opened.close()
+
+
+def _contract(stack: Stack, dataset: str) -> DataContract:
+    return replace(read_contract(contract_path(stack.root, dataset)), dataset=dataset)
+
+
+def _run(job: Job, move: Callable[[], None]) -> Ingested:
+    job.record.begin(job.dataset, job.source)
+    try:
+        move()
+    except Exception as error:
+        text = str(error)[:500].encode("utf-8", "backslashreplace").decode()
+        job.end(f"{type(error).__name__}: {text}")
+        raise
+    job.end()
+    return job.result()
+
+
+def ingestions(stack: Stack) -> list[Ingestion]:
+    """All ingestions of the project: position, lag and freshness of each part, the last error.
+
+    The lag of a topic's partitions is as of now; a part is as its newest batch left it.
+    """
+    context = stack.context
+    found = Record(context.metadata, context.ledger, context.project).list()
+    topics = {}
+    for one in found:
+        name = one.source.removeprefix("topic:")
+        if name != one.source and name not in topics:
+            try:
+                topics[name] = stack.collection.topic(name).next_offsets
+            except NotFoundError:  # it was deleted; the record stays
+                continue
+    result = []
+    for one in found:
+        ends = topics.get(one.source.removeprefix("topic:"))
+        if ends is None or not one.source.startswith("topic:"):
+            result.append(one)
+            continue
+        parts = tuple(replace(p, lag=max(0, ends[int(p.part)] - p.position)) for p in one.parts)
+        result.append(replace(one, parts=parts))
+    return result
