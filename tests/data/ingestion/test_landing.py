@@ -304,6 +304,15 @@ def test_the_record_of_a_call(trips):
     assert json.dumps(line.data)
 
 
+def test_the_record_of_a_topic_that_is_gone(trips):
+    fill(trips, 0, 30)
+    ingest(trips, "trips")
+    trips.collection.delete_topic("trips")
+    assert ingestions(trips)[0].lag == 0
+    trips.collection.create_topic("trips")  # with fewer partitions
+    assert len(ingestions(trips)[0].parts) == 2
+
+
 def test_a_failed_call_is_on_record(trips):
     write_contract(trips.root, CONTRACT.replace("severity: quarantine", "severity: block"))
     fill(trips, 0, 3)

@@ -117,10 +117,12 @@ class HttpSource(Source):
     def from_text(cls, url: str, context: Context) -> Self:
         plain, _, fragment = url.partition("#")
         parts = urlsplit(plain)
-        mark = hashlib.blake2b(url.encode(), digest_size=4).hexdigest()
+        pairs = parse_qsl(fragment, keep_blank_values=True)
+        # What is asked for, and not how: a longer timeout is no other source.
+        what = [plain, *(f"{k}={v}" for k, v in sorted(pairs) if k in ("cursor", "items"))]
+        mark = hashlib.blake2b("\n".join(what).encode(), digest_size=4).hexdigest()
         name = f"{parts.scheme}:{parts.hostname or ''}{parts.path}#{mark}"
         resolved, _, _ = context.resolve_url(plain).partition("#")
-        pairs = parse_qsl(fragment, keep_blank_values=True)
         options = {key: context.resolve(value) for key, value in pairs}
         return cls(resolved, HttpOptions.of(options), name)
 
