@@ -15,6 +15,9 @@ from madang.cli.output import as_json, format_us, open_stack, print_json, print_
 if TYPE_CHECKING:
     from madang.data.ingestion import Ingested, Part
 
+_MOST_PARTS = 16
+"""A folder may have thousands of files."""
+
 
 @click.command()
 @click.argument("source")
@@ -50,8 +53,11 @@ def _print(result: Ingested) -> None:
         click.echo(f"  {count} rows: {reason}")
     if result.missed:
         click.echo(f"  {result.missed} events had been removed before they were taken")
-    for part in result.parts:
+    for part in result.parts[:_MOST_PARTS]:
         click.echo(f"  {_describe(part)}")
+    if len(result.parts) > _MOST_PARTS:
+        more = len(result.parts) - _MOST_PARTS
+        click.echo(f"  and {more} more; list them all by: madang data ingestions")
 
 
 def _describe(part: Part) -> str:

@@ -38,7 +38,7 @@ def test_killed_at_every_sync_and_rename(tmp_path):
         shutil.rmtree(root, ignore_errors=True)
         shutil.copytree(whole, root)
 
-    command = [sys.executable, PROGRAM, root, "trips", "trips", "12", "armed"]
+    command = [sys.executable, PROGRAM, root, "trips", "trips", "24", "armed"]
     for fault in faults.each("kill", command, under=root, reset=reset, armed=False):
         fault.run()
         with madang.open(root) as stack:

@@ -279,6 +279,28 @@ def test_progress_does_not_read_the_versions(trips, monkeypatch):
     assert ingest(trips, "trips").events == 3
 
 
+def test_of_a_cloudevent_the_data_count(trips):
+    def cloud(number, **rest):
+        return json.dumps(
+            {"specversion": "1.0", "id": str(number), "source": "/t", "type": "trip", **rest}
+        ).encode()
+
+    values = [
+        cloud(1, data={"id": 1, "minutes": 5.0}),
+        trip(2),
+        cloud(3, data={"id": 3, "minutes": 99.0}),
+        cloud(4),
+        cloud(5, data_base64="eyJpZCI6IDV9"),
+    ]
+    trips.collection.append("trips", events(values))
+    done = ingest(trips, "trips")
+    assert (done.valid, done.quarantined) == (3, 2)
+    assert ids(trips) == [1, 2, 5]
+    found = trips.storage.read("trips" + QUARANTINE).read_all()
+    assert sorted(found["value"].to_pylist()) == sorted([values[2], values[3]])
+    assert ["parse: there is no value"] in found["_reasons"].to_pylist()
+
+
 def test_the_record_of_a_call(trips):
     fill(trips, 0, 30)
     done = ingest(trips, "trips")
@@ -302,6 +324,15 @@ def test_the_record_of_a_call(trips):
     fill(trips, 30, 37)
     assert ingestions(trips)[0].lag == 7
     assert json.dumps(line.data)
+
+
+def test_the_record_of_a_topic_that_is_gone(trips):
+    fill(trips, 0, 30)
+    ingest(trips, "trips")
+    trips.collection.delete_topic("trips")
+    assert ingestions(trips)[0].lag == 0
+    trips.collection.create_topic("trips")  # with fewer partitions
+    assert len(ingestions(trips)[0].parts) == 2
 
 
 def test_a_failed_call_is_on_record(trips):

@@ -65,7 +65,7 @@ class ConnectorMove:
     def _read(self) -> Iterator[Piece]:
         try:
             yield from self._source.read(
-                self._positions, self._job.contract.schema, batch_rows=PIECE_ROWS
+                dict(self._positions), self._job.contract.schema, batch_rows=PIECE_ROWS
             )
         except Exception:
             self._land()  # what could be read

@@ -64,7 +64,7 @@ class Job:
 
     def result(self) -> Ingested:
         """What the call did."""
-        found = self.record.list(self.source, self.dataset)
+        found = self.record.list(self.dataset, self.source)
         totals = self.totals
         return Ingested(
             totals.events,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pyarrow as pa
 
+from madang.data.collection.cloudevents import data_of
 from madang.data.ingestion.contract import QUARANTINE_SCHEMA
 from madang.data.validation import Column
 from madang.errors import DataContractError, InvalidInputError
@@ -35,10 +36,21 @@ class Judge:
         )
 
     def events(self, batch: pa.RecordBatch, source: str) -> tuple[pa.Table, pa.Table, Report]:
-        """Judges events of a topic: valid rows, rows set aside, the report."""
-        outcome = self._validation.validate(batch, self.contract)
+        """Judges events of a topic: valid rows, rows set aside, the report.
+
+        Of a CloudEvent its data are judged; what is set aside is the event as it came.
+        """
+        came = batch["value"]
+        values = data_of(came)
+        content = batch
+        if values is not came:
+            content = batch.set_column(batch.schema.get_field_index("value"), "value", values)
+        outcome = self._validation.validate(content, self.contract)
         self._refuse_blocked(outcome.report)
-        return outcome.valid, _aside(outcome.quarantined, source), outcome.report
+        bad = outcome.quarantined
+        if content is not batch and bad.num_rows:
+            bad = bad.set_column(bad.schema.get_field_index("value"), "value", _as_came(batch, bad))
+        return outcome.valid, _aside(bad, source), outcome.report
 
     def rows(
         self, rows: pa.Table, numbers: pa.Array, source: str
@@ -71,6 +83,18 @@ class Judge:
         raise DataContractError(
             f"dataset {self.contract.dataset!r}: {told}; nothing of this batch was written"
         )
+
+
+def _as_came(batch: pa.RecordBatch, rows: pa.Table) -> pa.Array:
+    """The values of these rows' events in the batch."""
+    places = {
+        place: row
+        for row, place in enumerate(
+            zip(batch["partition"].to_pylist(), batch["offset"].to_pylist(), strict=True)
+        )
+    }
+    wanted = zip(rows["partition"].to_pylist(), rows["offset"].to_pylist(), strict=True)
+    return batch["value"].take(pa.array([places[place] for place in wanted], pa.int64()))
 
 
 def _without_count(report: Report) -> Report:

@@ -175,27 +175,28 @@ class Record:
         newest = max((int(row[1]) for row in rows), default=-1)
         return newest, {str(row[0]): json.loads(row[2]) for row in rows}
 
-    def list(self, source: str | None = None, dataset: str | None = None) -> list[Ingestion]:
-        """All ingestions, or those of a source or dataset, by dataset and source."""
+    def list(self, dataset: str | None = None, source: str | None = None) -> list[Ingestion]:
+        """All ingestions, or one of them, by dataset and source."""
+        where, values = "project = ?", [self._project]
+        for column, value in (("dataset", dataset), ("source", source)):
+            if value is not None:
+                where += f" AND {column} = ?"
+                values.append(value)
         with self._database.transaction(write=False) as tx:
             rows = tx.execute(
-                "SELECT source, dataset, events, valid, quarantined, began_us, landed_us, error "
-                "FROM ingestion WHERE project = ? ORDER BY dataset, source",
-                (self._project,),
+                "SELECT source, dataset, events, valid, quarantined, began_us, landed_us, error "  # noqa: S608 - names above
+                f"FROM ingestion WHERE {where} ORDER BY dataset, source",
+                values,
             )
             parts = tx.execute(
-                "SELECT dataset, source, part, position, lag, newest_us, landed_us "
-                "FROM ingestion_part WHERE project = ? ORDER BY part",
-                (self._project,),
+                "SELECT dataset, source, part, position, lag, newest_us, landed_us "  # noqa: S608 - names above
+                f"FROM ingestion_part WHERE {where} ORDER BY part",
+                values,
             )
         found: dict[tuple[str, str], list[Part]] = {}
         for row in parts:
             found.setdefault((row[0], row[1]), []).append(_part(row[2:]))
-        return [
-            _ingestion(row, tuple(found.get((row[1], row[0]), ())))
-            for row in rows
-            if source in (None, row[0]) and dataset in (None, row[1])
-        ]
+        return [_ingestion(row, tuple(found.get((row[1], row[0]), ()))) for row in rows]
 
 
 def _ingestion(row: Row, parts: tuple[Part, ...]) -> Ingestion:

@@ -11,7 +11,7 @@ from madang.data.ingestion import open_source
 from madang.data.ingestion._connector import ConnectorMove
 from madang.data.ingestion._gathering import Ingested, Limits
 from madang.data.ingestion._job import Job
-from madang.data.ingestion._record import Ingestion, Record
+from madang.data.ingestion._record import Ingestion, Part, Record
 from madang.data.ingestion._topic import TopicMove
 from madang.data.validation.contract_file import contract_path, read_contract
 from madang.errors import InvalidInputError, NotFoundError
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from madang.data.ingestion.contract import Source
     from madang.data.validation import DataContract, Report
     from madang.stack import Stack
+
+_TOPIC = "topic:"
 
 
 def ingest(
@@ -68,7 +70,7 @@ def ingest(
         contract = _contract(stack, name)
         stack.collection.topic(source)  # says that it isn't there before anything is made
         job = Job(
-            stack, f"topic:{source}", contract, Limits(batch_events, batch_bytes, batch_seconds),
+            stack, f"{_TOPIC}{source}", contract, Limits(batch_events, batch_bytes, batch_seconds),
             follow, stop or Event(), on_batch, poll_seconds,
         )  # fmt: skip
         return _run(job, TopicMove(job, source).run)
@@ -113,20 +115,23 @@ def ingestions(stack: Stack) -> list[Ingestion]:
     """
     context = stack.context
     found = Record(context.metadata, context.ledger, context.project).list()
-    topics = {}
-    for one in found:
-        name = one.source.removeprefix("topic:")
-        if name != one.source and name not in topics:
-            try:
-                topics[name] = stack.collection.topic(name).next_offsets
-            except NotFoundError:  # it was deleted; the record stays
-                continue
-    result = []
-    for one in found:
-        ends = topics.get(one.source.removeprefix("topic:"))
-        if ends is None or not one.source.startswith("topic:"):
-            result.append(one)
-            continue
-        parts = tuple(replace(p, lag=max(0, ends[int(p.part)] - p.position)) for p in one.parts)
-        result.append(replace(one, parts=parts))
-    return result
+    topics = {one.source for one in found if one.source.startswith(_TOPIC)}
+    ends = {source: _ends(stack, source.removeprefix(_TOPIC)) for source in topics}
+    return [
+        replace(one, parts=tuple(_as_of_now(part, ends[one.source]) for part in one.parts))
+        if one.source in ends
+        else one
+        for one in found
+    ]
+
+
+def _ends(stack: Stack, topic: str) -> tuple[int, ...]:
+    try:
+        return stack.collection.topic(topic).next_offsets
+    except NotFoundError:  # it was deleted; the record stays
+        return ()
+
+
+def _as_of_now(part: Part, ends: tuple[int, ...]) -> Part:
+    number = int(part.part)
+    return replace(part, lag=max(0, ends[number] - part.position)) if number < len(ends) else part

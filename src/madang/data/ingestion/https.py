@@ -19,81 +19,15 @@ import msgspec
 import pyarrow as pa
 
 from madang.data.ingestion._csv import read_csv
+from madang.data.ingestion._http_options import FORMATS, HttpOptions
 from madang.data.ingestion._judge import encode
 from madang.data.ingestion._lines import Chunk, Lines
 from madang.data.ingestion.contract import QUARANTINE_SCHEMA, Piece, Source
 from madang.engines import Context, EngineURL, Health
 from madang.errors import ConfigurationError, InvalidInputError, NotFoundError, UnavailableError
 
-_OPTIONS = {
-    "bearer", "cursor", "cursor_path", "delimiter", "format", "items", "max_bytes", "next", "pages",
-    "retries", "timeout_seconds",
-}  # fmt: skip
-_FORMATS = {
-    "application/json": "json",
-    "application/jsonl": "jsonl",
-    "application/ndjson": "jsonl",
-    "application/x-ndjson": "jsonl",
-    "text/csv": "csv",
-}
 _AGAIN = {408, 425, 429, 500, 502, 503, 504}
 _LONGEST_PAUSE_SECONDS = 30.0
-
-
-@dataclass(frozen=True)
-class HttpOptions:
-    """What stands behind `#` of the URL.
-
-    Attributes:
-        format: `json`, `jsonl` or `csv`; default: by the answer's content type.
-        items: Dotted path to the array in a JSON answer; default: the answer is the array.
-        next: Dotted path to the next page's URL; default: the header `Link` with `rel="next"`.
-        cursor: The request's parameter that says where to go on, and
-        cursor_path: the dotted path to its value in an answer; null or missing at the end.
-        bearer: A token for the header `Authorization`.
-        timeout_seconds: For connecting, and for each piece of an answer.
-        retries: How often a request is repeated when the server is busy or does not answer.
-        max_bytes: The largest answer.
-        pages: How many pages one call reads at most.
-    """
-
-    format: str | None = None
-    items: str = ""
-    next: str = ""
-    cursor: str = ""
-    cursor_path: str = ""
-    delimiter: str = ","
-    bearer: str = ""
-    timeout_seconds: float = 30.0
-    retries: int = 4
-    max_bytes: int = 64 << 20
-    pages: int = 100_000
-
-    @classmethod
-    def of(cls, texts: Mapping[str, str]) -> Self:
-        """Reads the options.
-
-        Raises:
-            ConfigurationError: One is unknown, or no such value.
-        """
-        found: dict[str, Any] = dict(texts)
-        unknown = sorted(found.keys() - _OPTIONS)
-        if unknown:
-            raise ConfigurationError(
-                f"https:// has no option #{', '.join(unknown)}; its options are: "
-                f"{', '.join(sorted(_OPTIONS))}"
-            )
-        if found.get("format") not in (None, *_FORMATS.values()):
-            raise ConfigurationError("https://…#format is json, jsonl or csv")
-        if bool(found.get("cursor")) != bool(found.get("cursor_path")):
-            raise ConfigurationError("https://…#cursor=PARAMETER needs cursor_path=PATH, and the other way round")  # fmt: skip
-        for name, kind in (("timeout_seconds", float), ("retries", int), ("max_bytes", int), ("pages", int)):  # fmt: skip
-            if name in found:
-                try:
-                    found[name] = kind(found[name])
-                except ValueError as error:
-                    raise ConfigurationError(f"https://…#{name} must be a number: {found[name]!r}") from error  # fmt: skip
-        return cls(**found)
 
 
 class HttpSource(Source):
@@ -117,10 +51,12 @@ class HttpSource(Source):
     def from_text(cls, url: str, context: Context) -> Self:
         plain, _, fragment = url.partition("#")
         parts = urlsplit(plain)
-        mark = hashlib.blake2b(url.encode(), digest_size=4).hexdigest()
+        pairs = parse_qsl(fragment, keep_blank_values=True)
+        # What is asked for, and not how: a longer timeout is no other source.
+        what = [plain, *(f"{k}={v}" for k, v in sorted(pairs) if k in ("cursor", "items"))]
+        mark = hashlib.blake2b("\n".join(what).encode(), digest_size=4).hexdigest()
         name = f"{parts.scheme}:{parts.hostname or ''}{parts.path}#{mark}"
         resolved, _, _ = context.resolve_url(plain).partition("#")
-        pairs = parse_qsl(fragment, keep_blank_values=True)
         options = {key: context.resolve(value) for key, value in pairs}
         return cls(resolved, HttpOptions.of(options), name)
 
@@ -231,7 +167,7 @@ class HttpSource(Source):
 
     def _format(self, answer: _Answer) -> str:
         kind = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
-        format = self._options.format or _FORMATS.get(kind)
+        format = self._options.format or FORMATS.get(kind)
         if format is None:
             raise InvalidInputError(
                 f"{self.identity}: the answer is {kind or 'of no stated type'}; "
