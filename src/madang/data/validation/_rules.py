@@ -355,6 +355,15 @@ RULES: dict[str, Rule] = {
 """Every kind of check, by name; `docs/data/validation.md` describes them."""
 
 
+_TITLE_CHARACTERS = 500
+
+
+def _brief(value: Any, characters: int = 60) -> str:
+    """A text that many rows can carry."""
+    text = str(value)
+    return text if len(text) <= characters else text[:characters] + "…"
+
+
 def title(check: Check) -> str:
     """A check in one line, such as `range(dep_delay): min=0, max=60`; it is the reason of a row."""
     arguments = dict(check.arguments)
@@ -371,12 +380,12 @@ def title(check: Check) -> str:
         said = f"when {arguments.get('when', '')} then {said}"
     elif check.kind == "in_set":
         values = list(arguments.get("values", ()))
-        said = ", ".join(map(str, values[:8])) + (", …" if len(values) > 8 else "")
+        said = ", ".join(map(_brief, values[:8])) + (", …" if len(values) > 8 else "")
     else:
         if "reference" in arguments:
             arguments["reference"] = "frozen"
-        said = ", ".join(f"{name}={value}" for name, value in arguments.items())
-    return f"{head}: {said}" if said else head
+        said = ", ".join(f"{name}={_brief(value)}" for name, value in arguments.items())
+    return _brief(f"{head}: {said}" if said else head, _TITLE_CHARACTERS)
 
 
 KEYED = ("foreign_key", "unique")
