@@ -99,7 +99,9 @@ def test_text_and_json():
     assert "\x1b" not in text
     content = to_dict(difference)
     assert content["breaking"] is True
-    assert {"path": "column b", "text": "is gone (was string)", "breaks": "readers"} in content["changes"]
+    assert {"path": "column b", "text": "is gone (was string)", "breaks": "readers"} in content[
+        "changes"
+    ]
 
 
 @pytest.mark.parametrize("old", [n for n in NAMES if "int" in n or "float" in n])
@@ -113,7 +115,10 @@ def test_wider_types_hold_every_value(old, new):
     kept = True
     for end in ends:
         try:
-            kept &= pa.scalar(end, NAMES[old]).cast(NAMES[new]).as_py() == pa.scalar(end, NAMES[old]).as_py()
+            kept &= (
+                pa.scalar(end, NAMES[old]).cast(NAMES[new]).as_py()
+                == pa.scalar(end, NAMES[old]).as_py()
+            )
         except pa.ArrowInvalid:
             kept = False
     assert widens(NAMES[old], NAMES[new]) == kept

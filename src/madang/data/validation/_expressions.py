@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from polars import selectors
 
-from madang.data.validation._rules import inner, literal, unique_columns
+from madang.data.validation._arguments import literal
+from madang.data.validation._rules import inner, unique_columns
 from madang.data.validation.contract import Check, Column, DataContract
 from madang.errors import InvalidInputError
 

@@ -15,8 +15,8 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 
+from madang.data.validation._arguments import literal
 from madang.data.validation._expressions import below, beyond, equal, named
-from madang.data.validation._rules import literal
 from madang.data.validation.contract import Check
 
 State = dict[str, Any]
