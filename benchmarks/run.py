@@ -15,6 +15,7 @@ BENCHMARKS = {
     "ledger": [],
     "collection": [],
     "validation": [],
+    "windows": [],
     "features": [],
     "serving": ["--build-peers"],
     "demo": [],

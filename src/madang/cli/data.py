@@ -11,6 +11,7 @@ COMMANDS = {
     "delete": "madang.cli.datasets:delete",
     "describe": "madang.cli.repository:describe",
     "diff": "madang.cli.contracts:diff",
+    "import-contract": "madang.cli.contracts:import_contract",
     "evolve": "madang.cli.datasets:evolve",
     "history": "madang.cli.datasets:history",
     "infer": "madang.cli.contracts:infer",

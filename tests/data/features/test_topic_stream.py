@@ -22,6 +22,7 @@ from madang.data.features.windows import rolling, tumbling
 from madang.data.validation import Check, Column, DataContract
 from madang.data.validation.contract_file import contract_path, write_contract
 from madang.errors import ConflictError, DataContractError, IntegrityError, NotFoundError
+from madang.ledger import new_id
 
 START = datetime(2026, 3, 8, 7, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -151,6 +152,30 @@ class TestStream:
         (row,) = project.features.read([ROLLING], [{"route": "JFK-LAX"}])
         assert row.values == {"n": 3, "mean": 5.0}
 
+    def test_windows_end_by_a_clock_when_nothing_comes(self, project):
+        append(project, [flight(1), flight(2)])
+        moment = START + 11 * MINUTE
+        done = project.features.stream(ROLLING, "flights", dataset="windows", until=moment)
+        assert (done.events, done.rows) == (2, 2)
+        (row,) = project.features.read([ROLLING], [{"route": "JFK-LAX"}])
+        assert row.values["n"] == 1  # one has left at this very moment: that row is still open
+        again = project.features.stream(ROLLING, "flights", dataset="windows", until=moment)
+        assert (again.events, again.rows) == (0, 0)
+        later = START + 60 * MINUTE
+        assert project.features.stream(ROLLING, "flights", dataset="windows", until=later).rows == 2
+        (row,) = project.features.read([ROLLING], [{"route": "JFK-LAX"}])
+        assert row.values == {"n": 0, "mean": None}
+        append(project, [flight(30), flight(61)])
+        done = project.features.stream(ROLLING, "flights", dataset="windows")
+        assert (done.events, done.late) == (2, 1)
+        assert [r["n"] for r in rows(project, "windows")].count(0) == 1
+
+    def test_an_empty_topic_begins_nothing(self, project):
+        for _ in range(2):
+            done = project.features.stream(RECENT, "flights", until=START)
+            assert done.events == done.rows == 0
+        assert project.ledger.lines(kind="view.stream") == []
+
     def test_offline_only(self, project):
         append(project, SOME)
         project.features.stream(RECENT, "flights", dataset="windows", online=False)
@@ -201,6 +226,21 @@ class TestStream:
         found = CliRunner().invoke(cli, [*command, "--json"])
         assert json.loads(found.output)["events"] == 0
 
+    def test_from_kafka(self, tmp_path, kafka_server):
+        madang.init(tmp_path, name=f"k{new_id()[-12:]}")
+        file = tmp_path / "madang.toml"
+        file.write_text(f'{file.read_text()}\n[stack]\ncollection = "kafka://{kafka_server}"\n')
+        with madang.open(tmp_path) as stack:
+            prepare(stack, partitions=2)
+            early, late = list(range(0, 60, 2)), list(range(1, 60, 2))
+            append(stack, [flight(m, "A") for m in early], minutes=early, partition=0)
+            append(stack, [flight(m, "B") for m in late], minutes=late, partition=1)
+            for _ in range(2):
+                stack.features.stream(RECENT, "flights", dataset="windows", batch_events=7)
+            assert {row["n"] for row in rows(stack, "windows")} == {5}
+            assert len(rows(stack, "windows")) == 2 * 5
+            assert rows(stack, "recent_late") == []
+
 
 class TestErrors:
     def test_no_topic_and_no_contract(self, project):
@@ -234,7 +274,7 @@ class TestErrors:
             project.features.stream(other, "flights", dataset="windows")
 
     def test_one_process_at_a_time(self, project):
-        file = CheckpointFile(project.home / "streams" / "recent.flights")
+        file = CheckpointFile(project.home / "streams" / "recent" / "flights")
         with file.alone(), pytest.raises(ConflictError, match="another process runs the stream of"):
             project.features.stream(RECENT, "flights")
 
@@ -249,7 +289,7 @@ class TestErrors:
     def test_a_damaged_checkpoint(self, project):
         append(project, SOME)
         project.features.stream(RECENT, "flights")
-        path = project.home / "streams" / "recent.flights" / "checkpoint"
+        path = project.home / "streams" / "recent" / "flights" / "checkpoint"
         data = bytearray(path.read_bytes())
         data[-5] ^= 1
         path.write_bytes(data)

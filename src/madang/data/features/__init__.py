@@ -9,7 +9,9 @@ from __future__ import annotations
 from typing import cast
 
 from madang import engines
+from madang.data.features.catalog import Materialized, ViewInfo
 from madang.data.features.contract import (
+    Backfilled,
     FeatureView,
     Freshness,
     Materialization,
@@ -17,7 +19,9 @@ from madang.data.features.contract import (
     OnlineRow,
     OnlineStore,
     ReadTime,
+    Streamed,
 )
+from madang.data.features.statistics import FeatureDrift, ViewDrift, ViewStatistics
 
 ENGINES = {"lmdb": "madang.data.features.lmdb:LMDBOnlineStore"}
 DEFAULT = "lmdb"
@@ -31,12 +35,19 @@ def connect(url: str | None, context: engines.Context) -> OnlineStore:
 __all__ = [
     "DEFAULT",
     "ENGINES",
+    "Backfilled",
+    "FeatureDrift",
     "FeatureView",
     "Freshness",
     "Materialization",
+    "Materialized",
     "OnDemandView",
     "OnlineRow",
     "OnlineStore",
     "ReadTime",
+    "Streamed",
+    "ViewDrift",
+    "ViewInfo",
+    "ViewStatistics",
     "connect",
 ]

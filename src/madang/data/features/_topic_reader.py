@@ -46,7 +46,9 @@ class TopicReader:
 
     def next(self, max_events: int) -> pa.RecordBatch | None:
         """The next events of all partitions, or `None` at the end; moves `offsets`."""
-        chunks = {p: self._read(p, max_events) for p in self.offsets}
+        behind = [p for p, offset in self.offsets.items() if offset < self._ends[p]]
+        chunks = {p: self._read(p, max_events) for p in behind}
+        # Behind the last event there may be a gap, where older events of a key were removed.
         chunks = {p: chunk for p, chunk in chunks.items() if chunk.num_rows}
         if not chunks:
             return None
@@ -66,12 +68,10 @@ class TopicReader:
         return pa.concat_batches(parts).take(pa.array(order))
 
     def _read(self, partition: int, max_events: int) -> pa.RecordBatch:
-        offset, end = self.offsets[partition], self._ends[partition]
-        if offset >= end:
-            return self._collection.read(self._topic, partition, end, max_events=1).slice(0, 0)
-        chunk = self._collection.read(self._topic, partition, offset, max_events=max_events)
-        inside = int(np.searchsorted(chunk["offset"].to_numpy(), end))
-        return chunk.slice(0, inside)
+        chunk = self._collection.read(
+            self._topic, partition, self.offsets[partition], max_events=max_events
+        )
+        return chunk.slice(0, np.searchsorted(chunk["offset"].to_numpy(), self._ends[partition]))
 
     def _is_last(self, partition: int, chunk: pa.RecordBatch) -> bool:
         return bool(chunk["offset"][-1].as_py() + 1 >= self._ends[partition])

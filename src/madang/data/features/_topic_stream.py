@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow as pa
@@ -17,8 +17,8 @@ import pyarrow as pa
 from madang.data.features._checkpoint import CheckpointFile
 from madang.data.features._topic_reader import TopicReader
 from madang.data.features._window import Window
-from madang.data.features.contract import FeatureView
-from madang.data.features.streaming import StreamingWindow
+from madang.data.features.contract import FeatureView, Streamed
+from madang.data.features.streaming import Emitted, StreamingWindow
 from madang.data.storage import Transaction
 from madang.engines import Context
 from madang.errors import ConflictError, DataContractError
@@ -34,25 +34,6 @@ class Push(Protocol):
     """Puts rows of a view online."""
 
     def __call__(self, view: FeatureView, rows: pa.Table, /) -> int: ...
-
-
-@dataclass(frozen=True)
-class Streamed:
-    """What one call of `FeatureStore.stream` did.
-
-    Attributes:
-        events: How many events it read.
-        rows: Rows of the view that are final now.
-        late: Events that came too late or have no entity or time, in the dataset `VIEW_late`.
-        quarantined: Events that break their contract, in the dataset `VIEW_quarantine`.
-        missed: Events that the topic no longer kept when they were to be read.
-    """
-
-    events: int = 0
-    rows: int = 0
-    late: int = 0
-    quarantined: int = 0
-    missed: int = 0
 
 
 class TopicStream:
@@ -79,11 +60,11 @@ class TopicStream:
         self._view, self._ref = view
         self._topic, self._dataset, self._push = topic, dataset, push
         self._window = StreamingWindow(self._view)  # says what is wrong before anything is made
-        self._file = CheckpointFile(context.home / "streams" / f"{self._view.name}.{topic}")
+        self._file = CheckpointFile(context.home / "streams" / self._view.name / topic)
         self._values: dict[str, Any] = {}
 
-    def run(self, batch_events: int) -> Streamed:
-        """Goes on to the end that the topic has now."""
+    def run(self, batch_events: int, until: datetime | None) -> Streamed:
+        """Goes on to the end that the topic has now, and then sets the clock."""
         contract = self._contract()
         collection = self._context.component("collection")
         collection.topic(self._topic)  # says that it isn't there before anything is made
@@ -93,6 +74,8 @@ class TopicStream:
             reader = TopicReader(collection, self._topic, offsets)
             while (events := reader.next(batch_events)) is not None:
                 done = self._take(events, reader.offsets, contract, done)
+            if until is not None:
+                done = self._advance(until, done)
         return _plus(done, missed=reader.missed)
 
     def _contract(self) -> DataContract:
@@ -126,12 +109,6 @@ class TopicStream:
             "offsets": {},
             "inputs": [],
         }
-        self._context.ledger.record(
-            "view.stream",
-            f"view:{self._view.name}",
-            inputs=[self._ref, f"topic:{self._topic}"],
-            data={"stream": self._values["stream"], "dataset": self._dataset},
-        )
 
     def _check(self, values: dict[str, Any]) -> None:
         for what, now in (("view", self._ref), ("dataset", self._dataset)):
@@ -152,29 +129,17 @@ class TopicStream:
     ) -> Streamed:
         outcome = self._context.component("validation").validate(events, contract)
         if outcome.report.blocked:
-            failed = [r for r in outcome.report.results if not r.ok]
+            results = outcome.report.results
+            failed = [r for r in results if not r.ok and r.check.severity == "block"]
             told = "; ".join(f"{r.check.kind} of {r.check.column or 'rows'}" for r in failed)
             raise DataContractError(
                 f"events of topic {self._topic!r} fail checks of dataset {contract.dataset!r} that "
                 f"block: {told}; nothing of this batch was taken"
             )
         emitted = self._window.process(outcome.valid)
-        tables = {
-            "rows": emitted.rows,
-            "open": emitted.open,
-            "late": emitted.rejected,
-            "quarantine": outcome.quarantined,
-        }
-        numbers, kept = self._window.state()
-        self._values |= {
-            "number": self._values["number"] + 1,
-            "offsets": {str(partition): offset for partition, offset in offsets.items()},
-            "window": numbers,
-            "inputs": _spans(self._topic, events),
-        }
-        held = {} if kept is None else {"events": kept}
-        self._file.save(self._values, tables | held)
-        self._deliver(tables)
+        self._values["offsets"] = {str(partition): offset for partition, offset in offsets.items()}
+        self._values["inputs"] = _spans(self._topic, events)
+        self._commit(emitted, outcome.quarantined)
         return _plus(
             done,
             events=events.num_rows,
@@ -182,6 +147,35 @@ class TopicStream:
             late=emitted.rejected.num_rows,
             quarantined=outcome.quarantined.num_rows,
         )
+
+    def _advance(self, until: datetime, done: Streamed) -> Streamed:
+        """Gives out what has ended by a time without an event."""
+        emitted = self._window.advance(until)
+        if emitted.rows.num_rows or emitted.open.num_rows:
+            self._values["inputs"] = []
+            self._commit(emitted, pa.table({}))
+        return _plus(done, rows=emitted.rows.num_rows)
+
+    def _commit(self, emitted: Emitted, quarantined: pa.Table) -> None:
+        """Makes the state durable together with what is to be written, and then writes it."""
+        tables = {
+            "rows": emitted.rows,
+            "open": emitted.open,
+            "late": emitted.rejected,
+            "quarantine": quarantined,
+        }
+        if not self._values["number"]:
+            self._context.ledger.record(
+                "view.stream",
+                f"view:{self._view.name}",
+                inputs=[self._ref, f"topic:{self._topic}"],
+                data={"stream": self._values["stream"], "dataset": self._dataset},
+            )
+        numbers, kept = self._window.state()
+        self._values |= {"number": self._values["number"] + 1, "window": numbers}
+        held = {} if kept is None else {"events": kept}
+        self._file.save(self._values, tables | held)
+        self._deliver(tables)
 
     def _deliver(self, tables: dict[str, pa.Table]) -> None:
         """Writes what the checkpoint says; to repeat it changes nothing."""
