@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pyarrow as pa
 import pytest
@@ -435,3 +435,32 @@ def test_feature_views(call, opened):
     assert said == "prices: 1 entities are online, from all 1 rows: nothing was online\n"
     assert call("features", "materialize", "prices").out == "prices: nothing is new\n"
     assert opened.features.read(["prices"], [{"item": "tea"}])[0].values == {"price": 3.5}
+
+
+def test_feature_views_are_found_shown_and_judged(call, opened):
+    (opened.root / "features" / "paid.py").write_text(
+        "from madang.data.features import FeatureView\n"
+        "v = FeatureView('paid', ('item',), 'at', ('price',), sql='SELECT * FROM sold', "
+        "owner='ann', description='What things cost', descriptions={'price': 'in Euro'})\n"
+    )
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    days = [start + timedelta(days=number // 1000) for number in range(2000)]
+    prices = [float(number % 100 + 90 * (number // 1000)) for number in range(2000)]
+    opened.storage.write("sold", pa.table({"item": ["tea"] * 2000, "at": days, "price": prices}))
+    assert lines(call("features", "list").out)[1][:4] == ["paid", "item", "price", "ann"]
+    assert lines(call("features", "search", "cost", "EURO").out)[1][0] == "paid"
+    assert len(lines(call("features", "search", "nothing").out)) == 1
+    assert len(lines(call("features", "search", "--owner", "bob").out)) == 1
+    shown = dict(line[:2] for line in lines(call("features", "show", "paid").out))
+    assert shown["sources"] == "dataset:sold"
+    assert shown["feature price"] == "in Euro"
+    assert shown["online"] == "never materialized"
+    assert json.loads(call("features", "show", "paid", "--json").out)["name"] == "paid"
+    told = lines(call("features", "stats", "paid", "--until", "2026-01-02").out)
+    assert told[1][:3] == ["price", "float64", "0"]
+    moved = call("features", "drift", "paid", "--before", "2026-01-02", code=1)
+    assert lines(moved.out)[1][-1] == "drifted"
+    same = call("features", "drift", "paid", "--version", "sold=0", "--json")
+    assert json.loads(same.out)["drifted"] == []
+    call("features", "drift", "paid", "--version", "sold", code=2)
+    call("features", "drift", "paid", code=2)

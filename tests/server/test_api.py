@@ -261,6 +261,11 @@ def test_features_are_materialized_and_read(served):
     done = ok(served.engineer.post("/features/minutes/materialize"))
     assert done == {"rows": 2, "mode": "full", "reason": "nothing was online"}
     assert newest(served, "view.materialize")["actor"] == "user:engineer"
+    assert ok(served.viewer.get("/features", params={"search": "MINUTES rides"})) == views
+    assert ok(served.viewer.get("/features", params={"owner": "nobody"})) == []
+    known = ok(served.viewer.get("/features/minutes"))
+    assert (known["sources"], known["materialized"]["entities"]) == (["dataset:rides"], 2)
+    error(served.viewer.get("/features/no_such"), 404, "NotFoundError")
     body = {"views": ["minutes"], "entities": [{"id": 2}, {"id": 9}]}
     known, unknown = ok(served.viewer.post("/features/read", json=body))
     assert known["values"] == {"minutes": 7.5}

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import click
 
-from madang.cli.output import as_json, open_stack, print_json, print_table
+from madang.cli.output import as_json, format_us, open_stack, print_json, print_table
 
 if TYPE_CHECKING:
-    from madang.data.features import Materialization
+    from collections.abc import Sequence
+
+    from madang.data.features import Materialization, ViewInfo
+    from madang.data.features._registry import RegisteredView
 
 
 @click.group()
@@ -26,14 +30,148 @@ def list_views(json: bool) -> None:
     with open_stack() as stack:
         stack.features.load_definitions()
         found = stack.features.views()
+    _print_views(found, json=json)
+
+
+def _print_views(found: Sequence[RegisteredView], *, json: bool) -> None:
     if json:
         print_json([{"name": v.name, "ref": v.ref, **v.definition} for v in found])
         return
     rows = [
-        (v.name, ", ".join(v.definition["entity"]), ", ".join(v.definition["features"]), v.ref)
+        (
+            v.name,
+            ", ".join(v.definition["entity"]) or "on demand",
+            ", ".join(v.definition["features"]),
+            v.definition["owner"] or "-",
+            v.ref,
+        )
         for v in found
     ]
-    print_table(["view", "entity", "features", "reference"], rows)
+    print_table(["view", "entity", "features", "owner", "reference"], rows)
+
+
+@features.command()
+@click.argument("words", nargs=-1)
+@click.option("--owner", help="Exactly this owner.")
+@click.option("--tag", "tags", multiple=True, metavar="KEY=VALUE", help="With this tag.")
+@as_json
+def search(words: tuple[str, ...], owner: str | None, tags: tuple[str, ...], json: bool) -> None:
+    """List the views in which each of WORDS occurs: in names, descriptions, features, sources."""
+    wanted = {key: value for key, _, value in (tag.partition("=") for tag in tags)}
+    with open_stack() as stack:
+        found = stack.features.search(" ".join(words), owner=owner, tags=wanted)
+    _print_views(found, json=json)
+
+
+@features.command()
+@click.argument("view")
+@as_json
+def show(view: str, json: bool) -> None:
+    """Show what is known of VIEW: its definition, where it comes from, who uses it."""
+    with open_stack() as stack:
+        found = stack.features.info(view)
+    if json:
+        print_json(found)
+        return
+    definition = found.definition
+    rows = [
+        ("reference", found.ref),
+        ("description", definition["description"] or "-"),
+        ("owner", definition["owner"] or "-"),
+        ("tags", ", ".join(f"{k}={v}" for k, v in definition["tags"].items()) or "-"),
+        ("entity", ", ".join(definition["entity"]) or "computed on demand"),
+        ("registered", format_us(found.registered_us)),
+        ("sources", ", ".join(found.sources) or "-"),
+        ("used by", ", ".join(found.used_by) or "-"),
+        ("online", _online(found)),
+    ]
+    told = definition.get("descriptions", {})
+    rows += [(f"feature {name}", told.get(name, "-")) for name in definition["features"]]
+    print_table(["what", "value"], rows)
+
+
+def _online(found: ViewInfo) -> str:
+    done = found.materialized
+    if done is None:
+        return "never materialized"
+    return f"{done.mode}, {done.entities} entities, {done.time[:19]}"
+
+
+@features.command()
+@click.argument("view")
+@click.option("--since", type=click.DateTime(), help="Rows from this time on (UTC).")
+@click.option("--until", type=click.DateTime(), help="Rows before this time (UTC).")
+@as_json
+def stats(view: str, since: datetime | None, until: datetime | None, json: bool) -> None:
+    """Show what the rows of VIEW look like, feature by feature."""
+    with open_stack() as stack:
+        stack.features.load_definitions()
+        found = stack.features.statistics(view, times=(_utc(since), _utc(until)))
+    if json:
+        print_json(found)
+        return
+    click.echo(
+        f"{found.rows} rows of {found.entities} entities, {found.oldest} to {found.newest}",
+        err=True,
+    )
+    names = ("type", "nulls", "distinct", "min", "mean", "max", "std")
+    rows = [(name, *(one.get(key, "-") for key in names)) for name, one in found.features.items()]
+    print_table(["feature", *names], rows)
+
+
+@features.command()
+@click.argument("view")
+@click.option("--before", type=click.DateTime(), help="Compare rows from this time on (UTC).")
+@click.option("--version", "versions", multiple=True, metavar="DATASET=N", help="As of a version.")
+@click.option(
+    "--max-psi",
+    type=float,
+    default=0.2,
+    show_default=True,
+    help="The largest stability index that is no drift.",
+)
+@as_json
+def drift(
+    view: str, before: datetime | None, versions: tuple[str, ...], max_psi: float, json: bool
+) -> None:
+    """Show how far the features of VIEW have moved; exit code 1 when one has drifted."""
+    if (before is None) == (not versions):
+        raise click.UsageError("give --before TIME, or --version DATASET=N")
+    with open_stack() as stack:
+        stack.features.load_definitions()
+        reference = _versions(versions) if versions else (None, _utc(before))
+        found = stack.features.drift(view, reference, max_psi=max_psi)
+    if json:
+        print_json({"drifted": found.drifted, **asdict(found)})
+    else:
+        rows = [
+            (name, *map(_told_number, (one.psi, one.ks, *one.null_shares)), _VERDICTS[one.drifted])
+            for name, one in found.features.items()
+        ]
+        print_table(["feature", "psi", "ks", "nulls before", "nulls now", "verdict"], rows)
+    if found.drifted:
+        raise SystemExit(1)
+
+
+_VERDICTS = {True: "drifted", False: "stable", None: "too few values"}
+
+
+def _told_number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
+
+
+def _versions(given: tuple[str, ...]) -> dict[str, int]:
+    found = {}
+    for text in given:
+        name, _, number = text.rpartition("=")
+        if not name or not number.isdecimal():
+            raise click.UsageError(f"--version is DATASET=N, found {text!r}")
+        found[name] = int(number)
+    return found
+
+
+def _utc(moment: datetime | None) -> datetime | None:
+    return None if moment is None else moment.replace(tzinfo=UTC)
 
 
 @features.command()
@@ -42,11 +180,10 @@ def list_views(json: bool) -> None:
 @click.option("--full", is_flag=True, help="Read the whole history, not only what is new.")
 def materialize(views: tuple[str, ...], until: datetime | None, full: bool) -> None:
     """Write each entity's newest row of VIEWS to the online store."""
-    moment = None if until is None else until.replace(tzinfo=UTC)
     with open_stack() as stack:
         stack.features.load_definitions()
         for view in views:
-            done = stack.features.materialize(view, until=moment, full=full)
+            done = stack.features.materialize(view, until=_utc(until), full=full)
             click.echo(f"{view}: {_told(done)}")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
-from madang.data.features import wire
+from madang.data.features import ViewInfo, wire
 from madang.data.features.wire import MAX_VIEWS
 from madang.server.access import needs, stack_of
 
@@ -16,12 +16,18 @@ router = APIRouter(tags=["data"])
 
 
 @router.get("/features", **needs("feature:read"))
-def views(request: Request) -> list[dict[str, Any]]:
-    """All feature views."""
+def views(request: Request, search: str = "", owner: str | None = None) -> list[dict[str, Any]]:
+    """All feature views, or those in which each word of `search` occurs."""
     return [
         {"name": view.name, "ref": view.ref, **view.definition}
-        for view in stack_of(request).features.views()
+        for view in stack_of(request).features.search(search, owner=owner)
     ]
+
+
+@router.get("/features/{view}", **needs("feature:read"))
+def info(request: Request, view: str) -> ViewInfo:
+    """What is known of a view: its definition, where it comes from, who uses it."""
+    return stack_of(request).features.info(view)
 
 
 @router.post("/features", **needs("feature:write"))

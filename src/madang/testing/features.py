@@ -125,6 +125,48 @@ class OnlineStoreContract:
         online.put("v", [longest], [row(1, b"y" * 5000)], LAYOUT_A)
         assert online.get("v", [longest]) == [row(1, b"y" * 5000)]
 
+    def test_any_bytes_are_a_key(self, online):
+        keys = [
+            b"\0",
+            b"\0\0",
+            b"\0" * 511,
+            b"\xff",
+            b"\xff" * 511,
+            b"a",
+            b"a\0",
+            bytes(range(256)),
+        ]
+        rows = [row(1, b"%d" % number) for number in range(len(keys))]
+        online.put("v", keys[:4], rows[:4], LAYOUT_A)
+        online.put("v", keys[4:], rows[4:], LAYOUT_A)
+        assert online.get("v", keys[::-1]) == rows[::-1]
+        online.replace("v", keys[::-1], rows, LAYOUT_A)
+        assert online.get("v", keys[::-1]) == rows
+
+    def test_timestamps_go_from_the_first_to_the_last_microsecond(self, online):
+        first, last = -(2**63), 2**63 - 1
+        assert online.put("v", [b"k"], [row(first)], LAYOUT_A) == 1
+        assert online.put("v", [b"k"], [row(last, b"new")], LAYOUT_A) == 1
+        assert online.put("v", [b"k"], [row(0)], LAYOUT_A) == 0
+        assert online.get("v", [b"k"]) == [row(last, b"new")]
+
+    def test_puts_of_many_threads_are_all_there(self, connect_online):
+        stores = [connect_online("test") for _ in range(3)]
+
+        def write(number):
+            for turn in range(20):
+                keys = [b"%d/%d" % (number, turn), b"shared"]
+                stores[number].put("v", keys, [row(turn)] * 2, LAYOUT_A)
+
+        threads = [threading.Thread(target=write, args=(number,)) for number in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        keys = [b"%d/%d" % (number, turn) for number in range(3) for turn in range(20)]
+        assert None not in stores[0].get("v", keys)
+        assert stores[0].get("v", [b"shared"]) == [row(19)]
+
     def test_readers_see_the_old_rows_or_the_new_ones(self, connect_online):
         online, reader = connect_online("test"), connect_online("test")
         keys = [b"%03d" % number for number in range(200)]

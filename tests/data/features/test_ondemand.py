@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from madang.data.features import FeatureView, OnDemandView
+from madang.data.features import FeatureView, OnDemandView, wire
 from madang.data.features.store import FeatureStore
 from madang.errors import InvalidInputError, NotFoundError, SchemaMismatchError
 
@@ -111,7 +111,7 @@ class TestReads:
         reader = features.reader(["payment", "users"], columns=["large", "name"])
         assert set(reader.features) == {"large", "name"}
         assert reader(ASKED, now=now)[1].values == {"large": True, "name": "b"}
-        assert reader.entity == {"user": "int64", "shop": "string"}
+        assert reader.entity == {"user": "int64", "shop": "string", "amount": "float64"}
         with pytest.raises(NotFoundError, match="no feature is called x; the views give"):
             features.reader(["payment"], columns=["x"])
 
@@ -177,6 +177,21 @@ class TestReads:
         assert np.isnan(arrays["hour"][1])
         assert str(arrays["day"][0]) == "2026-01-01"
         assert arrays["text"].tolist() == ["05", None]
+
+    def test_times_of_the_request_are_text_in_json(self, features):
+        clock = OnDemandView(
+            "clock",
+            features={"hour": pa.int64()},
+            function=lambda inputs: pa.table({"hour": pc.hour(inputs["moment"])}),
+            request={"moment": TIME},
+        )
+        features.register(clock)
+        body = b'{"views": ["clock"], "entities": [{"moment": "2026-01-01T05:00:00Z"}]}'
+        answer = wire.answer(features.prepared, wire.decode_request(body))
+        assert answer == b'[{"values":{"hour":5},"timestamps":{"clock":null}}]'
+        late = wire.decode_request(body.replace(b"05:00:00Z", b"noon"))
+        with pytest.raises(InvalidInputError, match="'moment': Invalid isoformat string"):
+            wire.answer(features.prepared, late)
 
     def test_a_new_definition_is_in_force_at_once(self, features):
         now = online(features, 3)

@@ -590,3 +590,70 @@ def test_views_with_different_keys_are_read_in_one_call(features):
     assert found[0].timestamps == {"users": T0, "items": T0 + HOUR}
     with pytest.raises(InvalidInputError, match="lack the column 'item'; they need: shop, item"):
         features.read([users, items], {"user": [1], "shop": ["a"]})
+
+
+class TestHostile:
+    """Keys and times that nobody would think of: found again, told apart, or refused."""
+
+    KEYS = (
+        "", " ", "a", "a\0", "\0a", "A", "é", "e\u0301", "\U0001f600", "a/b", "../x", "' OR 1=1 --",
+        "NaN", "None", "null", "-1", "1", "x" * 600, "x" * 601, "é" * 400, "\n",
+    )  # fmt: skip
+
+    def test_texts_as_keys_are_told_apart(self, features):
+        view = FeatureView("texts", ("k", "l"), "t", ("n",), sql="SELECT * FROM texts")
+        pairs = [(one, other) for one in self.KEYS for other in self.KEYS]
+        table = pa.table(
+            {
+                "k": [one for one, _ in pairs],
+                "l": [other for _, other in pairs],
+                "t": at(*[0] * len(pairs)),
+                "n": list(range(len(pairs))),
+            }
+        )
+        assert features.materialize(view, tables={"texts": table}).entities == len(pairs)
+        found = features.read([view], table.select(["k", "l"]), now=T0)
+        assert [row.values["n"] for row in found] == list(range(len(pairs)))
+        assert features.read([view], {"k": ["a"], "l": ["b"]}, now=T0)[0].values == {"n": None}
+        swapped = features.read([view], {"k": ["a", "ab"], "l": ["bc", "c"]}, now=T0)
+        assert [row.values["n"] for row in swapped] == [None, None]
+
+    def test_numbers_as_keys_end_where_64_bits_end(self, features):
+        view = FeatureView("numbers", ("k",), "t", ("n",), sql="SELECT * FROM numbers")
+        keys = [0, -1, 1, 2**63 - 1, -(2**63), 2**32, None]
+        table = pa.table({"k": pa.array(keys, pa.int64()), "t": at(*[0] * 7), "n": list(range(7))})
+        assert features.materialize(view, tables={"numbers": table}).entities == 6
+        found = features.read([view], {"k": keys}, now=T0)
+        assert [row.values["n"] for row in found] == [0, 1, 2, 3, 4, 5, None]
+        for key in (2**63, -(2**63) - 1, 1.5, float("nan"), "1", b"1", [1], object()):
+            with pytest.raises(InvalidInputError, match="an entity has another type than k int64"):
+                features.read([view], [{"k": key}])
+
+    def test_floats_are_no_keys(self, features):
+        view = FeatureView("floats", ("k",), "t", ("n",), sql="SELECT * FROM floats")
+        table = pa.table({"k": [float("nan")], "t": at(0), "n": [1]})
+        with pytest.raises(SchemaMismatchError, match="'k' has the type double; an entity is an"):
+            features.materialize(view, tables={"floats": table})
+
+    @pytest.mark.parametrize("beyond", [10**18, -(10**18), 2**62])
+    def test_times_that_nobody_can_read_are_not_written(self, features, beyond):
+        features.materialize("weather")
+        good = {"airport": ["JFK"], "since": at(9), "temp": [9.0], "sky": ["x"]}
+        odd = {**good, "since": pa.array([beyond], TIME)}
+        with pytest.raises(InvalidInputError, match="its timestamp is beyond the years 1 to 9999"):
+            features.push("weather", pa.table(odd))
+        view = FeatureView("moments", ("airport",), "since", ("seen",), sql="SELECT * FROM moments")
+        table = pa.table({"airport": ["JFK"], "since": at(0), "seen": pa.array([beyond], TIME)})
+        with pytest.raises(InvalidInputError, match="'seen' is beyond the years 1 to 9999"):
+            features.materialize(view, tables={"moments": table})
+        (found,) = features.read(["weather"], [{"airport": "JFK"}], now=T0 + 3 * HOUR)
+        assert found == row("snow", 2.5, 2)
+
+    def test_the_first_and_last_moment_can_be_read(self, features):
+        view = FeatureView("ends", ("k",), "t", ("day",), sql="SELECT * FROM ends")
+        ends = [datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)]
+        days = pa.array([end.date() for end in ends], pa.date32())
+        features.push(view, pa.table({"k": [1, 2], "t": pa.array(ends, TIME), "day": days}))
+        found = features.read([view], {"k": [1, 2]})
+        assert [row.timestamps["ends"] for row in found] == ends
+        assert [row.values["day"] for row in found] == days.to_pylist()

@@ -16,8 +16,8 @@ import pytest
 from tests.deployment.serving.conftest import Server, make_project
 
 from madang.data.features import FeatureView
-from madang.data.features.wire import MAX_ENTITIES, MAX_VIEWS
-from madang.deployment.serving._features import INLINE_ENTITIES
+from madang.data.features.wire import MAX_ENTITIES, MAX_VALUES, MAX_VIEWS
+from madang.deployment.serving._features import INLINE_VALUES
 from madang.deployment.serving._state import hash_token
 from madang.security.identity.contract import TokenGrant
 from madang.testing.serving import until
@@ -163,7 +163,7 @@ def test_the_api_answers_the_same(reads):
     assert answer.json() == reads.ask("POST", "/features/read", body).json
 
 
-@pytest.mark.parametrize("rows", [0, 1, INLINE_ENTITIES + 1, MAX_ENTITIES])
+@pytest.mark.parametrize("rows", [0, 1, INLINE_VALUES + 1, MAX_ENTITIES])
 def test_small_and_large_reads_keep_the_order(reads, rows):
     asked = {"user": [number % 3 for number in range(rows)]}
     found = read(reads, ["users"], asked).json
@@ -218,6 +218,17 @@ def test_unusable_requests(reads, body, status, message):
     answer = reads.ask("POST", "/features/read", body)
     assert (answer.status, message in answer.error) == (status, True), answer.error
     assert read(reads, ["users"], [{"user": 1}]).status == 200
+
+
+def test_a_wide_view_has_a_bound_of_values(reads):
+    names = tuple(f"f{number}" for number in range(100))
+    wide = pa.table({"user": [1], "since": at(1), **{name: [1.0] for name in names}})
+    reads.stack.features.materialize(view("broad", ("user",), names), tables={"broad": wide})
+    columns = {"user": [1] * (MAX_VALUES // 100 + 1)}
+    answer = read(reads, ["broad"], columns)
+    assert answer.status == 422
+    assert "5001 entities of 100 features; send several, or choose columns" in answer.error
+    assert len(read(reads, ["broad"], columns, columns=["f0"]).json) == 5001
 
 
 def test_the_longest_keys_are_found_or_not(reads):

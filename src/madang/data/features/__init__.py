@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import cast
 
 from madang import engines
+from madang.data.features.catalog import Materialized, ViewInfo
 from madang.data.features.contract import (
     Backfilled,
     FeatureView,
@@ -20,6 +21,7 @@ from madang.data.features.contract import (
     ReadTime,
     Streamed,
 )
+from madang.data.features.statistics import FeatureDrift, ViewDrift, ViewStatistics
 
 ENGINES = {"lmdb": "madang.data.features.lmdb:LMDBOnlineStore"}
 DEFAULT = "lmdb"
@@ -34,13 +36,18 @@ __all__ = [
     "DEFAULT",
     "ENGINES",
     "Backfilled",
+    "FeatureDrift",
     "FeatureView",
     "Freshness",
     "Materialization",
+    "Materialized",
     "OnDemandView",
     "OnlineRow",
     "OnlineStore",
     "ReadTime",
     "Streamed",
+    "ViewDrift",
+    "ViewInfo",
+    "ViewStatistics",
     "connect",
 ]

@@ -150,14 +150,22 @@ def newest_indices(
     history = _history(view, ids, time, created, known_at)
     if not len(history.ids):
         return np.empty(0, np.int64), us[:0]
-    packed, _ = _pack(history.ids, history.counts, ids[:0], us[:0])
-    order = np.argsort(packed, kind="stable")
-    ordered = history.ids[order]
-    last = np.append(ordered[1:] != ordered[:-1], True)
-    winners = _winners(history, order)
-    assert winners is not None  # with an order there are winners
-    newest = np.sort(history.index(winners[last]))
+    rows = np.arange(len(history.ids))
+    for times in (history.since, history.arrived):
+        if times is not None:
+            # Only those stay that are as new as the newest of their entity: no sorting is needed.
+            entities, theirs = history.ids[rows], times[rows]
+            rows = rows[theirs == _greatest(entities, theirs)[entities]]
+    last = _greatest(history.ids[rows], rows)
+    newest = np.sort(history.index(last[last >= 0]))
     return newest, us[newest]
+
+
+def _greatest(ids: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """The greatest value of each id, (largest id + 1,); the least integer where there is none."""
+    found = np.full(int(ids.max()) + 1, np.iinfo(np.int64).min)
+    np.maximum.at(found, ids, values)
+    return found
 
 
 def _winners(history: _History, order: np.ndarray | None) -> np.ndarray | None:

@@ -37,6 +37,8 @@ _VARYING = ("string", "binary", "list")
 _KEYS = ("int64", "bool", "date", "timestamp", "string", "binary")
 _ALIASES = {"float": "float32", "double": "float64", "halffloat": "float16"}
 _EPOCH, _DAY0 = datetime(1970, 1, 1, tzinfo=UTC), date(1970, 1, 1)
+_DAYS = ((date.min - _DAY0).days, (date.max - _DAY0).days)
+_MICROSECONDS = (_DAYS[0] * 86_400_000_000, (_DAYS[1] + 1) * 86_400_000_000 - 1)
 _HEADER_CODES = "<q4x"  # the tag is looked at before a row is unpacked
 _MAX_KEY_BYTES = 511
 
@@ -157,7 +159,12 @@ class Layout:
     # -- packing --
 
     def pack(self, table: pa.Table, timestamps_us: np.ndarray) -> list[bytes]:
-        """The packed rows of a table that holds the layout's columns."""
+        """The packed rows of a table that holds the layout's columns.
+
+        Raises:
+            InvalidInputError: A time is beyond the years that a row can be read with.
+        """
+        _check_years(timestamps_us, _MICROSECONDS, "its timestamp")
         rows = len(timestamps_us)
         packed = np.zeros(rows, self.dtype)
         packed[TIMESTAMP], packed[TAG] = timestamps_us, self.tag
@@ -167,7 +174,9 @@ class Layout:
                 nulls[:, index] = table[name].is_null().to_numpy()
         packed[_NULLS] = np.packbits(nulls, axis=1, bitorder="little")
         for name, kind in self.fixed:
-            packed[name] = _packed_values(table[name], kind)
+            packed[name] = values = _packed_values(table[name], kind)
+            if kind in _YEARS:
+                _check_years(values, _YEARS[kind], repr(name))
         data, size = packed.tobytes(), self.dtype.itemsize
         heads = [data[start : start + size] for start in range(0, rows * size, size)]
         if not self.varying:
@@ -263,6 +272,17 @@ def _packed_values(column: pa.ChunkedArray, kind: str) -> np.ndarray:
         column = column.cast(pa.date32()).cast(pa.int32())
     values = column.fill_null(False if kind == "bool" else 0) if column.null_count else column
     return np.asarray(values.to_numpy())
+
+
+_YEARS = {"timestamp": _MICROSECONDS, "date": _DAYS}
+
+
+def _check_years(values: np.ndarray, limits: tuple[int, int], name: str) -> None:
+    """Refuses times that Python's have no word for: a reader would fail, not the writer."""
+    if len(values) and (values.min() < limits[0] or values.max() > limits[1]):
+        raise InvalidInputError(
+            f"a row can't be online: {name} is beyond the years 1 to 9999; leave it out in the view"
+        )
 
 
 def _timestamp(microseconds: int) -> datetime:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from madang.data.features import _ondemand
+from madang.data.features._codec import kind_of
 from madang.data.features.contract import OnDemandView, OnlineRow, OnlineStore, ReadTime
 from madang.data.features.reader import Entities, OnlineReader, columns_of
 
@@ -49,8 +50,12 @@ class DemandReader(OnlineReader):
 
     @property
     def entity(self) -> dict[str, str]:
-        needed = [d.inputs.entity for d in self._demands if d.inputs is not None]
-        return {name: kind for one in (super().entity, *needed) for name, kind in one.items()}
+        needed = [super().entity]
+        for demand in self._demands:
+            needed.append({} if demand.inputs is None else demand.inputs.entity)
+            kinds = {name: kind_of(type) for name, type in demand.view.request.items()}
+            needed.append({name: kind for name, kind in kinds.items() if kind is not None})
+        return {name: kind for one in needed for name, kind in one.items()}
 
     def __call__(self, entities: Entities, *, now: datetime | None = None) -> list[OnlineRow]:
         columns, count = columns_of(entities)

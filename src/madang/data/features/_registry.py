@@ -88,14 +88,7 @@ class ViewRegistry:
         Raises:
             NotFoundError: No such view, or its function is nowhere to be found.
         """
-        with self._context.metadata.transaction(write=False) as tx:
-            found = self._current(tx, name)
-        if found is None:
-            known = ", ".join(view.name for view in self.list()) or "none"
-            raise NotFoundError(
-                f"there is no feature view {name!r}; registered are: {known}. Define it in "
-                "features/*.py, or register it"
-            )
+        found = self.registered(name)
         view = self._views.get((name, found.hash))
         if view is None:
             if found.definition["sql"] is not None:
@@ -104,6 +97,22 @@ class ViewRegistry:
                 view = self._defined(found)
             self._views[name, found.hash] = view
         return view
+
+    def registered(self, name: str) -> RegisteredView:
+        """The view in force, as it is on record.
+
+        Raises:
+            NotFoundError: No such view.
+        """
+        with self._context.metadata.transaction(write=False) as tx:
+            found = self._current(tx, name)
+        if found is None:
+            known = ", ".join(view.name for view in self.list()) or "none"
+            raise NotFoundError(
+                f"there is no feature view {name!r}; registered are: {known}. Define it in "
+                "features/*.py, or register it"
+            )
+        return found
 
     def find(self, name: str) -> AnyView | None:
         """The view in force, or nothing; `NAME@HASH` is a definition that this process has."""

@@ -3,46 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from datetime import datetime, timedelta
 from typing import Any, Literal
 
 import pyarrow as pa
 
-from madang.activity import note
-from madang.data.features import _history, definitions
+from madang.data.features import _history
 from madang.data.features._asof import KnownAt
 from madang.data.features._backfill import Backfill
-from madang.data.features._demand_reader import DemandReader
-from madang.data.features._materialize import Materializer
+from madang.data.features._measured_views import MeasuredViews
 from madang.data.features._naming import outputs
-from madang.data.features._newest import newest_rows
 from madang.data.features._ondemand import TrainingPlan
-from madang.data.features._registry import RegisteredView, ViewRegistry
+from madang.data.features._online_views import OnlineViews
 from madang.data.features._topic_stream import TopicStream
-from madang.data.features.contract import (
-    Backfilled,
-    FeatureView,
-    Materialization,
-    OnDemandView,
-    OnlineRow,
-    OnlineStore,
-    Streamed,
-)
-from madang.data.features.reader import Entities, OnlineReader
-from madang.engines import Context, Health
+from madang.data.features._views import ViewName, microseconds
+from madang.data.features.contract import Backfilled, Streamed
 from madang.errors import InvalidInputError
 from madang.ledger import format_time, new_id
 
-ViewName = str | FeatureView | OnDemandView
-"""A registered view's name, or a definition, which is then registered."""
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
-_MAX_READERS = 1000
 
 
-class FeatureStore:
+class FeatureStore(OnlineViews, MeasuredViews):
     """A project's feature views: their history, and their newest values online.
 
     Times are UTC microseconds everywhere: other units and time zones are converted, times without a
@@ -52,58 +34,6 @@ class FeatureStore:
         context: The project.
         online: The online store; closed with this.
     """
-
-    def __init__(self, context: Context, online: OnlineStore) -> None:
-        self.online = online
-        self._context = context
-        self._registry = ViewRegistry(context)
-        self._readers: dict[tuple[tuple[str, ...], tuple[str, ...] | None], OnlineReader] = {}
-
-    # -- definitions --
-
-    def register(self, view: FeatureView | OnDemandView) -> str:
-        """Puts a definition in force and on record; repeating it changes nothing.
-
-        Returns:
-            The definition's hash, 16 hex digits; the ledger calls the view `view:NAME@HASH`.
-
-        Raises:
-            InvalidInputError: The definition can't work; says why.
-        """
-        digest = self._registry.register(view)
-        if isinstance(view, OnDemandView):
-            self._readers.clear()  # one of them may compute the definition before
-        return digest
-
-    def load_definitions(self, folder: Path | None = None) -> dict[str, str]:
-        """Registers every view that stands in the modules of `features/` (or of `folder`).
-
-        Returns:
-            View name to hash.
-
-        Raises:
-            InvalidInputError: A module can't be imported, or a view can't work; names the file.
-            AlreadyExistsError: Two views have one name; names both files.
-        """
-        folder = folder or self._context.root / "features"
-        note(newest=(f"definitions:{folder}", definitions.digest(folder)))
-        found = definitions.load(folder)
-        return {name: self.register(view) for name, (view, _) in found.items()}
-
-    def views(self) -> list[RegisteredView]:
-        """All views in force, by name."""
-        return self._registry.list()
-
-    def get(self, name: str) -> FeatureView | OnDemandView:
-        """The view in force.
-
-        Raises:
-            NotFoundError: There is no such view; or its function is neither registered in this
-                process nor defined in `features/*.py`.
-        """
-        return self._registry.get(name)
-
-    # -- history --
 
     def compute(
         self,
@@ -128,7 +58,7 @@ class FeatureStore:
             SchemaMismatchError: The definition's result lacks a column.
         """
         resolved = self._resolve(view)
-        limit = None if until is None else _microseconds(until)
+        limit = None if until is None else microseconds(until)
         features = resolved.features if columns is None else columns
         table, _ = self._compute(resolved, features, versions, tables)
         if limit is None:
@@ -239,7 +169,7 @@ class FeatureStore:
             InvalidInputError: The times have no zone, or are in the wrong order.
             ConflictError: The dataset holds a part of this that was made from other versions.
         """
-        bounds = _microseconds(start, "start"), _microseconds(end, "end"), part // _MICROSECOND
+        bounds = microseconds(start, "start"), microseconds(end, "end"), part // _MICROSECOND
         if bounds[0] >= bounds[1] or bounds[2] <= 0:
             raise InvalidInputError(
                 f"a backfill goes from start to a later end, in parts longer than nothing; found "
@@ -248,72 +178,6 @@ class FeatureStore:
         resolved = self._resolve(view)
         ref = f"view:{resolved.name}@{self._registry.digest(resolved)}"
         return Backfill(self._context, (resolved, ref), dataset, bounds).run(versions or {})
-
-    # -- online --
-
-    def materialize(
-        self,
-        view: ViewName,
-        *,
-        until: datetime | None = None,
-        versions: Mapping[str, int] | None = None,
-        tables: Mapping[str, Any] | None = None,
-        full: bool = False,
-    ) -> Materialization:
-        """Puts each entity's newest row online, at once for the whole view, and on record.
-
-        Of a view whose SQL makes each row from one row of one dataset, only the rows are read that
-        were appended since the last materialization, and the view is what the whole history would
-        make it. All is read where that can't be known; the result and the ledger say why. A history
-        that is read by rows is never held as a whole.
-
-        Killed at any moment, it leaves the old rows whole or the new ones, and may be repeated:
-        what is online says itself what it was made from.
-
-        Rows that were pushed stay until a newer row of their entity comes. When all is read, those
-        stay that are newer than all of the history.
-
-        Args:
-            view: Its name or definition.
-            until: The view as of this time (time-zone aware), exactly, without what was pushed. All
-                is read.
-            versions: A dataset's version to read instead of the newest. All is read.
-            tables: Tables to use instead of datasets, by name. All is read.
-            full: Reads all.
-        """
-        resolved = self._resolve(view)
-        limit = _microseconds(until or datetime.now(UTC))
-        job = Materializer(
-            self._context, self.online, resolved, self._registry.digest(resolved), limit
-        )
-        if full or until is not None or versions or tables:
-            reason = "it was asked for" if full else "the time, versions or tables were given"
-        else:
-            done = job.increment()
-            if isinstance(done, Materialization):
-                return done
-            reason = done
-        return job.replace(reason, versions=versions, tables=tables, keep_pushed=until is None)
-
-    def push(self, view: ViewName, rows: Any) -> int:
-        """Puts fresh rows online, durable when it returns; not on record, for it is a hot path.
-
-        Args:
-            view: Its name or definition.
-            rows: Entity, timestamp and features (Arrow PyCapsule interface). Of several rows of an
-                entity the newest counts, of several with equal timestamp the last.
-
-        Returns:
-            How many entities were changed: those that had no newer row.
-
-        Raises:
-            SchemaMismatchError: A column is missing or has another type than the rows online.
-            ConflictError: What is online comes from another definition; materialize first.
-        """
-        resolved = self._resolve(view)
-        table = _history.checked(resolved, pa.table(rows), resolved.features)
-        packed = newest_rows(resolved, self._registry.digest(resolved), table, None)
-        return self.online.put(resolved.name, packed.keys, packed.rows, packed.description)
 
     def stream(
         self,
@@ -361,136 +225,6 @@ class FeatureStore:
         stream = TopicStream(self._context, (resolved, ref), topic, dataset=dataset, push=push)
         return stream.run(batch_events, until)
 
-    def reader(
-        self, views: Sequence[ViewName], *, columns: Sequence[str] | None = None
-    ) -> OnlineReader:
-        """A prepared reader, the fastest way to read the same views again and again.
-
-        Raises:
-            NotFoundError: Nothing of a view is online yet, or it has no such feature.
-        """
-        return self._reader([self._named(view) for view in views], columns)
-
-    def read(
-        self, views: Sequence[ViewName], entities: Entities, *, now: datetime | None = None
-    ) -> list[OnlineRow]:
-        """The newest features of each entity, in order; needs nothing but the online store.
-
-        Args:
-            views: Names or definitions.
-            entities: Rows as mappings, a mapping of columns, or an Arrow table; they may hold
-                more than the entity columns.
-            now: The time to read at (time-zone aware): older rows than the ttl, and rows from
-                after it, are unknown. Without it, the clock's, and no row is from after it.
-
-        Raises:
-            NotFoundError: Nothing of a view is online yet.
-            InvalidInputError: An entity column is missing or has another type.
-        """
-        return self.prepared(tuple(map(self._named, views)))(entities, now=now)
-
-    def prepared(
-        self, views: tuple[str, ...], columns: tuple[str, ...] | None = None
-    ) -> OnlineReader:
-        """The reader of these views' names, made once and kept.
-
-        Raises:
-            NotFoundError: Nothing of a view is online yet, or it has no such feature.
-        """
-        reader = self._readers.get((views, columns))
-        if reader is None:
-            reader = self._reader(views, columns)
-            if len(self._readers) >= _MAX_READERS:
-                self._readers.clear()
-            self._readers[views, columns] = reader
-        return reader
-
-    def settle(self) -> int:
-        """Closes the records of materializations that a killed process left open; returns how many."""
-        ledger = self._context.ledger
-        left = ledger.open_intents("view.materialize")
-        for line in left:
-            description = self.online.describe(line.subject.removeprefix("view:")) or {}
-            landed = description.get("materialization") == line.data["id"]
-            name = f"online:{line.subject.removeprefix('view:')}@{line.data['id']}"
-            ledger.close_intent(
-                line.seq,
-                line.kind,
-                line.subject,
-                inputs=line.inputs,
-                outputs=[name] if landed else [],
-                data={"landed": landed},
-                phase="settled",
-            )
-        return len(left)
-
-    def health(self) -> Health:
-        """How the online store is."""
-        return self.online.health()
-
-    def close(self) -> None:
-        """Closes the online store. Repeating it is safe."""
-        self._readers.clear()
-        self.online.close()
-
-    # -- within --
-
-    def _reader(self, views: Sequence[str], columns: Sequence[str] | None) -> OnlineReader:
-        found = {name: self._on_demand(name) for name in views}
-        demanded = [view for view in found.values() if view is not None]
-        if not demanded:
-            return OnlineReader(self.online, views, columns=columns)
-        stored = [name for name, view in found.items() if view is None]
-        return DemandReader(self.online, stored, demanded, columns=columns)
-
-    def _on_demand(self, name: str) -> OnDemandView | None:
-        """The view, if it is computed on demand; what is online is found without the registry."""
-        if self.online.describe(name) is not None:
-            return None
-        found = self._registry.find(name)
-        return found if isinstance(found, OnDemandView) else None
-
-    def _named(self, view: ViewName) -> str:
-        """The view's name, and of a definition that is computed on demand which one it is."""
-        if not isinstance(view, OnDemandView):
-            return _name(view)
-        self._registry.ensure(view)
-        return f"{view.name}@{self._registry.digest(view)}"
-
-    def _any(self, view: ViewName) -> FeatureView | OnDemandView:
-        if isinstance(view, str):
-            return self.get(view)
-        self._registry.ensure(view)
-        return view
-
-    def _resolve(self, view: ViewName) -> FeatureView:
-        found = self._any(view)
-        if isinstance(found, OnDemandView):
-            raise InvalidInputError(
-                f"{found.name!r} is computed on demand: it has no history and nothing to "
-                "materialize; materialize its inputs, and name it in reads and training sets"
-            )
-        return found
-
-    def _compute(
-        self,
-        view: FeatureView,
-        features: Sequence[str],
-        versions: Mapping[str, int] | None,
-        tables: Mapping[str, Any] | None,
-    ) -> tuple[pa.Table, list[str]]:
-        """The view's table, and what it was made from, the view itself included."""
-        table, refs = _history.compute(
-            self._context, view, features, versions=versions, tables=tables
-        )
-        digest = self._registry.digest(view)
-        note(newest=(f"view:{view.name}", digest))
-        return table, [*refs, f"view:{view.name}@{digest}"]
-
-
-def _name(view: ViewName) -> str:
-    return view if isinstance(view, str) else view.name
-
 
 def _known_at(asked: datetime | Literal["newest"] | None) -> KnownAt:
     if asked is None:
@@ -501,10 +235,4 @@ def _known_at(asked: datetime | Literal["newest"] | None) -> KnownAt:
         raise InvalidInputError(
             f"known_at is a datetime with a time zone or 'newest', found {asked!r}"
         )
-    return _microseconds(asked, "known_at")
-
-
-def _microseconds(moment: datetime, name: str = "until") -> int:
-    if moment.tzinfo is None:
-        raise InvalidInputError(f"{name}={moment} has no time zone; use datetime(…, tzinfo=UTC)")
-    return (moment - _EPOCH) // _MICROSECOND
+    return microseconds(asked, "known_at")

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 MAX_ENTITIES = 10_000
 """How many entities one request may ask for."""
 
+MAX_VALUES = 500_000
+"""How many values, entities times features, one request may ask for."""
+
 MAX_VIEWS = 100
 """How many views one request may name."""
 
@@ -88,9 +91,15 @@ def answer(reader: Reader, request: ReadRequest) -> bytes:
 
     Raises:
         NotFoundError: Nothing of a view is online, or it has no such feature.
-        InvalidInputError: An entity column is missing or has another type.
+        InvalidInputError: An entity column is missing or has another type, or it asks for too much.
     """
     read = reader(request.views, request.columns)
+    values = request.rows * len(read.features)
+    if values > MAX_VALUES:
+        raise InvalidInputError(
+            f"a request may ask for {MAX_VALUES} values, found {request.rows} entities of "
+            f"{len(read.features)} features; send several, or choose columns"
+        )
     rows = read(_entities(request, read.entity), now=request.now)
     if not request.freshness:
         return _encode([{"values": row.values, "timestamps": row.timestamps} for row in rows])

@@ -104,6 +104,29 @@ def _compared(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, 
     }
 
 
+def distances(old: pa.Table, new: pa.Table) -> dict[str, dict[str, float]]:
+    """How far the distribution of each column that both tables have lies from the old one.
+
+    `psi`, `js` and, where values have an order, `ks`, of all rows in bins of the old ones; nothing
+    for columns of nested types, of types that can't be compared, or without values.
+    """
+    # With them comes Polars.
+    import polars as pl
+
+    from madang.data.validation._expressions import is_plain
+    from madang.data.validation._measures import drift
+
+    found = {}
+    for name in old.column_names:
+        if name not in new.column_names:
+            continue
+        types = [plain(table.schema.field(name).type) for table in (old, new)]
+        if is_plain(types[0]) and family(types[0]) == family(types[1]):
+            sides = [pl.Series(name, table[name].cast(types[0])) for table in (old, new)]
+            found[name] = drift(*sides)
+    return found
+
+
 def _distances(
     stack: Stack, old: tuple[str, int], new: tuple[str, int], name: str, schemas: list[pa.Schema]
 ) -> dict[str, float]:
