@@ -8,7 +8,7 @@ joins, subqueries, DISTINCT, LIMIT, the clock, functions that nobody has looked 
 
 from __future__ import annotations
 
-from functools import cache
+from functools import lru_cache
 
 _NODES = frozenset(
     (
@@ -25,7 +25,7 @@ _NODES = frozenset(
 """Names of sqlglot's expressions that are the same for a row whatever the other rows are."""
 
 
-@cache
+@lru_cache(1000)
 def is_row_wise(sql: str) -> bool:
     """Whether each row of the query's result comes from one row of its only dataset."""
     import sqlglot
