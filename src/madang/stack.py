@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from madang.data.collection import Collection
     from madang.data.features.store import FeatureStore
     from madang.data.processing.store import ViewProcessing
+    from madang.data.repository import Repository
     from madang.data.storage import Storage
     from madang.data.validation import Validation
     from madang.deployment.serving import Serving
@@ -237,6 +238,7 @@ class Stack:
         self.context.resolve_secret = lambda name: self.secrets.get(name)  # noqa: PLW0108 - connects only at use
         self._lock = threading.RLock()
         self._engines: dict[str, Any] = {}
+        self._repository: Repository | None = None
 
     @property
     def root(self) -> Path:
@@ -284,6 +286,16 @@ class Stack:
     def processing(self) -> ViewProcessing:
         """SQL and table functions over datasets, and views."""
         return cast("ViewProcessing", self._component("processing"))
+
+    @property
+    def repository(self) -> Repository:
+        """The search over all that the project has, and who uses it."""
+        with self._lock:
+            if self._repository is None:
+                from madang.data.repository import Repository
+
+                self._repository = Repository(self.context)
+            return self._repository
 
     # -- development --
 

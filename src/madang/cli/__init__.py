@@ -25,6 +25,7 @@ COMMANDS = {
     "resume": "madang.cli.pipelines:resume",
     "run": "madang.cli.pipelines:run",
     "runs": "madang.cli.pipelines:runs",
+    "search": "madang.cli.repository:search",
     "secret": "madang.cli.security:secret",
     "topics": "madang.cli.topics:topics",
     "undeploy": "madang.cli.serving:undeploy",

@@ -14,17 +14,17 @@ from madang.cli.output import as_json, open_stack, print_json
 @click.option(
     "--file", type=click.Path(exists=True, dir_okay=False), help="A CSV or Parquet sample."
 )
+@click.option("--distributions", is_flag=True, help="Freeze the sample's distributions, too.")
 @click.option("--overwrite", is_flag=True, help="Replace a contract that is there.")
-def infer(dataset: str, file: str | None, overwrite: bool) -> None:
+def infer(dataset: str, file: str | None, distributions: bool, overwrite: bool) -> None:
     """Propose contracts/DATASET.yaml from a sample, or from the dataset itself, to be edited."""
     from madang.data.validation.contract_file import contract_path, write_contract
 
     with open_stack() as stack:
         path = contract_path(stack.root, dataset)
         sample = _sample(Path(file)) if file else stack.storage.read(dataset)
-        write_contract(
-            stack.validation.infer(sample, dataset), path, inferred=True, overwrite=overwrite
-        )
+        proposed = stack.validation.infer(sample, dataset, distributions=distributions)
+        write_contract(proposed, path, inferred=True, overwrite=overwrite)
     click.echo(f"wrote {path}; read it, and change what you know better")
 
 
@@ -89,3 +89,44 @@ def diff(old: str, new: str | None, json: bool) -> int:
     else:
         click.echo(to_text(found))
     return 1 if found.breaking else 0
+
+
+@click.command("import-contract")
+@click.argument("source")
+@click.argument("dataset")
+@click.option(
+    "--file", type=click.Path(exists=True, dir_okay=False), help="A CSV or Parquet sample."
+)
+@click.option(
+    "--severity",
+    type=click.Choice(["block", "quarantine", "warn"]),
+    default="block",
+    help="What a failure does (default: block, as there).",
+)
+@click.option("--overwrite", is_flag=True, help="Replace a contract that is there.")
+def import_contract(
+    source: str, dataset: str, file: str | None, severity: str, overwrite: bool
+) -> None:
+    """Make contracts/DATASET.yaml of a pandera schema or a suite of Great Expectations.
+
+    SOURCE is a YAML or JSON file that the tool wrote, or module:attribute of a pandera schema. What
+    can't be taken over exactly is listed with the reason.
+    """
+    import pyarrow as pa
+
+    from madang.data.validation import contract_path, import_contract as imported, write_contract
+
+    with open_stack() as stack:
+        schema = None
+        if file:
+            schema = pa.table(_sample(Path(file))).schema
+        elif dataset in stack.storage.tables():
+            schema = stack.storage.read(dataset).schema
+        found = imported(source, dataset, sample=schema, severity=severity)  # type: ignore[arg-type] # click has checked it
+        path = contract_path(stack.root, dataset)
+        write_contract(found.contract, path, overwrite=overwrite)
+    click.echo(f"wrote {path}: {len(found.contract.checks)} checks, from {found.source}")
+    if found.left_out:
+        click.echo(f"{len(found.left_out)} things are not taken over, or not in every case:")
+    for text in found.left_out:
+        click.echo(f"  {text}")

@@ -23,8 +23,10 @@ from madang.server.ingestion import router as ingestion
 from madang.server.platform import router as platform
 from madang.server.pressure import Pressure
 from madang.server.project import router as project
+from madang.server.repository import router as repository
 from madang.server.security import router as security
 from madang.server.topics import router as topics
+from madang.server.views import router as views
 from madang.server.wire import refuse_half_characters
 from madang.server.workflow import router as workflow
 
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
 PARTS = (
     project,
     data,
+    views,
+    repository,
     contracts,
     topics,
     ingestion,

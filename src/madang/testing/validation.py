@@ -617,6 +617,18 @@ class ValidationContract:
         assert outcome.report.quarantined == 0
         assert all(result.ok for result in outcome.report.results)
 
+    def test_inferred_distributions_fit_their_sample_and_not_another(self, validation):
+        sample = pa.table({"x": [float(i % 97) for i in range(5000)], "c": ["a", "b"] * 2500})
+        proposed = validation.infer(sample, "trips", distributions=True)
+        kinds = [(c.kind, c.column, c.severity) for c in proposed.checks]
+        assert ("distribution", "x", "warn") in kinds
+        assert ("distribution", "c", "warn") in kinds
+        assert all(r.ok for r in validation.validate(sample, proposed).report.results)
+        moved = sample.set_column(0, "x", pc.divide(sample["x"], 3.0))
+        failed = [r.check for r in validation.validate(moved, proposed).report.results if not r.ok]
+        assert [(check.kind, check.column) for check in failed] == [("distribution", "x")]
+        assert not any(c.kind == "distribution" for c in validation.infer(sample, "trips").checks)
+
     def test_infers_from_events(self, validation):
         values = [
             b'{"n": %d, "x": %s, "t": "2013-01-01T00:00:00Z", "c": "%s", "d": "2013-01-01"}'

@@ -274,7 +274,7 @@ class TestErrors:
             project.features.stream(other, "flights", dataset="windows")
 
     def test_one_process_at_a_time(self, project):
-        file = CheckpointFile(project.home / "streams" / "recent.flights")
+        file = CheckpointFile(project.home / "streams" / "recent" / "flights")
         with file.alone(), pytest.raises(ConflictError, match="another process runs the stream of"):
             project.features.stream(RECENT, "flights")
 
@@ -289,7 +289,7 @@ class TestErrors:
     def test_a_damaged_checkpoint(self, project):
         append(project, SOME)
         project.features.stream(RECENT, "flights")
-        path = project.home / "streams" / "recent.flights" / "checkpoint"
+        path = project.home / "streams" / "recent" / "flights" / "checkpoint"
         data = bytearray(path.read_bytes())
         data[-5] ^= 1
         path.write_bytes(data)

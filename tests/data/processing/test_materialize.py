@@ -8,6 +8,7 @@ import shutil
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 
 import pyarrow as pa
@@ -199,6 +200,48 @@ def test_a_source_that_did_not_only_grow(sources):
     assert (done.mode, done.reason) == ("full", "version 1 of flights is no append, but overwrite")
     sources.storage.write("flights", some(3, 10))
     assert check(sources, "v").mode == "rows"
+
+
+def test_what_is_done_to_a_source(sources):
+    sources.processing.register(View("v", sql="SELECT id, carrier, day FROM flights"))
+    check(sources, "v")
+    storage = sources.storage
+    storage.write("flights", some(4, 20))
+    storage.compact("flights")
+    storage.write("flights", some(4, 21))
+    assert check(sources, "v").mode == "rows", "compaction changes no rows"
+    storage.delete_rows("flights", "id = 1")
+    assert "is no append, but delete" in check(sources, "v").reason
+    storage.evolve("flights", pa.schema([pa.field("more", pa.int64())]))
+    assert "is no append, but evolve" in check(sources, "v").reason
+    storage.write("flights", some(4, 22))
+    assert check(sources, "v").mode == "rows"
+    storage.write("flights", some(4, 23))
+    storage.retain("flights", keep=timedelta(0), grace=timedelta(0))
+    done = check(sources, "v")
+    assert done.mode == "full"
+    assert "version" in done.reason
+
+
+def test_the_dataset_may_be_compacted(sources):
+    sources.processing.register(View("v", sql="SELECT id FROM flights"))
+    for seed in (30, 31, 32):
+        sources.storage.write("flights", some(4, seed))
+        check(sources, "v")
+    sources.storage.compact("v_materialized")
+    assert check(sources, "v").mode == "unchanged"
+    sources.storage.write("flights", some(4, 33))
+    assert check(sources, "v").mode == "rows"
+
+
+def test_a_partitioned_source(sources):
+    sources.storage.write("parted", some(20, 1), partition_by=["carrier"])
+    for name, mode in (("rows", "rows"), ("sums", "sums"), ("averages", "partitions")):
+        sql = VIEWS[name][0].replace("flights", "parted")
+        sources.processing.register(View(name, sql=sql))
+        check(sources, name)
+        sources.storage.write("parted", some(7, len(name)))
+        assert check(sources, name).mode == mode
 
 
 def test_an_earlier_version_and_back(sources):

@@ -229,3 +229,23 @@ def test_a_file_is_adopted_without_a_copy(tmp_path):
     assert not file.exists()
     with pytest.raises(NotFoundError, match="can't become object 'c': it is not there"):
         storage.adopt("c", file)
+
+
+def test_versions_are_right_while_another_writes(context, monkeypatch):
+    """A version that lands between opening the table and reading its log shifts nothing."""
+    storage = connect(None, context)
+    for number in range(3):
+        storage.write("t", pa.table({"a": [number]}), metadata={"n": str(number)})
+    store = storage._store
+    opened = store.open
+
+    def late(table, version=None):
+        found = opened(table, version)
+        monkeypatch.setattr(store, "open", opened)
+        storage.write("t", pa.table({"a": [3]}), metadata={"n": "3"})
+        return found
+
+    monkeypatch.setattr(store, "open", late)
+    assert [(v.version, v.metadata["n"]) for v in storage.versions("t")] == [
+        (0, "0"), (1, "1"), (2, "2")
+    ]  # fmt: skip

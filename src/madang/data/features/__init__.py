@@ -11,6 +11,7 @@ from typing import cast
 from madang import engines
 from madang.data.features.catalog import Materialized, ViewInfo
 from madang.data.features.contract import (
+    Backfilled,
     FeatureView,
     Freshness,
     Materialization,
@@ -18,6 +19,7 @@ from madang.data.features.contract import (
     OnlineRow,
     OnlineStore,
     ReadTime,
+    Streamed,
 )
 from madang.data.features.statistics import FeatureDrift, ViewDrift, ViewStatistics
 
@@ -33,6 +35,7 @@ def connect(url: str | None, context: engines.Context) -> OnlineStore:
 __all__ = [
     "DEFAULT",
     "ENGINES",
+    "Backfilled",
     "FeatureDrift",
     "FeatureView",
     "Freshness",
@@ -42,6 +45,7 @@ __all__ = [
     "OnlineRow",
     "OnlineStore",
     "ReadTime",
+    "Streamed",
     "ViewDrift",
     "ViewInfo",
     "ViewStatistics",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -14,7 +13,7 @@ import pyarrow as pa
 from madang.data.features import _history
 from madang.data.features._times import to_us
 from madang.data.features._window import Window
-from madang.data.features.contract import FeatureView
+from madang.data.features.contract import Backfilled, FeatureView
 from madang.data.storage import Storage, Transaction
 from madang.engines import Context
 from madang.errors import ConflictError, NotFoundError
@@ -24,21 +23,6 @@ BACKFILL = "madang.backfill"
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
-
-
-@dataclass(frozen=True)
-class Backfilled:
-    """What one call of `FeatureStore.backfill` did.
-
-    Attributes:
-        rows: How many rows it wrote.
-        parts: How many parts of the time it computed; those that were there already not counted.
-        versions: Dataset to the version that the rows were made from.
-    """
-
-    rows: int
-    parts: int
-    versions: Mapping[str, int]
 
 
 class Backfill:

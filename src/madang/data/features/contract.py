@@ -241,6 +241,40 @@ class Materialization:
     rows: int = 0
 
 
+@dataclass(frozen=True)
+class Backfilled:
+    """What one call of `FeatureStore.backfill` did.
+
+    Attributes:
+        rows: How many rows it wrote.
+        parts: How many parts of the time it computed; those that were there already not counted.
+        versions: Dataset to the version that the rows were made from.
+    """
+
+    rows: int
+    parts: int
+    versions: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """What one call of `FeatureStore.stream` did.
+
+    Attributes:
+        events: How many events it read.
+        rows: Rows of the view that are final now.
+        late: Events that came too late or have no entity or time, in the dataset `VIEW_late`.
+        quarantined: Events that break their contract, in the dataset `VIEW_quarantine`.
+        missed: Events that the topic no longer kept when they were to be read.
+    """
+
+    events: int = 0
+    rows: int = 0
+    late: int = 0
+    quarantined: int = 0
+    missed: int = 0
+
+
 def timestamp_us(row: bytes) -> int:
     """The timestamp of a packed row, in microseconds since 1970 UTC."""
     return int.from_bytes(row[:8], "little", signed=True)

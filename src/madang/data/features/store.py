@@ -10,13 +10,14 @@ import pyarrow as pa
 
 from madang.data.features import _history
 from madang.data.features._asof import KnownAt
-from madang.data.features._backfill import Backfill, Backfilled
+from madang.data.features._backfill import Backfill
 from madang.data.features._measured_views import MeasuredViews
 from madang.data.features._naming import outputs
 from madang.data.features._ondemand import TrainingPlan
 from madang.data.features._online_views import OnlineViews
-from madang.data.features._topic_stream import Streamed, TopicStream
+from madang.data.features._topic_stream import TopicStream
 from madang.data.features._views import ViewName, microseconds
+from madang.data.features.contract import Backfilled, Streamed
 from madang.errors import InvalidInputError
 from madang.ledger import format_time, new_id
 

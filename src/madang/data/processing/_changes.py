@@ -7,8 +7,8 @@ import pyarrow.dataset as pads
 from madang.data.storage import DeltaTables, Storage
 from madang.errors import NotFoundError
 
-KEEPS_ROWS = frozenset({"compact", "optimize", "retain", "vacuum", "vacuum start", "vacuum end"})
-"""Operations that rewrite or remove files, and leave a table's rows as they were."""
+KEEPS_ROWS = frozenset({"compact", "optimize", "vacuum start", "vacuum end"})
+"""Operations, in our words and other programs', that leave a table's rows as they were."""
 
 
 class NotGrown(Exception):  # noqa: N818 - a finding, handled where it is raised
@@ -30,16 +30,17 @@ def added(storage: Storage, table: str, old: int, new: int) -> pads.Dataset:
         if operation != "append" and operation not in KEEPS_ROWS:
             raise NotGrown(f"version {version} of {table} is no append, but {operation}")
     # Rows come with their own version's files; compaction moves them into others later.
-    files: dict[str, None] = {}
+    last = _files(storage, table, new)
+    fresh: dict[str, pads.Fragment] = {}
     for version, operation in changes:
         if operation == "append":
             before, after = (_files(storage, table, one) for one in (version - 1, version))
-            if after.schema != _files(storage, table, new).schema:
+            if after.schema != last.schema:
                 raise NotGrown(f"version {version} of {table} has other columns than now")
-            files.update(dict.fromkeys(set(after.files) - set(before.files)))
-    last = _files(storage, table, new)
-    fragments = [last.format.make_fragment(path, last.filesystem) for path in sorted(files)]
-    return pads.FileSystemDataset(fragments, last.schema, last.format, last.filesystem)
+            known = set(before.files)
+            # Not made anew from their paths: a fragment of a partitioned table knows its values.
+            fresh.update({f.path: f for f in after.get_fragments() if f.path not in known})
+    return pads.FileSystemDataset(list(fresh.values()), last.schema, last.format, last.filesystem)
 
 
 def _operations(storage: Storage, table: str, old: int, new: int) -> list[tuple[int, str]]:

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from madang.activity import note
 from madang.data.processing._names import with_names
 from madang.data.processing._registry import DataViews, RegisteredView
+from madang.data.processing._resolve import dataset_name
 from madang.data.processing._scan import quoted
 from madang.data.processing.contract import Processing
 from madang.data.storage import Storage
-from madang.errors import InvalidInputError, NotFoundError
+from madang.errors import InvalidInputError
 
 
 @dataclass
@@ -155,25 +156,7 @@ def pin(
         if name.casefold() in asked:
             found[name] = asked[name.casefold()]
             continue
-        newest = storage.versions(dataset_name(storage, name), limit=1)[-1].version
-        note(newest=(f"dataset:{dataset_name(storage, name)}", str(newest)))
-        found[name] = newest
+        table = dataset_name(storage, name)
+        found[name] = storage.versions(table, limit=1)[-1].version
+        note(newest=(f"dataset:{table}", str(found[name])))
     return found
-
-
-def dataset_name(storage: Storage, name: str) -> str:
-    """The dataset that a query calls `name`, where names ignore case.
-
-    Raises:
-        NotFoundError: There is none, or there are several.
-    """
-    known = storage.tables()
-    if name in known:
-        return name
-    alike = [one for one in known if one.casefold() == name.casefold()]
-    if len(alike) != 1:
-        raise NotFoundError(
-            f"the query reads {name!r}, which is neither a dataset nor a view; "
-            f"the datasets are: {', '.join(known) or 'none yet'}"
-        )
-    return alike[0]

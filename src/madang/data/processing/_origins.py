@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from madang.data.processing._expand import Expander, dataset_name
+from madang.data.processing._expand import Expander
 from madang.data.processing._registry import DataViews, RegisteredView
+from madang.data.processing._resolve import dataset_name
 from madang.data.processing.contract import Processing
 from madang.data.processing.lineage import Lineage, column_lineage, everything, through
 from madang.data.processing.views import View

@@ -16,7 +16,8 @@ class Processing(Engine):
 
     Every engine promises: a query sees one version of each dataset, from its start to its end;
     queries of several threads run at once and never see each other's tables; a query can only
-    read: nothing of the machine outside of the datasets, and no change.
+    read: nothing of the machine outside of the datasets, and no change. What does not fit in the
+    engine's memory is spilled, or refused with an error that says so; nothing of it is left behind.
     """
 
     @abstractmethod
@@ -32,8 +33,8 @@ class Processing(Engine):
 
         Args:
             sql: Names datasets as tables.
-            tables: More tables by name, for this query only (Arrow PyCapsule interface); they
-                shadow datasets.
+            tables: More tables by name, for this query only (Arrow PyCapsule interface, or a
+                `pyarrow.dataset.Dataset`, which is scanned as it is needed); they shadow datasets.
             parameters: For `?` or `$name`.
             versions: A dataset's version to read instead of the newest, by name.
 

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 
 from madang.data.processing._names import table_names
+from madang.data.processing._resolve import dataset_name
 from madang.data.processing._scan import ParquetScans, parquet_scan, tables_folder
 from madang.data.processing._scratch import Scratch
 from madang.data.processing.contract import Processing
@@ -207,16 +208,18 @@ class DuckDBProcessing(Processing):
 
     def _dataset(self, name: str, version: int | None, others: list[str]) -> Any:
         storage: Storage = self._context.component("storage")
-        known = storage.tables()
-        if name not in known:
-            alike = [table for table in known if table.casefold() == name.casefold()]
-            if len(alike) != 1:
-                raise NotFoundError(
-                    f"the query reads {name!r}, which is no dataset; "
-                    f"the datasets are: {', '.join(known) or 'none yet'}"
-                    + (f"; given with the query: {', '.join(others)}" if others else "")
-                )
-            name = alike[0]
+        try:
+            return self._scan(storage, name, version)
+        except (NotFoundError, InvalidInputError):
+            # Only now, because with many tables listing them takes its time. A name in SQL may
+            # be one that no table can have.
+            found = dataset_name(storage, name, others)
+            if found == name:
+                raise
+        return self._scan(storage, found, version)
+
+    def _scan(self, storage: Storage, name: str, version: int | None) -> Any:
+        """What DuckDB can scan of a dataset's version, more than once."""
         if isinstance(storage, DeltaTables):
             found = storage.dataset(name, version=version)
             files = self._scans.files(storage, name, found)

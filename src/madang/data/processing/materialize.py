@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from madang.data.processing._changes import KEEPS_ROWS, NotGrown, added
-from madang.data.processing._expand import Expansion, dataset_name, pin, with_tables
+from madang.data.processing._expand import Expansion, pin, with_tables
 from madang.data.processing._increments import Plan, plan
 from madang.data.processing._registry import RegisteredView
+from madang.data.processing._resolve import dataset_name
 from madang.data.processing._scan import quoted
 from madang.data.storage import Storage, TableVersion, Transaction
 from madang.errors import AlreadyExistsError, ConflictError, NotFoundError

@@ -14,9 +14,10 @@ import pyarrow.dataset as pads
 from madang.activity import note
 from madang.data.features.definitions import digest
 from madang.data.processing import _functions, views as definitions
-from madang.data.processing._expand import Expander, Expansion, dataset_name, pin
+from madang.data.processing._expand import Expander, Expansion, pin
 from madang.data.processing._origins import Origins
 from madang.data.processing._registry import DataViews, RegisteredView
+from madang.data.processing._resolve import dataset_name
 from madang.data.processing._scan import quoted
 from madang.data.processing._scratch import Scratch
 from madang.data.processing.contract import Processing
@@ -25,7 +26,7 @@ from madang.data.processing.materialize import Materialization, Materializer
 from madang.data.processing.views import Per, View
 from madang.data.storage import Storage
 from madang.engines import Context, EngineURL, Health
-from madang.errors import ConfigurationError, InvalidInputError
+from madang.errors import ConfigurationError, InvalidInputError, NotFoundError
 
 Parameters = Sequence[Any] | Mapping[str, Any] | None
 
@@ -356,6 +357,30 @@ class ViewProcessing(Processing):
         """
         view = self._known.find([what]).get(what.casefold())
         return self._origins.query(what) if view is None else self._origins.view(view)
+
+    def reads(self, what: RegisteredView | str, name: str, column: str | None = None) -> bool:
+        """Whether a view's or query's definition reads a dataset or view, or a column of a dataset.
+
+        Args:
+            what: A view, or one SELECT.
+            name: The dataset or view.
+            column: A column of the dataset; where the lineage is not exact, every column counts.
+        """
+        if isinstance(what, str):
+            below = self._expander.expand(what)
+        else:
+            below = self._expander.below(what)
+            below.views.remove(what)
+        wanted = name.casefold()
+        names = {one.casefold() for one in (*below.datasets, *(v.name for v in below.views))}
+        if wanted not in names or column is None:
+            return wanted in names
+        try:
+            found = self.lineage(what if isinstance(what, str) else what.name)
+        except NotFoundError:
+            return True  # its columns are not known, so it may be
+        sources = {*found.rows, *(source for one in found.columns for source in one.sources)}
+        return (wanted, column.casefold()) in {(a.casefold(), b.casefold()) for a, b in sources}
 
     @property
     def _storage(self) -> Storage:

@@ -208,6 +208,19 @@ def files_of(snapshot: DeltaTable) -> list[DataFile]:
     return sorted(files, key=lambda file: file.name)
 
 
+def entry_name(version: int) -> str:
+    """The path of a version's log entry in the table's folder."""
+    return f"_delta_log/{version:020d}.json"
+
+
+def commit_of(data: bytes) -> Mapping[str, Any]:
+    """What a log entry says of its commit; empty when another program said nothing."""
+    for line in data.splitlines():
+        if b'"commitInfo"' in line and "commitInfo" in (action := json.loads(line)):
+            return dict(action["commitInfo"])
+    return {}
+
+
 def actions_of(data: bytes) -> tuple[set[str], set[str]]:
     """The paths of the files that a log entry removes, and of those that it adds."""
     removes, adds = set(), set()
@@ -242,12 +255,11 @@ def note_of(commit: Mapping[str, Any]) -> Mapping[str, Any]:
     return note if isinstance(note, dict) else {}
 
 
-def progress_of(snapshot: DeltaTable | None, applications: Sequence[str]) -> dict[str, int]:
-    """The applications' numbers in a version, without those that it holds nothing of."""
-    if snapshot is None:
-        return {}
-    found = {name: snapshot.transaction_version(name) for name in applications}
-    return {name: number for name, number in found.items() if number is not None}
+def progress_in(data: bytes) -> dict[str, int]:
+    """The applications' numbers that a log entry sets."""
+    actions = (json.loads(line) for line in data.splitlines() if b'"txn"' in line)
+    found = (action["txn"] for action in actions if "txn" in action)
+    return {txn["appId"]: txn["version"] for txn in found}
 
 
 def check_writable(snapshot: DeltaTable, table: str, plan: Plan) -> None:

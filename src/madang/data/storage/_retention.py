@@ -20,7 +20,7 @@ from typing import Protocol
 
 from deltalake import DeltaTable
 
-from madang.data.storage._log import actions_of
+from madang.data.storage._log import actions_of, entry_name
 from madang.data.storage._tables import FileInfo, TablePlace
 from madang.data.storage.contract import Retained, TableVersion
 from madang.errors import AlreadyExistsError, IntegrityError, InvalidInputError, NotFoundError
@@ -247,7 +247,7 @@ class Retention:
                 needed.add(name)
 
         for version in range(newest + 1):
-            entry = self._place.get(table, f"_delta_log/{version:020d}.json")
+            entry = self._place.get(table, entry_name(version))
             if entry is None:
                 raise IntegrityError(
                     f"table {table!r} has no log entry of version {version}, so what its versions "

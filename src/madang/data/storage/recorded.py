@@ -375,10 +375,10 @@ class RecordedStorage(Storage):
                 self._settled = True
 
     def _made(self, table: str, version: int, intent_id: str) -> bool:
-        recent = self.engine.versions(table, limit=8)
-        if recent[0].version > version:
-            recent = self.engine.versions(table)
-        return recent[version - recent[0].version].metadata.get(INTENT) == intent_id
+        known = self.engine.versions(table, limit=8)
+        if known[0].version > version:
+            known = self.engine.versions(table)
+        return any(v.version == version and v.metadata.get(INTENT) == intent_id for v in known)
 
     def _version_of(self, table: str, intent_id: str) -> int | None:
         try:

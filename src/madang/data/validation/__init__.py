@@ -29,6 +29,7 @@ from madang.data.validation.datasets import (
     validate_dataset,
 )
 from madang.data.validation.diff import Change, Difference, diff_contracts
+from madang.data.validation.importing import Imported, import_contract
 from madang.data.validation.report import to_dict, to_html, to_text
 
 ENGINES = {"polars": "madang.data.validation.polars:PolarsValidation"}
@@ -50,6 +51,7 @@ __all__ = [
     "Column",
     "DataContract",
     "Difference",
+    "Imported",
     "Outcome",
     "Report",
     "ValidatedVersion",
@@ -60,6 +62,7 @@ __all__ = [
     "diff_contracts",
     "diff_versions",
     "format_contract",
+    "import_contract",
     "last_validation",
     "parse_contract",
     "read_contract",

@@ -10,6 +10,8 @@ import pyarrow as pa
 
 from madang.data.validation import _json
 from madang.data.validation._expressions import INTEGERS, as_frame
+from madang.data.validation._measures import MIN_ROWS, Bins
+from madang.data.validation._rules import RULES
 from madang.data.validation._typed import Typed, conform
 from madang.data.validation._types import plain
 from madang.data.validation.contract import Check, Column, DataContract
@@ -19,8 +21,15 @@ _SET_VALUES = 20
 _ROWS_FOR_A_VALUE = 10  # a value that comes less often in the mean says little about the others
 
 
-def infer(table: pa.Table, dataset: str) -> DataContract:
+_PSI = 0.2
+"""What Siddiqi's "Credit Risk Scorecards" (2006, ch. 7) and the industry call a shift to act on."""
+_BINS = 10
+
+
+def infer(table: pa.Table, dataset: str, *, distributions: bool = False) -> DataContract:
     """Proposes types, nullability, wide ranges of numbers and the values of columns with few.
+
+    With `distributions` also the frequencies of numbers in ten bins, and of the frequent values.
 
     Raises:
         InvalidInputError: The sample has no columns or no rows.
@@ -39,6 +48,8 @@ def infer(table: pa.Table, dataset: str) -> DataContract:
         guess = _guess(field.name, field.type, values.drop_nulls())
         if guess is not None:
             checks.append(guess)
+        if distributions:
+            checks += _frozen(field.name, field.type, values)
     return DataContract(dataset, tuple(columns), tuple(checks))
 
 
@@ -63,6 +74,20 @@ def _guess(name: str, type: pa.DataType, values: pl.Series) -> Check | None:
         bounds = _wide(values, type)
         return Check("range", name, "warn", bounds) if bounds else None
     return None
+
+
+def _frozen(name: str, type: pa.DataType, values: pl.Series) -> list[Check]:
+    if not RULES["distribution"].takes[0](type):  # type: ignore[index] # it takes a column
+        return []
+    bins = Bins.of_values(values, _BINS)
+    if sum(bins.counts) < MIN_ROWS or not (bins.edges or bins.values):
+        return []
+    if bins.edges:
+        reference: dict[str, Any] = {"edges": list(bins.edges), "counts": list(bins.counts)}
+    else:
+        *counts, other = bins.counts
+        reference = {"values": list(bins.values), "counts": counts, "other": other}
+    return [Check("distribution", name, "warn", {"reference": reference, "max_psi": _PSI})]
 
 
 def _wide(values: pl.Series, type: pa.DataType) -> dict[str, Any]:

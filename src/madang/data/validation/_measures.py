@@ -51,7 +51,8 @@ class Bins:
         if values.dtype.is_float():
             values = values.filter(values.is_finite())
         if values.dtype.is_numeric() and not values.dtype.is_decimal():
-            ranks = [index / bins for index in range(1, bins)]
+            # The last edge is the largest value, so that what lies above has a bin of its own.
+            ranks = [index / bins for index in range(1, bins + 1)]
             found = [values.quantile(rank, "lower") for rank in ranks]
             edges = sorted({float(edge) for edge in found if edge is not None})
             upto = [int((values <= edge).sum()) for edge in edges]

@@ -190,12 +190,13 @@ class Validation(Engine):
     """
 
     @abstractmethod
-    def infer(self, data: Any, dataset: str) -> DataContract:
+    def infer(self, data: Any, dataset: str, *, distributions: bool = False) -> DataContract:
         """Proposes a contract from a sample (Arrow PyCapsule interface), for people to edit.
 
         Args:
             data: A table, or JSON objects in a binary column `value`.
             dataset: The name of the dataset that the contract is for.
+            distributions: Whether to freeze the sample's distributions as checks that warn.
 
         Raises:
             InvalidInputError: The sample has no columns or no rows.

@@ -216,6 +216,18 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def load_yaml(text: str) -> Any:
+    """The values of a YAML document without aliases and double keys.
+
+    Raises:
+        ValueError: It is none; says why in one line.
+    """
+    try:
+        return yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ValueError(" ".join(str(error).split())) from error
+
+
 def parse_contract(text: str, source: str = "contract") -> DataContract:
     """Reads the text of a contract file.
 
@@ -227,9 +239,9 @@ def parse_contract(text: str, source: str = "contract") -> DataContract:
         InvalidInputError: It can't be used; lists every problem with the path of its key.
     """
     try:
-        content = yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise InvalidInputError(f"{source}: not YAML: {' '.join(str(error).split())}") from error
+        content = load_yaml(text)
+    except ValueError as error:
+        raise InvalidInputError(f"{source}: not YAML: {error}") from error
     found: list[str] = []
     if not isinstance(content, dict):
         raise InvalidInputError(f"{source}: must be a mapping with dataset, columns and checks")

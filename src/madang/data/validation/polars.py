@@ -65,8 +65,8 @@ class PolarsValidation(Validation):
     def health(self) -> Health:
         return Health(True, f"Polars {pl.__version__}, {pl.thread_pool_size()} threads")
 
-    def infer(self, data: Any, dataset: str) -> DataContract:
-        return _infer.infer(as_table(data), dataset)
+    def infer(self, data: Any, dataset: str, *, distributions: bool = False) -> DataContract:
+        return _infer.infer(as_table(data), dataset, distributions=distributions)
 
     def profile(self, data: Any) -> Mapping[str, Mapping[str, Any]]:
         table = as_table(data)
