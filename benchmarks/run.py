@@ -17,6 +17,7 @@ BENCHMARKS = {
     "validation": [],
     "windows": [],
     "features": [],
+    "features_http": [],
     "serving": ["--build-peers"],
     "demo": [],
 }

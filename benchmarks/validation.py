@@ -2,8 +2,9 @@
 
 The table, its checks and the limit by hand are those of the peers' figures: 20 types, 7 not-null,
 1 unique, 4 ranges, 3 sets, 2 patterns, a mean, the number of rows, the set of columns.
+Then the same from Parquet in a stream, each in a process of its own, with the memory at its peak.
 
-    python benchmarks/validation.py [ROWS]
+    python benchmarks/validation.py [ROWS [ROWS_OF_THE_LARGE_STREAM]]
 """
 
 from __future__ import annotations
@@ -11,13 +12,18 @@ from __future__ import annotations
 import json
 import resource
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import msgspec
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.dataset as pads
+import pyarrow.parquet as pq
 
 from madang.data.validation import Check, Column, DataContract, to_html
 from madang.data.validation.polars import PolarsValidation
@@ -63,8 +69,7 @@ def contract(data: pa.Table) -> DataContract:
     return DataContract("bench", tuple(columns), tuple(checks))
 
 
-def by_hand(data: pa.Table, engine: str) -> None:
-    frame = pl.from_arrow(data, rechunk=False)
+def asked_by_hand() -> list[pl.Expr]:
     asked = [
         pl.len().alias("n"),
         pl.col("id").n_unique().alias("u"),
@@ -76,7 +81,67 @@ def by_hand(data: pa.Table, engine: str) -> None:
     ]
     asked += [(~pl.col(c).is_in(SET)).sum().alias(f"s{c}") for c in CAT]
     asked += [(~pl.col(c).str.contains(f"^{p}$")).sum().alias(f"p{c}") for c, p in PATTERNS.items()]
-    frame.lazy().select(asked).collect(engine=engine)
+    return asked
+
+
+def by_hand(data: pa.Table, engine: str) -> None:
+    frame = pl.from_arrow(data, rechunk=False)
+    frame.lazy().select(asked_by_hand()).collect(engine=engine)
+
+
+# -- streams ---------------------------------------------------------------------------------------
+
+
+def write_files(folder: Path, rows: int, file_rows: int = 1_000_000) -> None:
+    """Files of a million rows; `id` goes on, so that it is unique in all of them."""
+    for start in range(0, rows, file_rows):
+        data = table(min(file_rows, rows - start))
+        ids = pa.array(np.arange(start, start + data.num_rows))
+        data = data.set_column(0, "id", ids)
+        pq.write_table(data, folder / f"{start:012d}.parquet", row_group_size=131_072)
+
+
+def stream_by_madang(folder: Path) -> None:
+    reader = pads.dataset(folder).scanner(batch_size=65_536, fragment_readahead=2).to_reader()
+    rule = contract(table(10))
+    part = PolarsValidation(spill=folder.parent / "spill").accumulate(rule)
+    part.update(reader)
+    report = part.report()
+    assert report.quarantined == 0, report.results
+
+
+def stream_by_hand(folder: Path) -> None:
+    pl.scan_parquet(folder / "*.parquet").select(asked_by_hand()).collect(engine="streaming")
+
+
+STREAMS = {"madang": stream_by_madang, "by_hand": stream_by_hand}
+
+
+def child(name: str, folder: str) -> None:
+    """One stream in this process; prints its seconds and the peak of its memory."""
+    STREAMS[name](Path(folder))  # the first call also loads libraries
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    print(json.dumps({"s": round(seconds(lambda: STREAMS[name](Path(folder))), 2), "MB": peak}))
+
+
+def streams(rows: tuple[int, ...]) -> dict[str, object]:
+    result: dict[str, object] = {}
+    for count in rows:
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch) / "data"
+            folder.mkdir()
+            write_files(folder, count)
+            found = {}
+            for name in STREAMS:
+                command = [sys.executable, __file__, "--child", name, str(folder)]
+                done = subprocess.run(command, capture_output=True, text=True, check=True)
+                found[name] = json.loads(done.stdout)
+                result[f"stream_{count}_{name}"] = found[name]
+            ratio = found["madang"]["s"] / found["by_hand"]["s"]
+            result[f"stream_{count}_ratio_to_by_hand"] = round(ratio, 2)
+    first, last = (result[f"stream_{count}_madang"]["MB"] for count in (rows[0], rows[-1]))
+    result["stream_memory_ratio"] = round(last / first, 2)
+    return result
 
 
 def seconds(work) -> float:
@@ -107,7 +172,10 @@ def flights(rows: int) -> pa.Table:
 
 
 def main() -> None:
+    if sys.argv[1:2] == ["--child"]:
+        return child(*sys.argv[2:])
     rows = int(sys.argv[1]) if len(sys.argv) > 1 else 2_000_000
+    large = int(sys.argv[2]) if len(sys.argv) > 2 else 10 * rows
     validation, data = PolarsValidation(), table(rows)
     rule = contract(data)
     bad = data.set_column(1, "num0", pa.array(np.where(np.arange(rows) % 100, data["num0"], 999.0)))
@@ -139,7 +207,9 @@ def main() -> None:
     result["events_per_processor_s"] = round(336_776 / (time.process_time() - start))
     result["events_per_s"] = round(336_776 / result["events_madang_s"])
     result["peak_MB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    result |= streams((rows, large))
     print(json.dumps(result, indent=1))
+    return None
 
 
 if __name__ == "__main__":

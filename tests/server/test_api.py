@@ -131,6 +131,16 @@ def test_a_contract_is_proposed_and_checked(served):
     assert (served.stack.root / made["path"]).read_text() == made["yaml"]
     report = ok(served.viewer.post("/datasets/inferred/validate"))
     assert report["rows"] == 2
+    assert ok(served.viewer.get("/datasets/inferred/validation")) == report
+    assert report["contract"].startswith("contract:inferred@1#")
+    [line] = served.stack.context.ledger.lines(kind="dataset.validate")
+    assert line.actor.startswith("user:")
+    served.engineer.post("/datasets/inferred", json=rows)
+    error(served.viewer.get("/datasets/inferred/validation"), 404, "NotFoundError")
+    assert ok(served.viewer.get("/datasets/inferred/validation?version=0")) == report
+    found = ok(served.viewer.get("/datasets/inferred/diff?old=0&new=1"))
+    assert (found["breaking"], found["statistics"]["n"]["rows"]) == (False, [2, 4])
+    error(served.viewer.get("/datasets/inferred/diff?old=0&new=9"), 404, "NotFoundError")
     error(served.engineer.post("/datasets/inferred/contract"), 409, "AlreadyExistsError")
 
 

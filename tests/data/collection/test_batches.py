@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 from hypothesis import given, strategies as st
 
-from madang.data.collection._batches import murmur2
+from madang.data.collection._partitioner import murmur2
 
 
 def kafka_murmur2(data):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import tempfile
 import threading
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings as examples, strategies as st
 
-from madang.data.collection import TopicSettings, _compaction, events
+from madang.data.collection import TopicSettings, _compaction, _partition, events
 from madang.data.collection.local import LocalCollection
 from madang.testing.collection import values
 
@@ -162,6 +162,40 @@ def test_readers_in_the_middle_of_it(tmp_path):
         thread.join()
     assert failed == []
     assert {key: offset for offset, key, _ in rows(log)} == {b"%d" % (n % 17): n for n in range(at)}
+
+
+def test_another_process_that_does_not_know_of_it_yet(tmp_path, monkeypatch):
+    """It goes by places in files that were replaced, and was not told."""
+    written = [(b"%d" % (at % 5 if at < 40 else at), b"%d" % at * (1 + at % 3)) for at in range(60)]
+    for start in range(0, 60, 3):
+        log = LocalCollection(tmp_path / str(start), "test", segment_bytes=900)
+        log.create_topic("t", settings=COMPACT)
+        put(log, *written)
+        other = LocalCollection(tmp_path / str(start), "test", segment_bytes=900)
+        other.read("t", 0, 0, max_events=start)  # remembers the place of what follows
+        with monkeypatch.context() as patch:
+            patch.setattr(_partition.Partition, "changed", lambda self: None)
+            log.enforce()
+        other._partition("t", 0)._reader._files.clear()
+        found = other.read("t", 0, start, max_events=100).to_pylist()
+        expected = [row for row in rows(log) if row[0] >= start]
+        assert [(r["offset"], r["key"], r["value"]) for r in found] == expected, start
+
+
+def test_a_young_event_taken_into_an_old_segment_is_kept(tmp_path):
+    now = datetime.now(UTC)
+    old = LocalCollection(tmp_path, "test", segment_bytes=1)
+    old.create_topic("t", settings=TopicSettings(retention_seconds=11 * 3600))
+    times = [now - timedelta(hours=hours) for hours in (10, 5, 1, 0)]
+    put(old, *[(b"%d" % at, b"x") for at in range(4)], times=times)
+    old.enforce()  # it has looked how old the first segment is
+    both = TopicSettings(retention_seconds=11 * 3600, compact=True)
+    old.configure_topic("t", both)
+    LocalCollection(tmp_path, "test").enforce()
+    assert len(list((tmp_path / "test" / "t" / "0").glob("*.log"))) == 2
+    old.configure_topic("t", TopicSettings(retention_seconds=6 * 3600))
+    old.enforce()
+    assert [offset for offset, _, _ in rows(old)] == [0, 1, 2, 3]
 
 
 def test_a_topic_deleted_meanwhile(log, monkeypatch):

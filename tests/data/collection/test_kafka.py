@@ -14,9 +14,9 @@ from tests.data.collection.crash_programs import Program, consume
 from tests.servers import free_port, kafka as server, missing, running
 
 from madang import engines
-from madang.data.collection import connect, events
+from madang.data.collection import TopicSettings, connect, events
 from madang.errors import ConfigurationError, ConflictError, NotFoundError, UnavailableError
-from madang.testing.collection import CollectionContract, drain, values
+from madang.testing.collection import CollectionContract, drain, poll_until, values
 
 _numbers = itertools.count()
 
@@ -94,6 +94,51 @@ def test_events_with_times_of_long_ago_are_kept(open_kafka, project, kafka_serve
     found = admin.describe_configs([resource])[resource].result(20)
     assert found["retention.ms"].value == "-1"
     assert found["message.timestamp.type"].value == "CreateTime"
+
+
+def test_what_retention_removed_is_told(open_kafka, project, kafka_server):
+    """The broker's own retention takes minutes; `delete_records` moves the first offset likewise."""
+    from confluent_kafka import TopicPartition
+    from confluent_kafka.admin import AdminClient
+
+    collection = open_kafka(project)
+    collection.create_topic("t")
+    collection.append("t", events([b"%d" % at for at in range(20)]))
+    member = collection.consumer("t", "g")
+    assert len(drain(member, 20)) == 20
+    member.commit({0: 5})
+    member.seek({0: 5})
+    admin = AdminClient({"bootstrap.servers": kafka_server})
+    place = TopicPartition(f"{project}.t", 0, 12)
+    admin.delete_records([place])[place].result(20)
+    assert collection.topic("t").first_offsets == (12,)
+    with pytest.raises(NotFoundError, match="no longer kept; the first one is 12"):
+        collection.read("t", 0, 11)
+    member.close()
+    late = collection.consumer("t", "g")
+    assert [row["offset"] for row in drain(late, 8)] == list(range(12, 20))
+    assert late.lost() == {0: 7}
+    assert late.position() == {0: 20}
+    place = TopicPartition(f"{project}.t", 0, 20)
+    admin.delete_records([place])[place].result(20)
+    late.seek({0: 15})
+    poll_until([late], lambda: late.position() == {0: 20})  # also where no event is left
+    assert late.lost() == {0: 12}
+    late.close()
+
+
+def test_the_broker_keeps_what_the_settings_say(open_kafka, project, kafka_server):
+    from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
+
+    settings = TopicSettings(retention_bytes=5000, retention_seconds=60, compact=True)
+    open_kafka(project).create_topic("t", settings=settings)
+    resource = ConfigResource(ResourceType.TOPIC, f"{project}.t")
+    admin = AdminClient({"bootstrap.servers": kafka_server})
+    found = admin.describe_configs([resource])[resource].result(20)
+    assert found["retention.ms"].value == "60000"
+    assert found["retention.bytes"].value == "5000"
+    assert found["cleanup.policy"].value == "compact,delete"
+    assert found["delete.retention.ms"].value == "86400000"
 
 
 def test_the_broker_did_not_make_a_topic_by_itself(open_kafka, project):

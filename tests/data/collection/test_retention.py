@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 import time
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
+import pyarrow as pa
 import pytest
+from hypothesis import given, settings as examples, strategies as st
 
 from madang.data.collection import TopicSettings, events
 from madang.data.collection.local import LocalCollection
@@ -138,3 +142,29 @@ def test_an_age_before_the_clock_was_set(log):
     fill(log, 3, times=[LONG_AGO, future, LONG_AGO])
     log.enforce()
     assert log.topic("t").first_offsets == (1,)
+
+
+@examples(max_examples=80, deadline=None)
+@given(
+    st.lists(st.lists(st.integers(-50, 50), min_size=1, max_size=3), min_size=1, max_size=15),
+    st.sampled_from([1, 700, 64 << 20]),
+    st.sets(st.integers(0, 14)),
+    st.booleans(),
+)
+def test_offsets_of_times_are_those_of_an_oracle(appends, segment_bytes, reopened, compacted):
+    with tempfile.TemporaryDirectory() as folder:
+        log = LocalCollection(Path(folder), "test", segment_bytes=segment_bytes)
+        log.create_topic("t", settings=TopicSettings(compact=compacted))
+        for at, times in enumerate(appends):
+            if at in reopened:  # as after a restart of the machine
+                (Path(folder) / "test" / "t" / "0" / "end").unlink()
+                log = LocalCollection(Path(folder), "test", segment_bytes=segment_bytes)
+            log.append("t", events([b"x"] * len(times), keys=[b"%d" % (t % 7) for t in times], timestamps=times))  # fmt: skip
+        log.enforce()
+        end = log.topic("t").next_offsets[0]
+        stored = log.read("t", 0, 0, max_events=end)
+        rows = stored.set_column(2, "timestamp", stored.column("timestamp").cast(pa.int64())).to_pylist()  # fmt: skip
+        for us in range(-51, 52, 3):
+            expected = next((row["offset"] for row in rows if row["timestamp"] >= us), end)
+            moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=us)
+            assert log.offset_at("t", 0, moment) == expected, us

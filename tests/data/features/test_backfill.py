@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, date, datetime, timedelta
+import os
+import shutil
+import sys
+from datetime import date, datetime, timedelta
 
 import numpy as np
 import pyarrow as pa
 import pytest
 from click.testing import CliRunner
+from tests import faults
+from tests.data.features.backfill_program import START, backfill
 
+import madang
 from madang.cli import cli
 from madang.data.features import FeatureView
 from madang.data.features._backfill import BACKFILL
 from madang.data.features.windows import hopping, rolling, session, tumbling
 from madang.errors import ConflictError, InvalidInputError
 
-START = datetime(2026, 3, 8, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
 TIME = pa.timestamp("us", tz="UTC")
@@ -139,6 +144,55 @@ def test_goes_on_after_it_was_killed_with_the_versions_that_it_began_with(
         ConflictError, match=r"has been backfilled from \{'flights': 0\}, and is now"
     ):
         features.backfill(VIEWS[2], "history", part=DAY, versions={"flights": 1}, **RANGE)
+
+
+DEFINITION = """
+from datetime import timedelta
+from madang.data.features.windows import rolling
+
+recent = rolling(
+    "recent",
+    source="flights",
+    entity=["route"],
+    timestamp="arrived",
+    aggregates={"n": (None, "count"), "mean": ("delay", "mean")},
+    period=timedelta(hours=5),
+)
+"""
+
+
+@pytest.mark.timeout(600)
+def test_killed_before_any_commit_it_ends_as_without_the_fault(tmp_path, monkeypatch, request):
+    path = [str(request.config.rootpath), os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, path)))
+    template, project = tmp_path / "template", tmp_path / "project"
+    madang.init(template, name="test")
+    (template / "features" / "recent.py").write_text(DEFINITION)
+    with madang.open(template) as stack:
+        stack.storage.write("flights", flights())
+        stack.features.load_definitions()
+        history = stack.features.compute("recent").to_pylist()
+    end = START + 6 * DAY
+    expected = sorted((row for row in history if START <= row["arrived"] < end), key=str)
+
+    def reset():
+        shutil.rmtree(project, ignore_errors=True)
+        shutil.copytree(template, project)
+
+    command = [sys.executable, "-m", "tests.data.features.backfill_program", project, "--armed"]
+    for fault in faults.each(
+        "kill",
+        command,
+        under=project / ".madang" / "storage",
+        reset=reset,
+        calls=("rename", "link"),
+        armed=False,
+    ):
+        fault.run()
+        with madang.open(project) as stack:
+            stack.features.load_definitions()
+            backfill(stack.features)
+            assert rows(stack, "history") == expected, fault.what
 
 
 def test_is_on_record(stack, features):

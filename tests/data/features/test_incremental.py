@@ -17,7 +17,7 @@ from tests import faults
 
 import madang
 from madang.data.features import FeatureView, Materialization, _increment
-from madang.data.features._rowwise import is_row_wise
+from madang.data.features._rowwise import columns_read, is_row_wise
 from madang.data.features._times import to_us
 from madang.data.features.store import FeatureStore
 from madang.errors import ConflictError, NotFoundError
@@ -83,6 +83,19 @@ class TestRowWise:
     )
     def test_is_seen(self, sql):
         assert is_row_wise(sql)
+
+    @pytest.mark.parametrize(
+        ("sql", "columns"),
+        [
+            ("SELECT a, B + 1 AS c FROM t WHERE s.x > 0", ["a", "b", "s"]),
+            ("SELECT t.a FROM t", ["a"]),
+            ('SELECT "odd name" AS a FROM t', ["a", "odd name"]),
+            ("SELECT 1 AS z FROM t", ["a", "b", "s", "odd name"]),
+            ("SELECT * FROM t", ["a", "b", "s", "odd name"]),
+        ],
+    )
+    def test_needs_only_the_columns_that_it_names(self, sql, columns):
+        assert columns_read(sql, ["a", "b", "s", "odd name"]) == columns
 
     @pytest.mark.parametrize(
         "sql",

@@ -283,9 +283,11 @@ class TestDefinitions:
         )
         assert "twice" in features.load_definitions()
         other = FeatureStore(stack.context, features.online)
+        (stack.home / "madang.db").rename(stack.home / "elsewhere.db")  # reads need it not
         assert other.read(["twice"], [{"n": 21}])[0].values == {"twice": 42}
         with pytest.raises(NotFoundError, match="'payment' is a Python function, which is looked"):
             other.read(["payment"], ASKED)
+        (stack.home / "elsewhere.db").rename(stack.home / "madang.db")
 
     @pytest.mark.parametrize(
         ("change", "message"),
@@ -319,6 +321,9 @@ class TestDefinitions:
         lost = replace(RATIO, inputs=("users:balance", "shops:size"))
         with pytest.raises(InvalidInputError, match=r"needs 'shops:size'.*it has: balance, rank"):
             features.read([lost], ASKED)
+        nested = replace(RATIO, name="nested", inputs=("payment",))
+        with pytest.raises(InvalidInputError, match="'payment' is computed on demand, and what is"):
+            features.read([nested], ASKED)
         unknown = replace(RATIO, inputs=("nowhere",))
         with pytest.raises(NotFoundError, match="nothing of the feature view 'nowhere' is online"):
             features.read([unknown], ASKED)

@@ -341,6 +341,7 @@ class TestFaults:
             stack.features.stream("recent", "flights", dataset="windows", batch_events=batch_events)
             return seen(stack)
 
+    @pytest.mark.timeout(600)
     @pytest.mark.parametrize("part", ["streams", "storage", "online"])
     def test_killed_anywhere(self, program, part):
         command, project, reset, expected = program

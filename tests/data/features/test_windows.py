@@ -293,3 +293,36 @@ class TestErrors:
         )
         with pytest.raises(NotFoundError, match="'s' has no column x; it has: k, t"):
             view.function({"s": pa.table({"k": [1], "t": [1]})})
+
+
+class TestSource:
+    """The dataset of events."""
+
+    VIEW = rolling(
+        "w",
+        source="events",
+        entity=["k"],
+        timestamp="t",
+        aggregates={"total": ("value", "sum")},
+        period=MINUTE,
+    )
+
+    def test_only_the_columns_that_are_needed_are_read(self, stack, monkeypatch):
+        table = pa.table(
+            {"k": [1], "t": pa.array([0], pa.timestamp("us")), "value": [2.0], "text": ["long"]}
+        )
+        stack.storage.write("events", table)
+        asked, read = [], stack.storage.read
+
+        def noted(name, **how):
+            asked.append(how.get("columns"))
+            return read(name, **how)
+
+        monkeypatch.setattr(stack.storage, "read", noted)
+        assert stack.features.compute(self.VIEW)["total"].to_pylist() == [2.0, 0.0]
+        assert asked == [["k", "t", "value"]]
+
+    def test_a_dataset_without_a_column(self, stack):
+        stack.storage.write("events", pa.table({"k": [1], "t": pa.array([0], pa.timestamp("us"))}))
+        with pytest.raises(NotFoundError, match="value"):
+            stack.features.compute(self.VIEW)

@@ -99,10 +99,12 @@ UNKNOWN = [
     ("SELECT u.* FROM (SELECT unnest(s) FROM flights) u", "other ones than were found"),
     ("WITH RECURSIVE r AS (SELECT id AS a, 1 AS b FROM flights UNION ALL SELECT b, a FROM r WHERE b < 1) FROM r",
      "recursive"),
-    ("SELECT * FROM flights PIVOT (sum(delay) FOR carrier IN ('UA', 'AA'))", "pivots"),
+    ("SELECT * FROM flights PIVOT (sum(delay) FOR carrier IN ('UA', 'AA'))", "pivots at a table"),
     ("SELECT l.q FROM flights f, LATERAL (SELECT f.delay + 1 AS q) l", "Lateral"),
     ("SELECT r.range FROM flights, range(3) r", "not followed"),
     ("SELECT id FROM flights USING SAMPLE 100%", "sample is not followed"),
+    ("SELECT id FROM flights TABLESAMPLE 100%", "sample at a table"),
+    ("SELECT f.id FROM (flights f JOIN carriers c ON f.carrier = c.carrier)", "joins at a table"),
 ]  # fmt: skip
 
 

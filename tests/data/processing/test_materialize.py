@@ -61,6 +61,34 @@ VIEWS = {
     "all_together": ("SELECT count(*) AS n, sum(day) AS s FROM flights", "full"),
     "first_ones": ("SELECT id FROM flights ORDER BY id, day LIMIT 3", "full"),
     "ranks": ("SELECT id, rank() OVER (ORDER BY id) AS r FROM flights", "full"),
+    "left_joined_query": (
+        "SELECT c.name, f.id FROM carriers c LEFT JOIN (SELECT * FROM flights) f USING (carrier)",
+        "full",
+    ),
+    "left_join_in_parentheses": (
+        "SELECT c.name, f.id FROM (carriers c LEFT JOIN flights f USING (carrier))",
+        "full",
+    ),
+    "right_join": (
+        "SELECT c.name, f.id FROM carriers c RIGHT JOIN flights f USING (carrier)",
+        "rows",
+    ),
+    "anti_join": (
+        "SELECT f.id FROM flights f ANTI JOIN carriers c USING (carrier)",
+        "rows",
+    ),
+    "highest_two": ("SELECT carrier, max(id, 2) AS two FROM flights GROUP BY carrier", "partitions"),
+    "joined_groups": (
+        ("SELECT d.carrier, c.name, d.n FROM carriers c JOIN "
+        "(SELECT carrier, count(*) AS n FROM flights GROUP BY carrier) d ON c.carrier = d.carrier"),
+        "partitions",
+    ),
+    "joined_union": (
+        ("SELECT x.id, c.name FROM (SELECT id, carrier FROM flights UNION ALL SELECT day, carrier "
+        "FROM more) x JOIN carriers c USING (carrier)"),
+        "rows",
+    ),
+    "sample": ("SELECT id FROM flights TABLESAMPLE 100%", "full"),
     "outer": ("SELECT f.id, c.name FROM carriers c FULL JOIN flights f USING (carrier)", "full"),
     "self_join": ("SELECT a.id FROM flights a JOIN flights b ON a.id = b.day", "full"),
 }  # fmt: skip
@@ -82,6 +110,7 @@ def check(stack, name, **options):
 @pytest.fixture
 def sources(stack):
     stack.storage.write("flights", some(20, 1))
+    stack.storage.write("more", some(5, 99))
     stack.storage.write("carriers", pa.table([["UA", "AA"], ["United", "American"]], CARRIERS))
     return stack
 
@@ -118,8 +147,12 @@ def test_what_is_new_is_added(sources, name):
     # What reads the other source where it doesn't add up is told apart from what does.
     sources.storage.write("carriers", pa.table([["DL", "UA"], ["Delta", "Other"]], CARRIERS))
     third = check(sources, name)
-    if name in ("inner_join", "both", "joined_sums"):
+    if name in ("inner_join", "both", "joined_sums", "joined_union", "joined_groups"):
         assert third.mode == mode
+    elif name == "left_joined_query":
+        assert third.mode == "rows", "what grew now is the left side"
+    elif name == "left_join_in_parentheses":
+        assert third.reason == "joins at a table is not followed"
     elif "carriers" in sql:
         assert third.mode == "full"
         assert "may change any row" in third.reason
@@ -153,10 +186,15 @@ def test_any_appends_in_any_order(tmp_path_factory, data):
     )
     with madang.open(root) as stack:
         stack.storage.write("flights", FLIGHTS.empty_table())
+        stack.storage.write("more", FLIGHTS.empty_table())
         stack.storage.write("carriers", CARRIERS.empty_table())
         stack.processing.register(View(name, sql=VIEWS[name][0]))
         for _ in range(data.draw(st.integers(1, 3))):
-            for table, one, schema in (("flights", row, FLIGHTS), ("carriers", carrier, CARRIERS)):
+            for table, one, schema in (
+                ("flights", row, FLIGHTS),
+                ("more", row, FLIGHTS),
+                ("carriers", carrier, CARRIERS),
+            ):
                 fresh = data.draw(st.lists(one, max_size=5))
                 if fresh:
                     stack.storage.write(table, pa.Table.from_pylist(fresh, schema))

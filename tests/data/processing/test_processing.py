@@ -222,3 +222,29 @@ def test_what_a_killed_process_spilled_is_removed_by_the_next(context, tmp_path)
         child.communicate()
     component.connect(None, context).close()
     assert list(scratch.iterdir()) == []
+
+
+STREAMS = """
+import sys
+from pathlib import Path
+from madang.data import processing, storage
+from madang.engines import Context
+context = Context("project", Path(sys.argv[1]))
+context.component = {"storage": storage.connect(None, context)}.__getitem__
+engine = processing.connect("duckdb://?memory_limit=100MB&threads=2", context)
+peak = lambda: int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
+engine.stream("SELECT i FROM range(100_000) t(i)").read_all()
+before, size = peak(), 0
+for batch in engine.stream("SELECT i, i + 1 AS j, i + 2 AS k, i + 3 AS l FROM range(20_000_000) t(i)"):
+    size += batch.nbytes
+print(size // 1024, peak() - before)
+"""
+
+
+def test_a_stream_holds_a_part_of_its_result(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", STREAMS, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    size_kb, grown_kb = map(int, done.stdout.split())
+    assert size_kb > 600_000
+    assert grown_kb < size_kb / 3

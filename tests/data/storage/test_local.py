@@ -98,6 +98,29 @@ def test_a_version_is_synced_files_first(context, monkeypatch, tmp_path):
     assert {str(table), str(table.parent)} <= set(paths)
 
 
+def test_a_checkpoint_is_synced_before_it_has_its_name(context, synced, monkeypatch, tmp_path):
+    storage = connect(None, context)
+    for number in range(9):
+        storage.write("t", pa.table({"a": [number]}))
+    real, named = os.replace, {}
+
+    def replace(source, target, **options):
+        named[os.path.basename(target)] = str(source) in synced
+        real(source, target, **options)
+
+    monkeypatch.setattr(os, "replace", replace)
+    for number in range(9, 20):
+        storage.write("t", pa.table({"a": [number]}))
+    assert named == {
+        "00000000000000000009.checkpoint.parquet": True,
+        "00000000000000000019.checkpoint.parquet": True,
+        "_last_checkpoint": True,
+    }
+    assert os.listdir(tmp_path / ".madang/storage/project/scratch") == []
+    (tmp_path / ".madang/storage/project/tables/t/_delta_log/00000000000000000003.json").unlink()
+    assert storage.read("t").read_all().num_rows == 20, "the checkpoint is not used"
+
+
 def test_a_key_can_not_be_a_folder_of_another(context):
     storage = connect(None, context)
     storage.put("a", b"x")
@@ -142,8 +165,10 @@ def test_old_scratch_files_are_cleared(context, tmp_path):
     old, new = scratch / "old", scratch / "new"
     for path in (old, new):
         path.write_bytes(b"x")
+    (scratch / "folder" / "inside").mkdir(parents=True)
     two_days_ago = time.time() - 2 * 86_400
-    os.utime(old, (two_days_ago, two_days_ago))
+    for path in (old, scratch / "folder"):
+        os.utime(path, (two_days_ago, two_days_ago))
     connect(None, context)
     assert os.listdir(scratch) == ["new"]
 
@@ -199,6 +224,42 @@ def test_a_stream_is_not_held_in_memory(tmp_path):
     writing, reading = map(int, done.stdout.split())
     assert writing < 256, done.stdout
     assert reading < 256, done.stdout
+
+
+CHANGES = """
+import resource, sys, pathlib
+import numpy, pyarrow as pa
+from madang.data.storage import connect
+from madang.engines import Context
+
+def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+storage = connect(None, Context("project", pathlib.Path(sys.argv[1])))
+storage.write("warm", pa.table({"k": [1, 2], "a": [1, 2]}))
+storage.merge("warm", pa.table({"k": [1], "a": [1]}), on=["k"])
+storage.delete_rows("warm", "a = 1")
+storage.compact("warm")
+def batches():
+    for i in range(24):
+        keys = numpy.arange(i * 1_000_000, (i + 1) * 1_000_000)
+        noise = numpy.random.default_rng(i).integers(0, 2**62, 1_000_000)
+        yield pa.record_batch({"k": keys, "a": noise, "b": noise ^ keys})
+storage.write("t", pa.RecordBatchReader.from_batches(next(batches()).schema, batches()))
+before = peak()
+rows = pa.table({"k": numpy.arange(0, 24_000_000, 24_000), "a": [0] * 1000})
+storage.merge("t", rows, on=["k"])
+storage.delete_rows("t", "k % 1000 = 7")
+assert sum(batch.num_rows for batch in storage.read("t", columns=["k"])) == 24_000_000 - 24_000
+print(peak() - before)
+"""
+
+
+def test_changes_do_not_hold_the_table(tmp_path):
+    """A table of 576 MB is merged into and deleted from; less than half of it is ever held."""
+    done = subprocess.run(
+        [sys.executable, "-c", CHANGES, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) < 288, done.stdout
 
 
 def test_objects_alone_import_no_table_library(tmp_path):

@@ -57,7 +57,7 @@ def test_a_dropped_transaction_claims_no_version(stack):
 
 
 def test_objects_are_on_record_but_for_those_of_others(stack):
-    stack.storage.put("a/b", b"xyz")
+    stack.storage.put("a/b", b"xyz", content_type="text/plain", metadata={"who": "Ann"})
     stack.storage.delete("a/b")
     for prefix in ("artifacts/", "runs/", "models/"):
         stack.storage.put(f"{prefix}x", b"x")
@@ -66,6 +66,7 @@ def test_objects_are_on_record_but_for_those_of_others(stack):
     (delete,) = lines(stack, "object.delete")
     assert (put.subject, put.outputs) == ("object:a/b", ("object:a/b",))
     assert put.data["size_bytes"] == 3
+    assert (put.data["content_type"], put.data["metadata"]) == ("text/plain", ["who"])
     assert delete.subject == "object:a/b"
 
 

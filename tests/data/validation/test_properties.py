@@ -280,6 +280,40 @@ def test_events_agree_with_the_json_module(items, data):
     assert all(len(reasons) == 1 for reasons in outcome.quarantined["_reasons"].to_pylist())
 
 
+PAIRS = st.lists(
+    st.tuples(
+        st.sampled_from(["i", "f", "s", "t", "a:b"]),
+        st.sampled_from([None, 1, ":", "a::b", "2026-01-01T00:00:00Z", "\\", '"', "한:"]),
+    ),
+    max_size=5,
+)
+
+
+@quick
+@given(st.lists(PAIRS, max_size=6), st.booleans(), st.sampled_from([":", " : ", ":\n"]))
+def test_a_field_that_comes_twice_is_always_found(objects, ascii, colon):
+    def text(value):
+        written = json.dumps(value, ensure_ascii=ascii)
+        return written.replace(":", "\\u003a") if ascii else written
+
+    values = [
+        "{" + ", ".join(text(k) + colon + text(v) for k, v in pairs) + "}" for pairs in objects
+    ]
+    columns = [Column("i", pa.int64()), Column("f", pa.float64()), Column("s", pa.string())]
+    columns += [Column("t", NAMES["timestamp"]), Column("a:b", pa.string())]
+    outcome = ENGINE.validate(
+        pa.table({"value": pa.array([v.encode() for v in values], pa.binary())}),
+        DataContract("d", tuple(columns)),
+    )
+    once = [v for v, pairs in zip(values, objects, strict=True) if len(dict(pairs)) == len(pairs)]
+    set_aside = [v.decode() for v in outcome.quarantined["value"].to_pylist()]
+    assert set(values) - set(once) <= set(set_aside)
+    for value, reasons in zip(set_aside, outcome.quarantined["_reasons"].to_pylist(), strict=True):
+        if value in once:
+            assert "twice" not in reasons[0]
+    assert outcome.valid.num_rows + len(set_aside) == len(values)
+
+
 @quick
 @given(
     st.lists(

@@ -10,8 +10,18 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from madang.data.validation import Check, Column, DataContract, to_dict, to_html, to_text
+from madang.data.validation import (
+    Check,
+    CheckResult,
+    Column,
+    DataContract,
+    Report,
+    to_dict,
+    to_html,
+    to_text,
+)
 from madang.data.validation.polars import PolarsValidation
+from madang.data.validation.report import from_dict
 
 EVIL = '<script>alert("x")</script>\x1b[31m\u202e{{ 7*7 }}'
 
@@ -134,3 +144,63 @@ def test_sampled_statistics_come_close():
     for share, exact in (("0.05", -1.645), ("0.5", 0.0), ("0.95", 1.645)):
         assert found["quantiles"][share] == pytest.approx(exact, abs=0.1)
     assert found["mean"] == pytest.approx(0, abs=0.01)
+
+
+HOSTILE = "<script>&\"'</script>\u202e" * 3000
+"""Characters of which each becomes several bytes when it is escaped, in a text of 69,000."""
+
+
+@pytest.mark.parametrize("columns", [300, 10_000])
+def test_page_has_a_limit_whatever_the_data_is(columns):
+    names = [f"{i} {HOSTILE[:2000]}" for i in range(columns)]
+    words = [f"{i} {HOSTILE[:200]}" for i in range(12)]
+    figures = {
+        "type": "string", "rows": 12, "nulls": 1, "min_bytes": 1, "max_bytes": 9, "sample_rows": 12,
+        "distinct": 12, "top": [[word, 1] for word in words],
+    }  # fmt: skip
+    results = tuple(
+        CheckResult(
+            Check("in_set", name, "quarantine", {"values": [HOSTILE] * 8}), 12, i % 2, tuple(words), HOSTILE
+        )
+        for i, name in enumerate(names)
+    )  # fmt: skip
+    report = Report(HOSTILE, 12, 0, 12, results, dict.fromkeys(names, figures), HOSTILE, (HOSTILE,))
+    text = to_html(report)
+    assert len(text.encode()) < 5_000_000
+    page = Page(text)
+    assert page.addresses == []
+    assert "script" not in page.tags
+    left_out = re.search(r"([\d,]+) more checks have no place on this page", page.data)
+    if columns == 10_000:
+        shown = page.tags.count("tr") - 3
+        gone = re.search(r"([\d,]+) more columns have no place on this page", page.data)
+        told = sum(int(one[1].replace(",", "")) for one in (left_out, gone))
+        assert shown + told == 20_000
+        # What failed comes first.
+        assert "ok" not in {row.split('"')[0] for row in text.split('class="pill ')[1:]}
+    assert to_text(report)
+
+
+def test_page_of_wide_data_from_the_engine():
+    names = [f"c{i}" for i in range(2000)]
+    table = pa.table({name: ["\0<&>" * 500] * 3 for name in names})
+    contract = DataContract(
+        "wide",
+        tuple(Column(name, pa.string()) for name in names),
+        tuple(Check("length", name, "warn", {"max": 5}) for name in names),
+    )
+    assert len(to_html(PolarsValidation().validate(table, contract).report).encode()) < 5_000_000
+
+
+def test_text_with_half_a_character_is_shown():
+    report = Report("d", 1, 1, 0, (CheckResult(Check("finite", "a"), 1, 1, ("\ud800",), ""),))
+    to_html(report).encode()
+    to_text(report).encode()
+
+
+def test_report_is_read_back_as_it_was():
+    report = validate()
+    again = from_dict(json.loads(json.dumps(to_dict(report))))
+    assert to_dict(again) == to_dict(report)
+    assert to_html(again) == to_html(report)
+    assert to_text(again) == to_text(report)

@@ -300,3 +300,37 @@ def test_what_is_materialized_is_read_by_workers_at_once(reads):
     late = late.append_column("age", pa.array([4]))
     reads.stack.features.materialize(wider, tables={"tall": late})
     assert read(reads, ["tall"], [{"user": 3}]).json[0]["values"] == {"height": 1.8, "age": 4}
+
+
+DEMAND = """
+import pyarrow as pa
+import pyarrow.compute as pc
+from madang.data.features import OnDemandView
+def share(inputs):
+    return pa.table({{"share": pc.{how}(inputs["amount"], inputs["age"])}})
+v = OnDemandView(
+    "share", {{"share": pa.float64()}}, share,
+    inputs=("users:age",), request={{"amount": pa.float64()}},
+)
+"""
+
+
+def test_views_are_computed_on_demand_and_follow_their_definition(reads):
+    """By the function in `features/`, if it is the one in force; else it says what is wrong."""
+    file = reads.stack.root / "features" / "share.py"
+    file.write_text(DEMAND.format(how="divide"))
+    reads.stack.features.load_definitions()
+    asked = [{"user": 1, "amount": 61.0}, {"user": 9, "amount": 1.0}]
+    (found, unknown) = read(reads, ["share", "users"], asked).json
+    assert found["values"] == {"share": 2.0, "age": 30.5, "name": "Ann \U0001f600"}
+    assert unknown["values"]["share"] is None
+    assert found["timestamps"] == {"share": "2026-01-01T00:00:00Z", "users": "2026-01-01T00:00:00Z"}
+    lacking = read(reads, ["share"], [{"user": 1}])
+    assert lacking.status == 422
+    assert "needs the column 'amount' (double) with the request" in lacking.error
+    file.write_text(DEMAND.format(how="multiply"))
+    assert read(reads, ["share"], asked[:1]).json[0]["values"] == {"share": 2.0}  # still in force
+    reads.stack.features.load_definitions()
+    assert read(reads, ["share"], asked[:1]).json[0]["values"] == {"share": 1860.5}
+    file.unlink()
+    assert read(reads, ["share"], asked[:1]).json[0]["values"] == {"share": 1860.5}  # it has it

@@ -34,7 +34,7 @@ class Partition:
         self._published = Published(folder / "end")
         self._reader = _segments.SegmentReader(folder, number)
         self._seen = self._published.changes
-        self._newest: tuple[int, int] | None = None
+        self._newest: tuple[tuple[int, int, int], int] | None = None
         self._rolled = -1
         self._tail = self._acknowledged = Tail(0, 0, 0)
         self._file: Descriptor | None = None
@@ -87,8 +87,11 @@ class Partition:
 
     def newest_us(self, base: int) -> int:
         """The largest timestamp of a segment that is no longer written; remembers one."""
-        if self._newest is None or self._newest[0] != base:
-            self._newest = base, _segments.newest_us(self.folder, base)
+        # By inode and time too, because another process may have put a longer one in its place.
+        found = _segments.segment_path(self.folder, base).stat()
+        file = base, found.st_ino, found.st_mtime_ns
+        if self._newest is None or self._newest[0] != file:
+            self._newest = file, _segments.newest_us(self.folder, base)
         return self._newest[1]
 
     # -- segments that are removed or replaced, under the lock ----------------------------------
@@ -115,7 +118,6 @@ class Partition:
 
     def changed(self) -> None:
         """Tells readers that segments were removed or replaced."""
-        self._newest = None
         self._published.changed()
 
     def settle(self) -> None:

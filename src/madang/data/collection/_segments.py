@@ -199,7 +199,8 @@ class SegmentReader:
             data = self._file(segment).read_at(position, want)
             at = 0
             while (header := _records.decode_header(data, at)) and at + header.bytes <= len(data):
-                if expected not in (None, header.offset):
+                # The first record may begin before `offset`, and each other one where the last ended.
+                if header.offset != expected and (expected is not None or header.offset > offset):
                     raise damaged(self._folder, (segment, position + at))
                 yield header, data, at, (segment, position + at)
                 expected = header.next_offset

@@ -18,8 +18,9 @@ import numpy as np
 import pyarrow as pa
 
 from madang.data.collection import checked, cloudevents
-from madang.data.collection._batches import check_name, partition_of_keys
+from madang.data.collection._batches import check_name
 from madang.data.collection._locks import FileLock
+from madang.data.collection._partitioner import partition_of_keys
 from madang.data.collection.cloudevents import CloudEvent
 from madang.data.collection.contract import events
 from madang.data.collection.dead_letters import set_aside

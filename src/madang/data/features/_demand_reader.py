@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -12,10 +12,54 @@ import numpy as np
 from madang.data.features import _ondemand
 from madang.data.features._codec import kind_of
 from madang.data.features.contract import OnDemandView, OnlineRow, OnlineStore, ReadTime
-from madang.data.features.reader import Entities, OnlineReader, columns_of
+from madang.data.features.reader import ON_DEMAND, Entities, OnlineReader, columns_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from madang.data.features.definitions import AnyView
+
+
+def publish(online: OnlineStore, name: str, digest: str) -> None:
+    """Makes it known online which definition of a demanded view is in force: reads need no more."""
+    if (online.describe(name) or {}).get(ON_DEMAND) != digest:
+        online.replace(name, [], [], {"layout": digest, ON_DEMAND: digest})
+
+
+def open_reader(
+    online: OnlineStore,
+    views: Sequence[str],
+    columns: Sequence[str] | None,
+    get: Callable[[str, str], AnyView],
+) -> OnlineReader:
+    """A reader of views, stored or computed on demand.
+
+    Args:
+        online: The online store.
+        views: Names, or `NAME@HASH` for a definition that is computed on demand.
+        columns: Only these features, by their names in the result.
+        get: Gives the definition of a name and a hash.
+
+    Raises:
+        NotFoundError: Nothing of a view is online, it has no such feature, or `get` has it not.
+    """
+    stored, demanded, in_force = [], [], {}
+    for view in views:
+        name, exact, digest = view.partition("@")
+        if not exact:
+            digest = (online.describe(name) or {}).get(ON_DEMAND, "")
+            in_force[name] = digest
+        if digest:
+            found = get(name, digest)
+            assert isinstance(found, OnDemandView)  # the hash names such a definition
+            demanded.append(found)
+        else:
+            stored.append(name)
+    if not demanded:
+        return OnlineReader(online, stored, columns=columns)
+    reader = DemandReader(online, stored, demanded, columns=columns)
+    reader.in_force = {name: digest for name, digest in in_force.items() if digest}
+    return reader
 
 
 class DemandReader(OnlineReader):
@@ -28,7 +72,13 @@ class DemandReader(OnlineReader):
         views: The stored views' names.
         demanded: The views to compute.
         columns: Only these features, by their names in the result.
+
+    Attributes:
+        in_force: Name to the hash that was in force, of views that were asked for by name.
     """
+
+    computes = True
+    in_force: Mapping[str, str] = {}
 
     def __init__(
         self,
@@ -56,6 +106,12 @@ class DemandReader(OnlineReader):
             kinds = {name: kind_of(type) for name, type in demand.view.request.items()}
             needed.append({name: kind for name, kind in kinds.items() if kind is not None})
         return {name: kind for one in needed for name, kind in one.items()}
+
+    def is_current(self) -> bool:
+        return all(
+            (self._online.describe(name) or {}).get(ON_DEMAND) == digest
+            for name, digest in self.in_force.items()
+        )
 
     def __call__(self, entities: Entities, *, now: datetime | None = None) -> list[OnlineRow]:
         columns, count = columns_of(entities)

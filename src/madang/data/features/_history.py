@@ -12,6 +12,7 @@ import pyarrow as pa
 from madang.activity import note
 from madang.data.features import _asof
 from madang.data.features._times import to_us
+from madang.data.features._window import Window
 from madang.data.features.contract import FeatureView
 from madang.data.features.definitions import ttl_us
 from madang.engines import Context
@@ -95,8 +96,11 @@ def _call(
     if view.function is None:
         raise ConfigurationError(f"feature view {view.name!r} has neither sql nor function")
     read = {name: pa.table(table) for name, table in tables.items()}
+    # A window says what it needs; what another function needs nobody knows.
+    columns = list(view.function.columns) if isinstance(view.function, Window) else None
     for name, version in versions.items():
-        read[name] = context.component("storage").read(name, version=version).read_all()
+        stream = context.component("storage").read(name, version=version, columns=columns)
+        read[name] = stream.read_all()
     result = view.function(read)
     if not hasattr(result, "__arrow_c_stream__"):
         raise SchemaMismatchError(

@@ -20,12 +20,14 @@ import pyarrow.dataset as pads
 
 from madang.data.features import _history
 from madang.data.features._newest import Newest
-from madang.data.features._rowwise import is_row_wise
+from madang.data.features._rowwise import columns_read, is_row_wise
 from madang.data.features.contract import FeatureView
 from madang.engines import Context
 
-CHUNK_ROWS = 1_000_000
+CHUNK_ROWS = 500_000
 """How many rows of a history are held at once, besides the newest of each entity."""
+
+_BATCH_ROWS = 65_536
 
 
 @dataclass(frozen=True)
@@ -136,16 +138,23 @@ def combined(base: Mapping[str, Any], since: Mapping[str, Any]) -> dict[str, Any
 
 def history(context: Context, view: FeatureView, files: Files, start: int) -> Iterator[pa.Table]:
     """The view's rows from the dataset's files from `start` on, in parts; at least one part."""
-    sql = _history.select(view, view.features)
-    part = {files.dataset: files.part(start)}
-    reader = context.component("processing").stream(sql, tables=part)
+    sql, processing = _history.select(view, view.features), context.component("processing")
+    for part in _parts(files.part(start), columns_read(str(view.sql), files.found.schema.names)):
+        yield processing.query(sql, tables={files.dataset: part})
+
+
+def _parts(found: pads.Dataset, columns: list[str]) -> Iterator[pa.Table]:
+    """The rows in order, some at a time: DuckDB itself would read far ahead of what it needs."""
+    schema = pa.schema([found.schema.field(name) for name in columns])
     waiting: list[pa.RecordBatch] = []
     rows, given = 0, False
-    for batch in reader:
+    for batch in found.scanner(
+        columns=columns, batch_size=_BATCH_ROWS, batch_readahead=2, fragment_readahead=1
+    ).to_batches():
         waiting.append(batch)
         rows += batch.num_rows
         if rows >= CHUNK_ROWS:
-            yield pa.Table.from_batches(waiting, reader.schema)
+            yield pa.Table.from_batches(waiting, schema)
             waiting, rows, given = [], 0, True
     if waiting or not given:
-        yield pa.Table.from_batches(waiting, reader.schema)
+        yield pa.Table.from_batches(waiting, schema)

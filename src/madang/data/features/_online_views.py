@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from madang.data.features import _history
-from madang.data.features._demand_reader import DemandReader
+from madang.data.features._demand_reader import open_reader
 from madang.data.features._materialize import Materializer
 from madang.data.features._newest import newest_rows
 from madang.data.features._views import ViewName, Views, microseconds
@@ -124,7 +124,7 @@ class OnlineViews(Views):
             NotFoundError: Nothing of a view is online yet, or it has no such feature.
         """
         reader = self._readers.get((views, columns))
-        if reader is None:
+        if reader is None or not reader.is_current():
             reader = self._reader(views, columns)
             if len(self._readers) >= _MAX_READERS:
                 self._readers.clear()
@@ -160,23 +160,11 @@ class OnlineViews(Views):
         self.online.close()
 
     def _reader(self, views: Sequence[str], columns: Sequence[str] | None) -> OnlineReader:
-        found = {name: self._on_demand(name) for name in views}
-        demanded = [view for view in found.values() if view is not None]
-        if not demanded:
-            return OnlineReader(self.online, views, columns=columns)
-        stored = [name for name, view in found.items() if view is None]
-        return DemandReader(self.online, stored, demanded, columns=columns)
-
-    def _on_demand(self, name: str) -> OnDemandView | None:
-        """The view, if it is computed on demand; what is online is found without the registry."""
-        if self.online.describe(name) is not None:
-            return None
-        found = self._registry.find(name)
-        return found if isinstance(found, OnDemandView) else None
+        return open_reader(self.online, views, columns, self._registry.of)
 
     def _named(self, view: ViewName) -> str:
         """The view's name, and of a definition that is computed on demand which one it is."""
         if not isinstance(view, OnDemandView):
             return view if isinstance(view, str) else view.name
-        self._registry.ensure(view)
+        self._ensure(view)
         return f"{view.name}@{self._registry.digest(view)}"

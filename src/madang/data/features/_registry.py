@@ -70,10 +70,9 @@ class ViewRegistry:
         self._views[name, digest] = view
         return digest
 
-    def ensure(self, view: AnyView) -> None:
-        """Registers a view unless this process already has: no transaction on a hot path."""
-        if (view.name, self.digest(view)) not in self._views:
-            self.register(view)
+    def knows(self, view: AnyView) -> bool:
+        """Whether this process has registered the view: no transaction on a hot path."""
+        return (view.name, self.digest(view)) in self._views
 
     def digest(self, view: AnyView) -> str:
         """The hash of a view's definition, computed once."""
@@ -89,13 +88,11 @@ class ViewRegistry:
             NotFoundError: No such view, or its function is nowhere to be found.
         """
         found = self.registered(name)
+        if found.definition["sql"] is None:
+            return self.of(name, found.hash)
         view = self._views.get((name, found.hash))
         if view is None:
-            if found.definition["sql"] is not None:
-                view = definitions.restore(found.definition, None)
-            else:
-                view = self._defined(found)
-            self._views[name, found.hash] = view
+            view = self._views[name, found.hash] = definitions.restore(found.definition, None)
         return view
 
     def registered(self, name: str) -> RegisteredView:
@@ -114,14 +111,17 @@ class ViewRegistry:
             )
         return found
 
-    def find(self, name: str) -> AnyView | None:
-        """The view in force, or nothing; `NAME@HASH` is a definition that this process has."""
-        name, exact, digest = name.partition("@")
-        if exact:
-            return self._views[name, digest]
-        with self._context.metadata.transaction(write=False) as tx:
-            known = self._current(tx, name) is not None
-        return self.get(name) if known else None
+    def of(self, name: str, digest: str) -> AnyView:
+        """The definition with that hash of a function, without a look at the database.
+
+        Raises:
+            NotFoundError: Neither this process nor `features/*.py` has it.
+        """
+        view = self._views.get((name, digest))
+        if view is None:
+            view = definitions.find(self._context.root / "features", name, digest)
+            self._views[name, digest] = view
+        return view
 
     def list(self) -> list[RegisteredView]:
         """All views in force, by name."""
@@ -136,18 +136,6 @@ class ViewRegistry:
             f"{_SELECT} WHERE c.project = ? AND c.name = ?", (self._context.project, name)
         )
         return _registered(rows[0]) if rows else None
-
-    def _defined(self, found: RegisteredView) -> AnyView:
-        """The view of a function, from the project's modules."""
-        folder = self._context.root / "features"
-        defined = definitions.load(folder).get(found.name)
-        if defined is None or definitions.hash_of(defined[0]) != found.hash:
-            where = "isn't defined there" if defined is None else f"differs in {defined[1].name}"
-            raise NotFoundError(
-                f"feature view {found.name!r} is a Python function, which is looked for in "
-                f"{folder}, and it {where}; define it there, or register it in this process"
-            )
-        return defined[0]
 
 
 _SELECT = (

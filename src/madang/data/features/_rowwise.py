@@ -8,8 +8,10 @@ joins, subqueries, DISTINCT, LIMIT, the clock, functions that nobody has looked 
 
 from __future__ import annotations
 
-from functools import cache
+from collections.abc import Sequence
+from functools import lru_cache
 
+_STAR = "\0*"
 _NODES = frozenset(
     (
         "Abs", "Add", "Alias", "And", "AtTimeZone", "Between", "BitwiseAnd", "BitwiseOr",
@@ -25,17 +27,32 @@ _NODES = frozenset(
 """Names of sqlglot's expressions that are the same for a row whatever the other rows are."""
 
 
-@cache
 def is_row_wise(sql: str) -> bool:
     """Whether each row of the query's result comes from one row of its only dataset."""
+    return _names(sql) is not None
+
+
+def columns_read(sql: str, columns: Sequence[str]) -> list[str]:
+    """Which of the dataset's columns a row-wise query needs; all where it has a star."""
+    names = _names(sql) or frozenset()
+    found = [name for name in columns if name.casefold() in names]
+    return list(columns) if not found or _STAR in names else found
+
+
+@lru_cache(1000)
+def _names(sql: str) -> frozenset[str] | None:
+    """Every name in a row-wise query, in lower case; `None` when it isn't one."""
     import sqlglot
     from sqlglot import exp
 
     try:
         trees = sqlglot.parse(sql, read="duckdb")
     except sqlglot.errors.SqlglotError:
-        return False  # DuckDB may still know what it means
+        return None  # DuckDB may still know what it means
     if len(trees) != 1 or not isinstance(trees[0], exp.Select):
-        return False
+        return None
     found = [type(node).__name__ for node in trees[0].walk()]
-    return _NODES.issuperset(found) and found.count("Select") == found.count("Table") == 1
+    if not _NODES.issuperset(found) or not found.count("Select") == found.count("Table") == 1:
+        return None
+    names = {node.name.casefold() for node in trees[0].find_all(exp.Identifier)}
+    return frozenset(names | ({_STAR} if "Star" in found else set()))

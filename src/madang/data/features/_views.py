@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from madang.activity import note
 from madang.data.features import _history, catalog, definitions
+from madang.data.features._demand_reader import publish
 from madang.data.features._registry import RegisteredView, ViewRegistry
 from madang.data.features.catalog import ViewInfo
 from madang.data.features.contract import FeatureView, OnDemandView, OnlineStore
@@ -49,7 +50,7 @@ class Views:
         """
         digest = self._registry.register(view)
         if isinstance(view, OnDemandView):
-            self._readers.clear()  # one of them may compute the definition before
+            publish(self.online, view.name, digest)
         return digest
 
     def load_definitions(self, folder: Path | None = None) -> dict[str, str]:
@@ -111,8 +112,12 @@ class Views:
     def _any(self, view: ViewName) -> FeatureView | OnDemandView:
         if isinstance(view, str):
             return self.get(view)
-        self._registry.ensure(view)
+        self._ensure(view)
         return view
+
+    def _ensure(self, view: FeatureView | OnDemandView) -> None:
+        if not self._registry.knows(view):
+            self.register(view)
 
     def _resolve(self, view: ViewName) -> FeatureView:
         found = self._any(view)

@@ -24,7 +24,7 @@ from typing import Any
 
 from madang.data.features import _ondemand
 from madang.data.features.contract import FeatureView, OnDemandView
-from madang.errors import AlreadyExistsError, InvalidInputError
+from madang.errors import AlreadyExistsError, InvalidInputError, NotFoundError
 from madang.ledger import canonical
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,62}")
@@ -306,3 +306,19 @@ def load_module(file: Path) -> ModuleType:
         raise InvalidInputError(f"{file}: {type(error).__name__}: {error}") from error
     _loaded[file] = (text, module)
     return module
+
+
+def find(folder: Path, name: str, digest: str) -> AnyView:
+    """The view of that name and hash, from the modules of `folder`.
+
+    Raises:
+        NotFoundError: It isn't defined there, or differs.
+    """
+    defined = load(folder).get(name)
+    if defined is None or hash_of(defined[0]) != digest:
+        where = "isn't defined there" if defined is None else f"differs in {defined[1].name}"
+        raise NotFoundError(
+            f"feature view {name!r} is a Python function, which is looked for in {folder}, and it "
+            f"{where}; define it there, or register it in this process"
+        )
+    return defined[0]

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ATTEMPTS = 10
+ON_DEMAND = "on_demand"
+"""In the online description of a view that is computed on demand: the definition in force."""
 
 Entities = Mapping[str, Sequence[Any]] | Sequence[Mapping[str, Any]] | Any
 """Rows as mappings, a mapping of columns, or anything with the Arrow PyCapsule interface."""
@@ -86,6 +88,13 @@ class OnlineReader:
     def entity(self) -> dict[str, str]:
         """The entity columns that the views need, and the kind of their values."""
         return {name: kind for part in self._plan.parts for name, kind in part.layout.entity}
+
+    computes = False
+    """Whether a read calls functions of the project."""
+
+    def is_current(self) -> bool:
+        """Whether it reads what is in force; new rows and layouts it finds by itself."""
+        return True
 
     def __call__(self, entities: Entities, *, now: datetime | None = None) -> list[OnlineRow]:
         """The features of each entity, in order.
@@ -202,8 +211,12 @@ class OnlineReader:
             description = self._online.describe(view)
             if description is None:
                 raise NotFoundError(
-                    f"nothing of the feature view {view!r} is online yet; materialize it, or push "
-                    "rows; inference workers read no views that are computed on demand"
+                    f"nothing of the feature view {view!r} is online yet; "
+                    "materialize it, or push rows"
+                )
+            if ON_DEMAND in description:
+                raise InvalidInputError(
+                    f"{view!r} is computed on demand, and what is computed takes stored views only"
                 )
             layouts[view] = Layout(description)
         features = {view: [name for name, _ in layout.columns] for view, layout in layouts.items()}

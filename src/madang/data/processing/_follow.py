@@ -56,8 +56,8 @@ class Follower:
         """
         tree = parse(sql)
         for table in tree.find_all(exp.Table):
-            if table.args.get("pivots") or (table.alias_column_names and dataset(table)):
-                raise Unreadable("it pivots, or renames the columns of a table")
+            if table.alias_column_names and dataset(table):
+                raise Unreadable("it renames the columns of a table")
         for with_ in tree.find_all(exp.With):
             if with_.args.get("recursive"):
                 raise Unreadable("it is recursive")

@@ -121,9 +121,9 @@ class _Planner:
         query = scope.expression
         if not isinstance(query, exp.Select) or not _is_plain(query):
             return {}
-        for alias, (node, inner) in scope.selected_sources.items():
+        for alias, (_, inner) in scope.selected_sources.items():
             below = self._below(inner, source)
-            if below and _adds_up(query, node):
+            if below and _adds_up(query, alias):
                 return _passed(query, alias, below)
         return {}
 
@@ -194,8 +194,8 @@ def _fixed(place: _Place) -> _Place:
 
 def _inside(scope: Scope) -> Iterator[_Place]:
     query = scope.expression
-    for node, source in scope.selected_sources.values():
-        adds = _adds_up(query, node)
+    for alias, (_, source) in scope.selected_sources.items():
+        adds = _adds_up(query, alias)
         if isinstance(source, Scope):
             found = _places(source)
             yield from found if adds else map(_fixed, found)
@@ -223,10 +223,13 @@ def _is_plain(query: exp.Select) -> bool:
     return not strange
 
 
-def _adds_up(query: exp.Expr, node: exp.Expr) -> bool:
+def _adds_up(query: exp.Expr, alias: str) -> bool:
     """Whether each row of a FROM's part makes result rows of its own, whatever comes to it."""
     joins = query.args.get("joins") or []
-    at = next((n for n, join in enumerate(joins) if join.this is node), -1)
+    names = [query.args["from_"].this.alias_or_name, *(join.this.alias_or_name for join in joins)]
+    if names.count(alias) != 1:
+        return False
+    at = names.index(alias) - 1  # the FROM's first part stands before all joins
     for number, join in enumerate(joins):
         side, kind = join.side.upper(), join.kind.upper()
         method = str(join.args.get("method") or "").upper()
@@ -234,7 +237,7 @@ def _adds_up(query: exp.Expr, node: exp.Expr) -> bool:
             return False  # FULL: a row that finds no other is there too; POSITIONAL: by place
         if number == at and (side == "LEFT" or method == "ASOF" or kind in ("SEMI", "ANTI")):
             return False
-        if number >= at and number != at and side == "RIGHT":
+        if number > at and side == "RIGHT":
             return False  # what stands before it is filled up with nulls
     return True
 
@@ -269,7 +272,8 @@ def _merges(query: exp.Select) -> tuple[str, ...] | None:
             continue
         inner = value.this if isinstance(value, exp.Filter) else value
         merge = MERGED.get(type(inner))
-        if merge is None or isinstance(inner.this, exp.Distinct) or inner.expressions:
+        more = {key for key, given in inner.args.items() if given} - {"this", "big_int"}
+        if merge is None or more or isinstance(inner.this, exp.Distinct | exp.Order):
             return None
         merges.append(merge)
     listed = group.expressions

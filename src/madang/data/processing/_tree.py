@@ -10,6 +10,9 @@ from sqlglot import exp
 from sqlglot.errors import SqlglotError
 from sqlglot.optimizer.qualify import qualify
 
+_PLAIN = {"alias", "catalog", "db", "this", "with_"}
+"""What a table or a subquery of a FROM may have."""
+
 
 class Unreadable(Exception):  # noqa: N818 - a finding, handled where it is raised
     """The query holds something that can't be followed; says what."""
@@ -27,6 +30,10 @@ def parse(sql: str) -> exp.Query:
         raise Unreadable(f"it can't be parsed: {str(error).splitlines()[0]}") from error
     if len(trees) != 1 or not isinstance(trees[0], exp.Query):
         raise Unreadable("it is no plain SELECT")
+    for node in trees[0].find_all(exp.Table, exp.Subquery):
+        strange = {key for key, value in node.args.items() if value} - _PLAIN
+        if strange:  # a sample, a pivot, joins in parentheses
+            raise Unreadable(f"{', '.join(sorted(strange))} at a table is not followed")
     return trees[0]
 
 

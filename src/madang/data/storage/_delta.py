@@ -49,7 +49,9 @@ _LOCAL_FORMAT = pads.ParquetFileFormat(
     # 0.7 s and 92 MB without. From an object store it saves round trips.
     default_fragment_scan_options=pads.ParquetFragmentScanOptions(pre_buffer=False)
 )
-_UNREACHABLE = ("error sending request", "connection refused", "timed out", "dns error")
+_UNREACHABLE = re.compile(
+    r"error sending request|connection refused|timed out|dns error|status code 5\d\d", re.IGNORECASE
+)
 _STACK = re.compile(r"\n   0: |\n\s*Debug source", re.MULTILINE)
 _PAINT = re.compile(r"\x1b\[[0-9;]*m|\u21b3|\s+")
 _log = logging.getLogger(__name__)
@@ -166,8 +168,8 @@ class DeltaStore:
     def _checkpoint(self, table: str, version: int) -> None:
         """Sums up the log, so that opening the table stays fast."""
         try:
-            self.open(table, version).create_checkpoint()
-            self._place.sync(table, version)
+            with self._place.summing_up(table, version) as (uri, options):
+                DeltaTable(uri, version=version, storage_options=options).create_checkpoint()
         except (DeltaError, OSError) as error:
             # The rows are written and durable: a summary that failed must not say otherwise.
             _log.warning("no checkpoint of %s at version %s: %s", table, version, error)
@@ -299,7 +301,7 @@ def _translate(error: Exception, table: str) -> Exception:
     """The one table from the Delta library's exceptions to ours; anything unlisted passes."""
     text = _PAINT.sub(" ", _STACK.split(str(error))[0])  # the library adds its stack, in colour
     text = " ".join(text.split())
-    if any(word in text.lower() for word in _UNREACHABLE):
+    if _UNREACHABLE.search(text):
         return UnavailableError(f"the store of table {table!r} does not answer: {text}")
     if isinstance(error, DeltaError):
         return IntegrityError(

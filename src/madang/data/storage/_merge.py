@@ -20,6 +20,7 @@ from madang.data.storage.contract import Transaction
 from madang.errors import InvalidInputError
 
 _ROW = "madang.row"
+_LOOKUP_ROWS = 1 << 20
 
 
 class Merge(Rewrite):
@@ -124,8 +125,21 @@ class Merge(Rewrite):
 
     def _rows_for(self, keys: pa.RecordBatchReader) -> Any:
         """For each row of a file the one that it merges with, or -1."""
-        frame = pl.DataFrame(keys.read_all())
-        joined = frame.join(
+        # As many at a time as there are rows to merge: a join reads those each time.
+        count = max(self._rows.num_rows, _LOOKUP_ROWS)
+        parts = [np.zeros(0, np.int64)]
+        pending: list[pa.RecordBatch] = []
+        for batch in keys:
+            pending.append(batch)
+            if sum(one.num_rows for one in pending) >= count:
+                parts.append(self._looked_up(pa.Table.from_batches(pending)))
+                pending = []
+        if pending:
+            parts.append(self._looked_up(pa.Table.from_batches(pending)))
+        return np.concatenate(parts)
+
+    def _looked_up(self, keys: pa.Table) -> Any:
+        joined = pl.DataFrame(keys).join(
             self._keys, on=self._on, how="left", nulls_equal=True, maintain_order="left"
         )
         return joined[_ROW].cast(pl.Int64).fill_null(-1).to_numpy()

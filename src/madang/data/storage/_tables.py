@@ -86,7 +86,13 @@ class TablePlace(Protocol):
         ...
 
     def sync(self, table: str, version: int) -> None:
-        """Makes the log entry of `version`, and a checkpoint of it, durable."""
+        """Makes the log entry of `version` durable, which may not be so after an error."""
+        ...
+
+    def summing_up(
+        self, table: str, version: int
+    ) -> AbstractContextManager[tuple[str, dict[str, str]]]:
+        """Where the Delta library is to make a checkpoint of `version`; durable after the block."""
         ...
 
     def names(self) -> list[str]:

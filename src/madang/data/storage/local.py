@@ -7,31 +7,29 @@ Under the directory: `PROJECT/objects/KEY`, `PROJECT/about/` for what is said of
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import stat
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property
 from io import FileIO
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import pyarrow as pa
 
 from madang.data.storage import _files
 from madang.data.storage._about import Sidecars, as_stream
+from madang.data.storage._local_tables import LocalTables
 from madang.data.storage._names import check_about, check_key, check_prefix
-from madang.data.storage._tables import FileInfo, TableStorage
-from madang.data.storage.contract import LocalFiles, ObjectInfo, UnknownOutcomeError
+from madang.data.storage._tables import TableStorage
+from madang.data.storage.contract import LocalFiles, ObjectInfo
 from madang.engines import Context, EngineURL, Health
 from madang.errors import AlreadyExistsError, InvalidInputError, NotFoundError
 from madang.ledger import new_id
 
-_LOG_ENTRY = re.compile(r"\d{20}\.json")
 _SCRATCH_SECONDS = 86_400
 
 
@@ -189,7 +187,11 @@ class LocalStorage(TableStorage, LocalFiles):
             return
         for path in self._scratch.iterdir():
             try:
-                if time.time() - path.stat().st_mtime > _SCRATCH_SECONDS:
+                if time.time() - path.stat().st_mtime <= _SCRATCH_SECONDS:
+                    continue
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)  # another process may do the same
+                else:
                     path.unlink()
             except FileNotFoundError:
                 continue  # another process cleared it
@@ -197,108 +199,8 @@ class LocalStorage(TableStorage, LocalFiles):
     # -- tables -------------------------------------------------------------------------------
 
     @cached_property
-    def _place(self) -> _LocalTables:
-        return _LocalTables(self.folder / "tables", self._scratch)
-
-
-class _LocalTables:
-    """A `TablePlace`: a folder for each table."""
-
-    def __init__(self, folder: Path, scratch: Path) -> None:
-        self._folder = folder
-        self._scratch = scratch
-
-    def location(self, table: str) -> tuple[str, dict[str, str]]:
-        return str(self._folder / table), {}
-
-    def filesystem(self, table: str) -> Any:
-        from pyarrow import fs
-
-        return fs.SubTreeFileSystem(str(self._folder / table), fs.LocalFileSystem())
-
-    @contextmanager
-    def create(self, table: str, name: str) -> Iterator[_Whole]:
-        with _files.new_file(self._folder / table / name) as file:
-            yield _Whole(file)
-
-    def discard(self, table: str, name: str) -> None:
-        (self._folder / table / name).unlink(missing_ok=True)
-
-    def put_new(self, table: str, name: str, data: bytes) -> bool:
-        path = self._folder / table / name
-        try:
-            with _files.replacing(path, self._scratch, overwrite=False) as file:
-                _files.write_all(file, memoryview(data))
-        except FileExistsError:
-            return False
-        except OSError as error:
-            if path.exists():  # its name could not be synced, or another writer was first
-                raise UnknownOutcomeError(
-                    f"{name} of table {table!r} may not be durable: {error}; check the disk, and "
-                    "look at the table before you change it again"
-                ) from error
-            raise
-        return True
-
-    def get(self, table: str, name: str) -> bytes | None:
-        try:
-            return (self._folder / table / name).read_bytes()
-        except FileNotFoundError:
-            return None
-
-    def files(self, table: str, folder: str) -> list[FileInfo]:
-        root = self._folder / table
-        found = []
-        for path in (root / folder).rglob("*"):
-            try:
-                status = path.stat()
-            except FileNotFoundError:
-                continue  # removed since the folder was read
-            if stat.S_ISREG(status.st_mode):
-                moment = datetime.fromtimestamp(status.st_mtime, UTC)
-                found.append(FileInfo(str(path.relative_to(root)), status.st_size, moment))
-        return found
-
-    def sync(self, table: str, version: int) -> None:
-        log = self._folder / table / "_delta_log"
-        for name in (
-            _entry_name(version),
-            f"{version:020d}.checkpoint.parquet",
-            "_last_checkpoint",
-        ):
-            try:
-                _files.sync_file(log / name)
-            except FileNotFoundError:
-                if name.endswith(".json"):
-                    raise
-        _files.sync_folder(log)
-
-    def names(self) -> list[str]:
-        try:
-            return [folder.name for folder in self._folder.iterdir() if _is_table(folder)]
-        except FileNotFoundError:
-            return []
-
-
-class _Whole:
-    """A sink whose `write` takes everything, where `FileIO.write` may take a part."""
-
-    def __init__(self, file: FileIO) -> None:
-        self._file = file
-
-    def write(self, data: Any, /) -> None:
-        _files.write_all(self._file, memoryview(data))
-
-
-def _entry_name(version: int) -> str:
-    return f"{version:020d}.json"
-
-
-def _is_table(folder: Path) -> bool:
-    try:
-        return any(_LOG_ENTRY.fullmatch(path.name) for path in (folder / "_delta_log").iterdir())
-    except (FileNotFoundError, NotADirectoryError):
-        return False  # its first writer is not done, or was killed
+    def _place(self) -> LocalTables:
+        return LocalTables(self.folder / "tables", self._scratch)
 
 
 def _fill(file: FileIO, data: bytes | memoryview | Path) -> None:

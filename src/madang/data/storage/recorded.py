@@ -104,7 +104,7 @@ class RecordedStorage(Storage):
                     "size_bytes": info.size_bytes,
                     "e_tag": info.e_tag,
                     "content_type": info.content_type,
-                    "metadata": dict(info.metadata),
+                    "metadata": sorted(info.metadata),  # the names: texts may be personal
                 },
             )
 

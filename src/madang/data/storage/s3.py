@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from functools import cached_property
@@ -22,7 +22,6 @@ from obstore.exceptions import (
     AlreadyExistsError as ExistsInStoreError,
     BaseError,
     GenericError,
-    NotFoundError as NotInStoreError,
     PermissionDeniedError as RefusedByStoreError,
     UnauthenticatedError,
 )
@@ -31,8 +30,9 @@ from obstore.store import S3Store
 from madang.data.storage._about import as_stream
 from madang.data.storage._names import check_about, check_key, check_prefix
 from madang.data.storage._s3_probe import ABILITIES, UnsafeServerError, probe
-from madang.data.storage._tables import FileInfo, Sink, TableStorage
-from madang.data.storage.contract import ObjectInfo, UnknownOutcomeError
+from madang.data.storage._s3_tables import NOT_THERE, S3Tables
+from madang.data.storage._tables import TableStorage
+from madang.data.storage.contract import ObjectInfo
 from madang.engines import Context, EngineURL, Health
 from madang.errors import (
     AlreadyExistsError,
@@ -46,8 +46,6 @@ from madang.ledger import new_id
 _OPTIONS = {
     "access_key_id", "allow_http", "endpoint", "region", "secret_access_key", "session_token",
 }  # fmt: skip
-_NOT_THERE = (FileNotFoundError, NotInStoreError)
-"""The client raises Python's own error for a missing object."""
 _PROBED: set[tuple[str, frozenset[tuple[str, str]]]] = set()
 """The buckets, and how they were reached, that this process found to be safe."""
 
@@ -65,8 +63,6 @@ _NO_TYPE = ("application/octet-stream", "binary/octet-stream")
 
 _NO_METADATA = ("Cache-Control", "Content-Disposition", "Content-Encoding", "Content-Language")
 """Attributes of an object that other programs may have given it."""
-
-_FIRST_LOG_ENTRY = "_delta_log/00000000000000000000.json"
 
 
 class S3Storage(TableStorage):
@@ -130,7 +126,7 @@ class S3Storage(TableStorage):
     def _errors(self, key: str = "") -> Iterator[None]:
         try:
             yield
-        except _NOT_THERE as error:
+        except NOT_THERE as error:
             if "NoSuchBucket" in str(error):
                 raise self._no_bucket() from error
             raise NotFoundError(f"there is no object {key!r}") from error
@@ -259,7 +255,7 @@ class S3Storage(TableStorage):
     # -- tables -------------------------------------------------------------------------------
 
     @cached_property
-    def _place(self) -> _S3Tables:
+    def _place(self) -> S3Tables:
         options = {f"AWS_{key.upper()}": value for key, value in self._options.items()}
         options.setdefault("AWS_REGION", "us-east-1")
         if "AWS_ENDPOINT" in options:
@@ -268,89 +264,9 @@ class S3Storage(TableStorage):
         options["AWS_CONDITIONAL_PUT"] = "etag"
         options |= {"max_retries": "3", "retry_timeout": "30s", "connect_timeout": "5s"}
         uri = f"s3://{self._bucket}/{self._prefix}/tables"
-        return _S3Tables(self._connect(retries=3, seconds=30, folder="tables"), uri, options, self)
-
-
-class _S3Tables:
-    """A `TablePlace`: an acknowledged upload is durable, so there is nothing to sync."""
-
-    def __init__(
-        self, store: S3Store, uri: str, options: dict[str, str], storage: S3Storage
-    ) -> None:
-        self._store, self._uri, self._options, self._storage = store, uri, options, storage
-
-    def location(self, table: str) -> tuple[str, dict[str, str]]:
-        return f"{self._uri}/{table}", dict(self._options)
-
-    def filesystem(self, table: str) -> Any:
-        return None
-
-    def create(self, table: str, name: str) -> AbstractContextManager[Sink]:
-        return self._upload(f"{table}/{name}")
-
-    @contextmanager
-    def _upload(self, key: str) -> Iterator[Sink]:
-        with self._storage._errors(key):
-            writer = obstore.open_writer(self._store, key)
-            try:
-                yield cast("Sink", writer)
-            except BaseException:
-                # Closing is the only end that an upload has here; no version refers to the file.
-                writer.close()
-                obstore.delete(self._store, key)
-                raise
-            writer.close()
-
-    def discard(self, table: str, name: str) -> None:
-        with self._storage._errors(name):
-            obstore.delete(self._store, f"{table}/{name}")
-
-    def put_new(self, table: str, name: str, data: bytes) -> bool:
-        key = f"{table}/{name}"
-        try:
-            with self._storage._errors(key):
-                obstore.put(self._store, key, data, mode="create")
-        except AlreadyExistsError:
-            return False
-        except UnavailableError as error:
-            raise UnknownOutcomeError(
-                f"whether {name} of table {table!r} was written is not known: {error}; look at "
-                "the table before you change it again"
-            ) from error
-        return True
-
-    def get(self, table: str, name: str) -> bytes | None:
-        try:
-            with self._storage._errors(name):
-                return bytes(obstore.get(self._store, f"{table}/{name}").bytes())
-        except NotFoundError:
-            return None
-
-    def files(self, table: str, folder: str) -> list[FileInfo]:
-        place = f"{table}/{folder}" if folder else table
-        with self._storage._errors(place):
-            pages = obstore.list(self._store, place, chunk_size=1000)
-            return [
-                FileInfo(
-                    entry["path"].removeprefix(f"{table}/"), entry["size"], entry["last_modified"]
-                )
-                for entry in itertools.chain.from_iterable(pages)
-            ]
-
-    def sync(self, table: str, version: int) -> None:
-        return
-
-    def names(self) -> list[str]:
-        with self._storage._errors():
-            folders = obstore.list_with_delimiter(self._store)["common_prefixes"]
-            return [name for folder in folders if self._is_table(name := folder.rstrip("/"))]
-
-    def _is_table(self, name: str) -> bool:
-        try:
-            obstore.head(self._store, f"{name}/{_FIRST_LOG_ENTRY}")
-        except _NOT_THERE:
-            return False  # its first writer is not done, or was killed
-        return True
+        return S3Tables(
+            self._connect(retries=3, seconds=30, folder="tables"), uri, options, self._errors
+        )
 
 
 def _about(found: Any) -> ObjectInfo:

@@ -10,8 +10,10 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
+from polars import selectors
 
-from madang.data.validation._rules import inner, literal, unique_columns
+from madang.data.validation._arguments import literal
+from madang.data.validation._rules import inner, unique_columns
 from madang.data.validation.contract import Check, Column, DataContract
 from madang.errors import InvalidInputError
 
@@ -61,6 +63,13 @@ def as_frame(table: pa.Table) -> pl.DataFrame:
     return frame
 
 
+def named(column: str) -> pl.Expr:
+    """The column of exactly that name: Polars takes `*` and `^…$` for patterns of names."""
+    if column == "*" or (column.startswith("^") and column.endswith("$")):
+        return selectors.by_name(column).as_expr()
+    return pl.col(column)
+
+
 def failing(check: Check, types: Types, frame: pl.DataFrame, path: str) -> pl.Expr:
     """True where a row fails the check; never null. Nulls fail only `not_null`.
 
@@ -77,7 +86,7 @@ def failing(check: Check, types: Types, frame: pl.DataFrame, path: str) -> pl.Ex
         return conditional(check, types, frame, path)
     if check.kind == "expression":
         return _sql(str(check.arguments["sql"]), frame, f"{path}.arguments.sql")
-    column = pl.col(str(check.column))
+    column = named(str(check.column))
     type = types[str(check.column)]
     if check.kind == "not_null":
         return column.is_null()
@@ -201,7 +210,7 @@ def key_columns(check: Check, types: Types) -> list[pl.Expr]:
     """The key's columns as `k0`, `k1`, …; equal values have equal bits there (0.0 and -0.0)."""
     keys = []
     for index, name in enumerate(unique_columns(check)):
-        column = pl.col(name)
+        column = named(name)
         if pa.types.is_floating(types[name]):
             column = (column + 0.0).fill_nan(math.nan)
         keys.append(column.alias(f"k{index}"))
@@ -211,7 +220,7 @@ def key_columns(check: Check, types: Types) -> list[pl.Expr]:
 def foreign(check: Check, types: Types, keys: pl.DataFrame) -> pl.Expr:
     """True where a row's key is none of `keys`; a key with a null in it refers to nothing."""
     columns = key_columns(check, types)
-    whole = pl.all_horizontal(pl.col(name).is_not_null() for name in unique_columns(check))
+    whole = pl.all_horizontal(named(name).is_not_null() for name in unique_columns(check))
     if not keys.height:
         return whole
     if len(columns) == 1:

@@ -43,7 +43,7 @@ def infer(table: pa.Table, dataset: str, *, distributions: bool = False) -> Data
     frame = as_frame(typed.table)
     columns, checks = [], []
     for field in typed.table.schema:
-        values = frame[field.name]
+        values = frame.get_column(field.name).alias("value")
         columns.append(Column(field.name, field.type, values.null_count() > 0))
         guess = _guess(field.name, field.type, values.drop_nulls())
         if guess is not None:

@@ -8,6 +8,7 @@ an integer that is too large into null, the second ends the process when a line 
 
 from __future__ import annotations
 
+import json
 import operator
 import re
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ from datetime import date, time, timedelta
 from typing import Annotated, Any
 
 import msgspec
+import numpy as np
 import polars as pl
 import pyarrow as pa
 
@@ -50,7 +52,7 @@ def is_events(table: pa.Table, contract: DataContract | None = None) -> bool:
 def decode(values: pa.ChunkedArray, contract: DataContract) -> Typed:
     """Decodes JSON objects into the contract's columns.
 
-    A field that is missing or null is null; of a field that comes twice the last one counts.
+    A field that is missing or null is null; a field that comes twice is a fault.
 
     Args:
         values: Binary, one JSON object each.
@@ -65,7 +67,7 @@ def decode(values: pa.ChunkedArray, contract: DataContract) -> Typed:
     for start in range(0, len(values), _CHUNK_ROWS):
         items = values.slice(start, _CHUNK_ROWS).to_pylist()
         rows, failed = _decode_rows(items, decoder)
-        columns, misfits = _columns(rows, contract, failed)
+        columns, misfits = _columns(rows, contract, failed, items)
         reasons.update({start + index: text for index, text in (failed | misfits).items()})
         chunks.append(columns)
     arrays = [
@@ -107,7 +109,8 @@ def reason(error: Exception) -> str:
 def _decoder(contract: DataContract) -> Callable[[bytes], Any]:
     fields, rename = [], {}
     for index, column in enumerate(contract.columns):
-        fields.append((f"c{index}", _field_type(column) | None, None))
+        kind = _field_type(column) | None | msgspec.UnsetType
+        fields.append((f"c{index}", kind, msgspec.UNSET))
         rename[f"c{index}"] = column.name
     struct = msgspec.defstruct("Row", fields, rename=rename, forbid_unknown_fields=True, gc=False)
     decode: Callable[[bytes], Any] = msgspec.json.Decoder(struct).decode
@@ -147,25 +150,69 @@ def _field_type(column: Column) -> Any:
 
 
 def _columns(
-    rows: list[Any], contract: DataContract, failed: dict[int, str]
+    rows: list[Any], contract: DataContract, failed: dict[int, str], items: Sequence[bytes | None]
 ) -> tuple[list[pa.Array], dict[int, str]]:
     """The columns of decoded rows, without those whose values don't fit after all."""
     misfits: dict[int, str] = {}
     arrays = []
+    # How many colons the JSON has if no field comes twice: one for each field, and those in texts.
+    colons = np.zeros(len(rows), np.int64)
     for index, column in enumerate(contract.columns):
         values = list(map(operator.attrgetter(f"c{index}"), rows))
+        if msgspec.UNSET in values:
+            colons += np.fromiter((value is not msgspec.UNSET for value in values), bool, len(rows))
+            values = [None if value is msgspec.UNSET else value for value in values]
+        else:
+            colons += 1
         array, faults = _array(values, column)
         arrays.append(array)
+        if pa.types.is_string(column.type) or pa.types.is_timestamp(column.type):
+            found = pl.Series(values, dtype=pl.String).str.count_matches(":", literal=True)
+            colons += found.fill_null(0).to_numpy().astype(np.int64)
         for position, text in faults.items():
             misfits.setdefault(position, f"parse: {text} - at `$.{column.name}`")
+    places = [index for index in range(len(rows) + len(failed)) if index not in failed]
+    for position, text in _doubled([items[place] for place in places], colons).items():
+        misfits.setdefault(position, f"parse: {text}")
     if not misfits:
         return arrays, {}
     keep = pa.array([position not in misfits for position in range(len(rows))])
-    places = [index for index in range(len(rows) + len(failed)) if index not in failed]
     return (
         [array.filter(keep) for array in arrays],
         {places[position]: text[:_REASON_CHARACTERS] for position, text in misfits.items()},
     )
+
+
+def _doubled(items: Sequence[bytes | None], colons: np.ndarray[Any, Any]) -> dict[int, str]:
+    """Why objects in which a field comes twice are faults; msgspec takes the last one in silence.
+
+    A second field has a colon more. Few objects have one, so only those are read again, and those
+    that may hide one: an escape may be a colon.
+    """
+    texts = pl.Series(items, dtype=pl.Binary).cast(pl.String, strict=False)
+    more = (texts.str.count_matches(":", literal=True) > pl.Series(colons)).fill_null(value=True)
+    hidden = texts.str.contains("\\u003", literal=True).fill_null(value=True)
+    found = {}
+    for position in (more | hidden).arg_true().to_list():
+        try:
+            json.loads(items[position] or b"", object_pairs_hook=_once)
+        except _TwiceError as error:
+            found[int(position)] = f"the field {str(error)!r:.100} comes twice"
+        except (ValueError, RecursionError) as error:
+            found[int(position)] = str(error)
+    return found
+
+
+class _TwiceError(Exception):
+    """A field comes twice; its name."""
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise _TwiceError(next(name for name in names if names.count(name) > 1))
+    return found
 
 
 def _array(values: list[Any], column: Column) -> tuple[pa.Array, dict[int, str]]:

@@ -15,8 +15,8 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 
-from madang.data.validation._expressions import below, beyond, equal
-from madang.data.validation._rules import literal
+from madang.data.validation._arguments import literal
+from madang.data.validation._expressions import below, beyond, equal, named
 from madang.data.validation.contract import Check
 
 State = dict[str, Any]
@@ -76,7 +76,7 @@ def measure(check: Check, type: pa.DataType | None, against: Against) -> dict[st
     """What a check asks of some rows, each value by its name."""
     if check.kind in ("row_count", "volume"):
         return {}
-    column = pl.col(str(check.column))
+    column = named(str(check.column))
     if check.kind == "mean":
         whole = type is not None and pa.types.is_integer(type)
         # Exact for integers, as a text because it may have more than 64 bits.

@@ -5,15 +5,15 @@ Needs no engine, so that contract files can be read and judged without one.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
 from typing import Any, get_args
 
 import pyarrow as pa
 
+from madang.data.validation import _arguments as reads
+from madang.data.validation._arguments import LITERALS, literal
 from madang.data.validation._types import label
 from madang.data.validation.contract import Check, DataContract, Severity
 from madang.errors import InvalidInputError
@@ -23,10 +23,6 @@ REASONS = "_reasons"
 """The column that quarantined rows carry; no column of a contract may have this name."""
 
 Parse = Callable[[Any, pa.DataType | None], Any]
-
-
-class ArgumentError(ValueError):
-    """An argument of a check is not usable; says why."""
 
 
 @dataclass(frozen=True)
@@ -48,151 +44,6 @@ class Rule:
     also: Callable[[Check, DataContract], list[str]] = lambda _check, _contract: []
 
 
-def literal(value: Any, type: pa.DataType | None) -> Any:
-    """A value of a contract as the Python value that a column of `type` compares with.
-
-    Raises:
-        ArgumentError: It is no value of that type.
-    """
-    if type is None:
-        raise ArgumentError("needs a column")
-    for belongs, read in _LITERALS:
-        if belongs(type):
-            return read(value, type)
-    raise ArgumentError(f"columns of type {label(type)} can't be compared with a value")
-
-
-def _number(value: Any, _type: pa.DataType | None = None) -> Any:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ArgumentError(f"must be a finite number, found {value!r}")
-    return value
-
-
-def _instant(value: Any, type: pa.DataType) -> datetime:
-    if isinstance(value, str):
-        value = datetime.fromisoformat(value)
-    if not isinstance(value, datetime):
-        raise ArgumentError(
-            f"must be a date and time such as 2013-01-01T05:00:00Z, found {value!r}"
-        )
-    if type.tz is None:
-        if value.tzinfo is not None:
-            raise ArgumentError(f"must have no zone, as the column has none, found {value}")
-        return value
-    if value.tzinfo is None:
-        raise ArgumentError(f"must have a zone, such as Z for UTC, found {value}")
-    return value.astimezone(UTC)
-
-
-def _typed(wanted: type, words: str) -> Callable[[Any, pa.DataType], Any]:
-    def read(value: Any, _type: pa.DataType) -> Any:
-        if isinstance(value, str) and wanted in (date, time):
-            value = wanted.fromisoformat(value)
-        if not isinstance(value, wanted) or isinstance(value, datetime):
-            raise ArgumentError(f"must be {words}, found {value!r}")
-        return value
-
-    return read
-
-
-def _duration(value: Any, _type: pa.DataType) -> timedelta:
-    return value if isinstance(value, timedelta) else timedelta(seconds=_number(value))
-
-
-_LITERALS: tuple[tuple[Any, Callable[[Any, pa.DataType], Any]], ...] = (
-    (lambda t: pa.types.is_integer(t) or pa.types.is_floating(t), _number),
-    (pa.types.is_string, _typed(str, "a string")),
-    (pa.types.is_boolean, _typed(bool, "true or false")),
-    (pa.types.is_timestamp, _instant),
-    (pa.types.is_date, _typed(date, "a date such as 2013-01-31")),
-    (pa.types.is_time, _typed(time, 'a time such as "05:00:00", in quotes')),
-    (pa.types.is_duration, _duration),
-)
-
-
-def _flag(value: Any, _type: pa.DataType | None) -> bool:
-    if not isinstance(value, bool):
-        raise ArgumentError(f"must be true or false, found {value!r}")
-    return value
-
-
-def _values(value: Any, type: pa.DataType | None) -> list[Any]:
-    if isinstance(value, str) or not isinstance(value, list | tuple | set | frozenset) or not value:
-        raise ArgumentError(f"must be a list of values, found {value!r}")
-    return [literal(item, type) for item in value]
-
-
-def _text(value: Any, _type: pa.DataType | None) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise ArgumentError(f"must be a text, found {value!r}")
-    return value
-
-
-def _count(value: Any, _type: pa.DataType | None) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ArgumentError(f"must be a whole number, 0 or more, found {value!r}")
-    return value
-
-
-def _positive(value: Any, _type: pa.DataType | None) -> float:
-    if _number(value) <= 0:
-        raise ArgumentError(f"must be more than 0, found {value!r}")
-    return float(value)
-
-
-def _fraction(value: Any, _type: pa.DataType | None) -> float:
-    if not 0 <= _number(value) <= 1:
-        raise ArgumentError(f"must be between 0 and 1, found {value!r}")
-    return float(value)
-
-
-def _columns(value: Any, _type: pa.DataType | None) -> list[str]:
-    items = list(value) if isinstance(value, list | tuple) else []
-    if not items or not all(isinstance(item, str) for item in items):
-        raise ArgumentError(f"must be a list of columns, found {value!r}")
-    if len(set(items)) < len(items):
-        raise ArgumentError(f"names a column twice: {value!r}")
-    return items
-
-
-def _then(value: Any, _type: pa.DataType | None) -> Any:
-    """What must hold: a predicate, or a check of a column in the form that checks have in files."""
-    if isinstance(value, str):
-        return _text(value, None)
-    if not isinstance(value, Mapping) or not set(value) <= {"kind", "column", "arguments"}:
-        raise ArgumentError(
-            f"must be a predicate, or a check with kind, column and arguments, found {value!r}"
-        )
-    return value
-
-
-def _histogram(value: Any, _type: pa.DataType | None) -> Any:
-    """Frozen figures: `edges` and `counts` (one more than edges), or `values`, `counts`, `other`."""
-    shape = set(value) if isinstance(value, Mapping) else set()
-    if shape not in ({"edges", "counts"}, {"values", "counts"}, {"values", "counts", "other"}):
-        raise ArgumentError("must have edges and counts, or values, counts and other")
-    counts = [_count(count, None) for count in _list(value["counts"])]
-    if "edges" in shape:
-        edges = [_number(edge) for edge in _list(value["edges"])]
-        if not edges or any(a >= b for a, b in itertools.pairwise(edges)):
-            raise ArgumentError("edges must be there and rise")
-        if len(counts) != len(edges) + 1:
-            raise ArgumentError(
-                f"{len(edges)} edges have {len(edges) + 1} counts, not {len(counts)}"
-            )
-    elif len(counts) != len(_list(value["values"])) or not counts:
-        raise ArgumentError("values and counts must be there and as many")
-    if sum(counts) + _count(value.get("other", 0), None) == 0:
-        raise ArgumentError("all counts are 0; a reference needs rows")
-    return value
-
-
-def _list(value: Any) -> list[Any]:
-    if not isinstance(value, list | tuple):
-        raise ArgumentError(f"must be a list, found {value!r:.80}")
-    return list(value)
-
-
 def _also_conditional(check: Check, contract: DataContract) -> list[str]:
     found = [
         f".arguments.{name}: conditional needs it"
@@ -202,7 +53,7 @@ def _also_conditional(check: Check, contract: DataContract) -> list[str]:
     then = check.arguments.get("then")
     if isinstance(then, Mapping):
         kind = then.get("kind")
-        if kind not in RULES or RULES[kind].about != "column":
+        if not isinstance(kind, str) or kind not in RULES or RULES[kind].about != "column":
             kinds = ", ".join(name for name, rule in RULES.items() if rule.about == "column")
             return [*found, f".arguments.then.kind: must be one of {kinds}, found {kind!r}"]
         found += [f".arguments.then{text}" for text in check_problems(inner(check), contract)]
@@ -280,10 +131,10 @@ def _KEY(type: pa.DataType) -> bool:  # noqa: N802 - beside its kin below
 
 _ANY = (lambda _: True, "any column")
 _ORDERED = (
-    lambda t: not pa.types.is_boolean(t) and any(b(t) for b, _ in _LITERALS),
+    lambda t: not pa.types.is_boolean(t) and any(b(t) for b, _ in LITERALS),
     "numbers, strings, dates, times and durations",
 )
-_COMPARABLE = (lambda t: any(b(t) for b, _ in _LITERALS), "columns of plain values")
+_COMPARABLE = (lambda t: any(b(t) for b, _ in LITERALS), "columns of plain values")
 _STRING = (pa.types.is_string, "strings")
 _NUMBER = (lambda t: pa.types.is_integer(t) or pa.types.is_floating(t), "numbers")
 
@@ -293,66 +144,85 @@ _DISTRIBUTED = (
 )
 
 RULES: dict[str, Rule] = {
-    "conditional": Rule("row", {"when": _text, "then": _then}, also=_also_conditional),
+    "conditional": Rule("row", {"when": reads.text, "then": reads.then}, also=_also_conditional),
     "distribution": Rule(
         "table",
         {
-            "reference": _histogram,
-            "dataset": _text,
-            "version": _count,
-            "max_psi": _positive,
-            "max_ks": _fraction,
-            "max_js": _fraction,
-            "min_rows": _count,
+            "reference": reads.histogram,
+            "dataset": reads.text,
+            "version": reads.count,
+            "max_psi": reads.positive,
+            "max_ks": reads.fraction,
+            "max_js": reads.fraction,
+            "min_rows": reads.count,
         },
         ("max_psi", "max_ks", "max_js"),
         _DISTRIBUTED,
         _also_distribution,
     ),
-    "expression": Rule("row", {"sql": _text}, ("sql",)),
+    "expression": Rule("row", {"sql": reads.text}, ("sql",)),
     "finite": Rule("column", {}, (), (pa.types.is_floating, "float columns")),
     "foreign_key": Rule(
         "row",
-        {"columns": _columns, "dataset": _text, "to": _columns, "version": _count},
+        {
+            "columns": reads.columns,
+            "dataset": reads.text,
+            "to": reads.columns,
+            "version": reads.count,
+        },
         also=lambda check, contract: (
             _also_foreign_key(check, contract) + _also_unique(check, contract)
         ),
     ),
     "freshness": Rule(
         "table",
-        {"max_age_seconds": _positive},
+        {"max_age_seconds": reads.positive},
         ("max_age_seconds",),
         (lambda t: pa.types.is_timestamp(t) and t.tz is not None, "timestamps with a zone"),
     ),
-    "in_set": Rule("column", {"values": _values}, ("values",), _COMPARABLE),
-    "length": Rule("column", {"min": _count, "max": _count}, ("min", "max"), _STRING),
-    "matches": Rule("column", {"pattern": _text}, ("pattern",), _STRING),
-    "max_null_fraction": Rule("table", {"max": _fraction}, ("max",), _ANY),
-    "mean": Rule("table", {"min": _number, "max": _number}, ("min", "max"), _NUMBER),
+    "in_set": Rule("column", {"values": reads.values}, ("values",), _COMPARABLE),
+    "length": Rule("column", {"min": reads.count, "max": reads.count}, ("min", "max"), _STRING),
+    "matches": Rule("column", {"pattern": reads.text}, ("pattern",), _STRING),
+    "max_null_fraction": Rule("table", {"max": reads.fraction}, ("max",), _ANY),
+    "mean": Rule("table", {"min": reads.number, "max": reads.number}, ("min", "max"), _NUMBER),
     "not_null": Rule("column", {}, (), _ANY),
     "quantile": Rule(
         "table",
-        {"q": _fraction, "min": _number, "max": _number},
+        {"q": reads.fraction, "min": reads.number, "max": reads.number},
         ("min", "max"),
         _NUMBER,
         _also_quantile,
     ),
     "range": Rule(
         "column",
-        {"min": literal, "max": literal, "exclusive_min": _flag, "exclusive_max": _flag},
+        {"min": literal, "max": literal, "exclusive_min": reads.flag, "exclusive_max": reads.flag},
         ("min", "max"),
         _ORDERED,
     ),
-    "row_count": Rule("table", {"min": _count, "max": _count}, ("min", "max")),
-    "unique": Rule("row", {"columns": _columns}, also=_also_unique),
+    "row_count": Rule("table", {"min": reads.count, "max": reads.count}, ("min", "max")),
+    "unique": Rule("row", {"columns": reads.columns}, also=_also_unique),
     "volume": Rule(
         "table",
-        {"rows": _count, "against": _text, "min_ratio": _positive, "max_ratio": _positive},
+        {
+            "rows": reads.count,
+            "against": reads.text,
+            "min_ratio": reads.positive,
+            "max_ratio": reads.positive,
+        },
         ("min_ratio", "max_ratio"),
         also=_also_volume,
     ),
 }
 """Every kind of check, by name; `docs/data/validation.md` describes them."""
+
+
+_TITLE_CHARACTERS = 500
+
+
+def _brief(value: Any, characters: int = 60) -> str:
+    """A text that many rows can carry."""
+    text = str(value)
+    return text if len(text) <= characters else text[:characters] + "…"
 
 
 def title(check: Check) -> str:
@@ -371,12 +241,12 @@ def title(check: Check) -> str:
         said = f"when {arguments.get('when', '')} then {said}"
     elif check.kind == "in_set":
         values = list(arguments.get("values", ()))
-        said = ", ".join(map(str, values[:8])) + (", …" if len(values) > 8 else "")
+        said = ", ".join(map(_brief, values[:8])) + (", …" if len(values) > 8 else "")
     else:
         if "reference" in arguments:
             arguments["reference"] = "frozen"
-        said = ", ".join(f"{name}={value}" for name, value in arguments.items())
-    return f"{head}: {said}" if said else head
+        said = ", ".join(f"{name}={_brief(value)}" for name, value in arguments.items())
+    return _brief(f"{head}: {said}" if said else head, _TITLE_CHARACTERS)
 
 
 KEYED = ("foreign_key", "unique")
@@ -462,7 +332,7 @@ def _argument_problems(check: Check, rule: Rule, type: pa.DataType | None) -> li
             known = ", ".join(rule.arguments) or "none"
             found.append(f".arguments.{name}: unknown; arguments of {check.kind} are: {known}")
             continue
-        if type is None and read in (literal, _values):
+        if type is None and read in (literal, reads.values):
             continue  # that the column is missing or unknown has been said
         try:
             values[name] = read(value, type)

@@ -16,6 +16,7 @@ import polars as pl
 import pyarrow as pa
 
 from madang.data.validation._display import as_json, display
+from madang.data.validation._expressions import named
 from madang.data.validation._types import label
 
 _QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
@@ -104,7 +105,7 @@ def aggregates(frame: pl.DataFrame) -> list[pl.Expr]:
     """What is asked of all rows, each value named `COLUMN'S INDEX.STATISTIC`."""
     asked = []
     for index, (name, dtype) in enumerate(frame.schema.items()):
-        column = pl.col(name)
+        column = named(name)
         wanted = {"nulls": column.null_count()}
         if dtype.is_numeric():
             wanted |= {"low": column.min(), "high": column.max()}
@@ -124,12 +125,13 @@ def aggregates(frame: pl.DataFrame) -> list[pl.Expr]:
 def figures(frame: pl.DataFrame, values: Mapping[str, Any]) -> list[Figures]:
     """Each column's figures from what `aggregates` gave."""
     found = []
-    for index, name in enumerate(frame.columns):
+    for index in range(frame.width):
         own: dict[str, Any]
         own = {key: values.get(f"{index}.{key}") for key in ("nulls", "low", "high", "mean", "var")}
         count, not_finite = frame.height - own["nulls"], 0
         if any(isinstance(v, float) and not math.isfinite(v) for v in own.values()):
-            finite = frame[name].filter(frame[name].is_finite())
+            values_of = _nameless(frame, index)
+            finite = values_of.filter(values_of.is_finite())
             not_finite = count - finite.len()
             count = finite.len()
             own |= {"low": finite.min(), "high": finite.max()}
@@ -155,16 +157,22 @@ def statistics(
     finite values; strings `min_bytes` and `max_bytes`.
     """
     found = {}
-    for name, column in zip(sample.columns, columns, strict=True):
-        type = schema.field(name).type
+    for index, (name, column) in enumerate(zip(schema.names, columns, strict=True)):
+        type = schema.field(index).type
+        values = _nameless(sample, index)
         found[name] = {
             "type": label(type),
             "rows": rows,
-            **{key: as_json(value) for key, value in _told(column, sample[name]).items()},
+            **{key: as_json(value) for key, value in _told(column, values).items()},
             "sample_rows": sample.height,
-            **_shape(sample[name]),
+            **_shape(values),
         }
     return found
+
+
+def _nameless(frame: pl.DataFrame, index: int) -> pl.Series:
+    """A column, without a name that a method of Series would take for a pattern."""
+    return frame.to_series(index).alias("value")
 
 
 def _told(column: Figures, values: pl.Series) -> dict[str, Any]:

@@ -129,7 +129,7 @@ def _by_place(checks: tuple[Check, ...]) -> dict[Any, Check]:
     for check in checks:
         about: Any = tuple(unique_columns(check)) if check.kind == "unique" else check.column
         if RULES[check.kind].about == "row" and check.kind != "unique":
-            about = title(check)
+            about = str(sorted(check.arguments.items()))
         number = sum(place[:2] == (check.kind, about) for place in found)
         found[check.kind, about, number] = check
     return found

@@ -1,12 +1,12 @@
 """Reports of a validation for people and programs: a page of text, a page of HTML, JSON.
 
-Their size depends on the columns and the checks, not on the rows.
+Their size depends on the columns and the checks, not on the rows; a page's has a limit as well.
 """
 
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from madang.data.validation._display import as_json
@@ -16,6 +16,9 @@ from madang.data.validation.contract import Check, CheckResult, Report
 _BARS = " ▁▂▃▄▅▆▇█"
 _WIDTH = 60
 _PLOT_WIDTH, _PLOT_HEIGHT = 120, 28
+_CELL_CHARACTERS = 300
+_CHECKS_BYTES = 1_500_000
+_COLUMNS_BYTES = 3_000_000
 
 
 def status(result: CheckResult) -> str:
@@ -171,8 +174,9 @@ def _bars(counts: Sequence[int]) -> str:
 
 def _line(text: str, width: int = _WIDTH) -> str:
     """The text in one line without anything that a terminal would obey, cut to the width."""
-    safe = "".join("�" if unicodedata.category(c)[0] == "C" else c for c in text)
-    return safe if len(safe) <= width else safe[: width - 1] + "…"
+    if len(text) > width:
+        text = text[: width - 1] + "…"
+    return "".join("�" if unicodedata.category(c)[0] == "C" else c for c in text)
 
 
 def _table(heads: list[str], rows: list[list[str]], right: set[int]) -> list[str]:
@@ -189,7 +193,11 @@ def _table(heads: list[str], rows: list[list[str]], right: set[int]) -> list[str
 
 
 def to_html(report: Report) -> str:
-    """The report as one page that needs nothing else: no script, no font, no request."""
+    """The report as one page of less than 5 MB that needs nothing else: no script, no font, no request.
+
+    Long texts are cut. Where there are too many checks or columns for a page, those that failed
+    come first, and the page says how many more there are; `to_dict` has all of them.
+    """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -199,25 +207,66 @@ def to_html(report: Report) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals |= {"shown": _cell, "plot_width": _PLOT_WIDTH, "plot_height": _PLOT_HEIGHT}
+    rows: Any = environment.get_template("report_rows.html.j2").module
     order = {"blocked": 0, "quarantined": 1, "warned": 2, "ok": 3}
-    checks = [
-        {"title": title(r.check), "status": status(r), "result": r, "found": _found(r)}
-        for r in report.results
-    ]
-    columns = [
-        {"name": name, "values": values, "plot": _plot(values)}
-        for name, values in report.statistics.items()
-    ]
+    results = sorted(report.results, key=lambda result: order[status(result)])
+    checks, checks_shown = _within(
+        _CHECKS_BYTES,
+        ((result.ok, rows.check(_check_cells(result))) for result in results),
+    )
+    columns, columns_shown = _within(
+        _COLUMNS_BYTES,
+        (
+            (True, rows.column(_cut(name), values, _plot(values)))
+            for name, values in report.statistics.items()
+        ),
+    )
     return environment.get_template("report.html.j2").render(
         report=report,
+        dataset=_cut(report.dataset),
+        contract=_cut(", ".join([report.contract.removeprefix("contract:"), *report.references])),
         verdict=verdict(report),
         passed=sum(result.ok for result in report.results),
-        checks=sorted(checks, key=lambda check: order[str(check["status"])]),
-        columns=columns,
-        shown=_shown,
-        plot_width=_PLOT_WIDTH,
-        plot_height=_PLOT_HEIGHT,
+        failing=[row for ok, row in checks if not ok],
+        passing=[row for ok, row in checks if ok],
+        checks_left_out=len(results) - checks_shown,
+        columns=[row for _, row in columns],
+        columns_left_out=len(report.statistics) - columns_shown,
+        sample_rows=max((v["sample_rows"] for v in report.statistics.values()), default=0),
     )
+
+
+def _within(
+    limit_bytes: int, rows: Iterable[tuple[bool, Any]]
+) -> tuple[list[tuple[bool, Any]], int]:
+    """The first rows that have a place, and how many they are."""
+    found: list[tuple[bool, Any]] = []
+    size = 0
+    for ok, row in rows:
+        size += len(row.encode("utf-8", "replace"))
+        if size > limit_bytes:
+            break
+        found.append((ok, row))
+    return found, len(found)
+
+
+def _check_cells(result: CheckResult) -> dict[str, Any]:
+    return {
+        "status": status(result),
+        "title": _cut(title(result.check)),
+        "rows": result.rows,
+        "failed": result.failed,
+        "found": _cut(_found(result)),
+    }
+
+
+def _cell(value: Any) -> str:
+    return _cut(_shown(value))
+
+
+def _cut(text: str) -> str:
+    return _line(text, _CELL_CHARACTERS)
 
 
 def _plot(values: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -242,7 +291,7 @@ def _plot(values: Mapping[str, Any]) -> list[dict[str, Any]]:
                 "y": round(_PLOT_HEIGHT - height, 2),
                 "width": round(max(step - 1, 0.5), 2),
                 "height": round(height, 2),
-                "title": f"{name}: {count:,}",
+                "title": f"{_cut(name)[:80]}: {count:,}",
             }
         )
     return bars

@@ -2,7 +2,8 @@
 
 A worker opens the online store of its project at the first read; a store says itself how its rows are
 packed, so nothing else needs to be alive. Small reads are answered on the event loop, for an LMDB
-read takes microseconds; larger ones in a thread of their own, so that predictions don't wait.
+read takes microseconds; larger ones, and what is computed on demand by the project's functions, in a
+thread of their own, so that predictions don't wait.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import asyncio
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from madang.deployment.serving._batching import now
@@ -35,14 +38,14 @@ class FeatureReads:
     """Answers feature reads. Lives on the event loop's thread, which alone calls it.
 
     Args:
-        connect: Opens the project's online store.
+        connect: Opens the project's online store, and says where its `features/` are.
         counts: Where reads are counted.
     """
 
-    def __init__(self, connect: Callable[[], OnlineStore], counts: Counters) -> None:
+    def __init__(self, connect: Callable[[], tuple[OnlineStore, Path]], counts: Counters) -> None:
         self._connect = connect
         self._counts = counts
-        self._online: OnlineStore | None = None
+        self._online: tuple[OnlineStore, Path] | None = None
         self._readers: dict[tuple[tuple[str, ...], tuple[str, ...] | None], OnlineReader] = {}
         self._thread = ThreadPoolExecutor(1, "features")
         self._waiting = 0
@@ -57,8 +60,7 @@ class FeatureReads:
         except InvalidInputError as error:
             self._fail(exchange, error.status, str(error))
             return
-        reader = self._readers.get((request.views, request.columns))
-        if reader is not None and request.rows * len(reader.features) <= INLINE_VALUES:
+        if self._is_quick(request):
             self._respond(exchange, request, lambda: self._read(request))
         elif self._waiting >= _MAX_WAITING:
             self._fail(exchange, 503, f"{_MAX_WAITING} large feature reads wait; try again later")
@@ -66,6 +68,14 @@ class FeatureReads:
             self._waiting += 1
             work = asyncio.get_running_loop().run_in_executor(self._thread, self._read, request)
             work.add_done_callback(lambda done: self._later(exchange, request, done))
+
+    def _is_quick(self, request: ReadRequest) -> bool:
+        reader = self._readers.get((request.views, request.columns))
+        return (
+            reader is not None
+            and not reader.computes
+            and request.rows * len(reader.features) <= INLINE_VALUES
+        )
 
     def _later(self, exchange: Exchange, request: ReadRequest, done: asyncio.Future[bytes]) -> None:
         self._waiting -= 1
@@ -94,13 +104,15 @@ class FeatureReads:
         return answer(self._reader, request)
 
     def _reader(self, views: tuple[str, ...], columns: tuple[str, ...] | None) -> OnlineReader:
-        from madang.data.features.reader import OnlineReader
-
         found = self._readers.get((views, columns))
-        if found is None:
+        if found is None or not found.is_current():
+            from madang.data.features._demand_reader import open_reader
+            from madang.data.features.definitions import find
+
             if self._online is None:
                 self._online = self._connect()
-            found = OnlineReader(self._online, views, columns=columns)
+            online, folder = self._online
+            found = open_reader(online, views, columns, partial(find, folder))
             if len(self._readers) >= _MAX_READERS:
                 self._readers.clear()
             self._readers[views, columns] = found
@@ -110,4 +122,4 @@ class FeatureReads:
         """Ends the thread and closes the store."""
         self._thread.shutdown(wait=True, cancel_futures=True)
         if self._online is not None:
-            self._online.close()
+            self._online[0].close()

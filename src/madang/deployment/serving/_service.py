@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from random import getrandbits
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -60,7 +61,7 @@ class Service:
         limits: Limits,
         log: PredictionLog,
         totals: Callable[[], Snapshot],
-        online: Callable[[], OnlineStore],
+        online: Callable[[], tuple[OnlineStore, Path]],
     ) -> None:
         self.limits = limits
         self.draining = False

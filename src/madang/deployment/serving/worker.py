@@ -237,10 +237,10 @@ class Worker:
         topics: Topics = self._connect("collection")
         return topics
 
-    def _online(self) -> OnlineStore:
-        """Opens the project's online store for feature reads."""
+    def _online(self) -> tuple[OnlineStore, Path]:
+        """Opens the project's online store for feature reads; and where its views are defined."""
         online: OnlineStore = self._connect("features")
-        return online
+        return online, Path(self._desired.root) / "features"
 
     def _connect(self, component: str) -> Any:
         from madang import engines
