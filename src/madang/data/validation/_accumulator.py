@@ -27,7 +27,7 @@ from madang.errors import InvalidInputError
 
 EXAMPLES = 5
 _FORMAT = "madang.validation/1"
-_PART_BYTES = 64 << 20
+_PART_BYTES = 32 << 20
 """Rows of a stream that are looked at together: many small batches would each cost a plan's run."""
 
 
