@@ -92,9 +92,7 @@ class Rewrite(Change):
         place = _PLACE.match(name)
         base = place[0] if place else re.sub(r"[^\w.-]", "_", name)[:80]
         base = f"{base}-{self.id}-{len(self.written):06d}"
-        for file in write_files(
-            rows, layout.schema, self._files.create, base, layout.partition_by
-        ):
+        for file in write_files(rows, layout.schema, self._files.create, base, layout.partition_by):
             self.written.append(file)
             made.append(file)
         return made

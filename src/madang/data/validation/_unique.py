@@ -32,10 +32,12 @@ class Keys:
 
     Args:
         folder: Where the files lie, made when there is one; `None` for the system's place.
+        spills: Whether keys go to disk at all.
     """
 
-    def __init__(self, folder: Path | None = None) -> None:
+    def __init__(self, folder: Path | None = None, *, spills: bool = True) -> None:
         self._folder = folder
+        self._spills = spills
         self._held: list[pl.DataFrame] = []
         self._held_bytes = 0
         self._files: list[IO[bytes]] = []
@@ -47,7 +49,7 @@ class Keys:
             return
         self._held.append(rows)
         self._held_bytes += int(rows.estimated_size())
-        if self._held_bytes >= SPILL_BYTES:
+        if self._spills and self._held_bytes >= SPILL_BYTES:
             self._spill()
 
     def frames(self) -> Iterator[pl.DataFrame]:
