@@ -251,6 +251,11 @@ class ChangesContract:
             ("(SELECT count(*) FROM read_text('/etc/passwd')) > 0", "is no condition"),
             ("(SELECT count(*) FROM t) > 0", "is no condition"),
             ("b::INTEGER > 0", "can't be computed for every row"),
+            ("max(a) > 0", "is no condition"),
+            ("count(*) > 0", "is no condition"),
+            ("a >= avg(a) OVER ()", "is no condition"),
+            ("unnest([true, true])", "is no condition"),
+            ("COLUMNS(*) IS NOT NULL", "is of type bool, bool; a condition is true or false"),
         ],
     )
     def test_conditions_that_can_not_be(self, storage: Storage, where: str, message: str):

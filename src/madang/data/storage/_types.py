@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import pyarrow as pa
@@ -84,9 +85,13 @@ def check_append(found: pa.Schema, table: pa.Schema, name: str) -> None:
 
     Raises:
         SchemaMismatchError: A column is unknown, missing though it can't be null, or has another
-            type.
+            type, or two columns have one name.
     """
-    problems = []
+    problems = [
+        f"column {name!r} is there {count} times"
+        for name, count in Counter(found.names).items()
+        if count > 1
+    ]
     for field in found:
         if field.name not in table.names:
             problems.append(f"column {field.name!r} is not in the table")
