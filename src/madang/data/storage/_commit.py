@@ -180,7 +180,7 @@ class Committer:
         names = {file.name for file in kept}
         for file in change.written:
             if file.name not in names:
-                self._place.discard(change.table, file.name)
+                self._place.discard(change.table, file.path)
 
     def _land(self, change: Change, snapshot: DeltaTable | None) -> tuple[int, bool]:
         first, plan = _next(snapshot), Plan()

@@ -23,7 +23,7 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from madang.data.storage._commit import Change, Committer
-from madang.data.storage._log import commit_of, entry_name, files_of, note_of, path_of
+from madang.data.storage._log import commit_of, entry_name, files_of, note_of
 from madang.data.storage._parquet import DataFile, write_files
 from madang.data.storage._reading import stream
 from madang.data.storage._retention import Retention
@@ -193,7 +193,7 @@ class DeltaStore:
         fragments = [
             # Without the library's expressions: they make filters lose rows where a file's
             # statistics leave NaN or a column out.
-            format.make_fragment(path_of(file), found.filesystem, _is_in(file.partition))
+            format.make_fragment(file.path, found.filesystem, _is_in(file.partition))
             for file in files
         ]
         return pads.FileSystemDataset(fragments, found.schema, format, found.filesystem)

@@ -89,6 +89,7 @@ class Rewrite(Change):
         """Writes rows as new files, whose rows are read where those of file `name` were."""
         made = []
         rows = pa.RecordBatchReader.from_batches(found, batches)
+        name = name.rpartition("/")[2]
         place = _PLACE.match(name)
         base = place[0] if place else re.sub(r"[^\w.-]", "_", name)[:80]
         base = f"{base}-{self.id}-{len(self.written):06d}"

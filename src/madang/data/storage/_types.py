@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from datetime import UTC
 
 import pyarrow as pa
 
@@ -233,6 +234,21 @@ def check_partitions(schema: pa.Schema, partition_by: Sequence[str], name: str) 
                 f"table {name!r} can't be partitioned by {column!r}, which is {type}: use text, an "
                 "integer, a boolean, a date or a time"
             )
+
+
+def partition_text(value: pa.Scalar) -> str | None:
+    """A partition's value as text (Delta protocol, "Partition Value Serialization")."""
+    found = value.as_py()
+    if found is None:
+        return None
+    if pa.types.is_boolean(value.type):
+        return str(found).lower()
+    if not pa.types.is_timestamp(value.type):
+        return str(found)
+    if value.type.tz is None:
+        return f"{found.date().isoformat()} {found:%H:%M:%S.%f}"
+    found = found.astimezone(UTC)
+    return f"{found.date().isoformat()}T{found:%H:%M:%S.%f}Z"
 
 
 def aligned(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
