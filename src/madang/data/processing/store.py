@@ -352,10 +352,17 @@ class ViewProcessing(Processing):
             what: A view's name, or one SELECT.
 
         Raises:
-            NotFoundError: A dataset is not there, or a function says nothing of its columns.
+            NotFoundError: The view or a dataset is not there, or a function says nothing of its
+                columns.
             InvalidInputError: The SQL is wrong.
         """
         view = self._known.find([what]).get(what.casefold())
+        if view is None and what.isidentifier():
+            names = ", ".join(one.name for one in self.views()) or "none"
+            raise NotFoundError(
+                f"there is no view {what!r}; the views are: {names}. Define it in views/, or "
+                "give a SELECT"
+            )
         return self._origins.query(what) if view is None else self._origins.view(view)
 
     def reads(self, what: RegisteredView | str, name: str, column: str | None = None) -> bool:
