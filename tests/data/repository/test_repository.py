@@ -254,6 +254,8 @@ def test_usage_of_a_version_and_a_column(filled):
     assert [ref.partition("@")[0] for ref in readers] == ["data_view:late", "view:punctuality"]
     with pytest.raises(NotFoundError, match="there is no dataset 'nothing'"):
         filled.repository.usage("nothing")
+    with pytest.raises(NotFoundError):
+        filled.storage.tag("flights", 7, "wrong")  # names a version in the ledger, in vain
     with pytest.raises(NotFoundError, match="no version '7' of dataset 'flights'; it knows: 0, 1"):
         filled.repository.usage("flights@7")
     with pytest.raises(NotFoundError, match="no column 'dely'; its columns are: carrier, delay"):

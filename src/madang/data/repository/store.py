@@ -13,7 +13,7 @@ from madang.data.repository._contracts import Contracts
 from madang.data.repository._index import Index
 from madang.data.repository._schemas import Schemas
 from madang.data.repository.entries import KINDS, Column, Entry, Match
-from madang.data.repository.usage import Usage, versions_of, walk
+from madang.data.repository.usage import Usage, happened, versions_of, walk
 from madang.engines import Context
 from madang.errors import InvalidInputError, NotFoundError
 
@@ -201,9 +201,10 @@ class Repository:
 
     def _check_version(self, ref: str, kind: str) -> None:
         thing, _, version = ref.partition("@")
-        known = versions_of(self._context, thing)
-        if ref not in known:
-            listed = ", ".join(one.partition("@")[2] for one in known[-10:]) or "none"
+        if not happened(self._context, ref):
+            known = [one for one in versions_of(self._context, thing) if "@" in one]
+            told = [one for one in known[-10:] if happened(self._context, one)]
+            listed = ", ".join(one.partition("@")[2] for one in told) or "none"
             name = thing.partition(":")[2]
             raise NotFoundError(
                 f"the ledger knows no version {version!r} of {_told(kind)} {name!r}; "
