@@ -183,6 +183,12 @@ def test_data_objects(opened, call, refused):
     assert "is no condition" in call("data", "objects", "--where", "no", code=1).err
 
 
+def test_a_limit_is_one_or_more(call):
+    assert (
+        "is not in the range x>=1" in call("data", "query", "SELECT 1", "--limit", -1, code=2).err
+    )
+
+
 def test_data_infer_and_validate(opened, project, call, refused, tmp_path):
     opened.storage.write("t", pa.table({"x": [1, 2], "w": ["a", "b"]}))
     assert "contracts/t.yaml" in call("data", "infer", "t").out

@@ -17,7 +17,9 @@ from madang.cli.output import Moment, as_json, format_us, open_stack, print_json
 @click.option("--request", help="Only of this request to the API.")
 @click.option("--level", help="This level or a higher one: DEBUG, INFO, WARNING, ERROR, CRITICAL.")
 @click.option("--since", type=Moment(), help="Not before this time (UTC).")
-@click.option("--limit", default=50, help="At most so many, newest first.")
+@click.option(
+    "--limit", type=click.IntRange(min=1), default=50, help="At most so many, newest first."
+)
 @as_json
 def logs(
     text: str, level: str | None, since: datetime | None, limit: int, json: bool, **fields: str

@@ -95,7 +95,7 @@ def delete(name: str) -> None:
 @click.option("--partition", default=0, help="Of this partition (0).")
 @click.option("--offset", type=int, help="From this offset on (default: the first kept).")
 @click.option("--since", type=Moment(), help="From this time on (UTC).")
-@click.option("--limit", default=100, help="At most so many (100).")
+@click.option("--limit", type=click.IntRange(min=1), default=100, help="At most so many (100).")
 @as_json
 def read(  # noqa: PLR0917 - click passes options by name
     name: str, partition: int, offset: int | None, since: datetime | None, limit: int, json: bool
@@ -169,7 +169,7 @@ def schema(name: str, file: str | None, compatibility: Any, malformed: Any, json
 @click.argument("name")
 @click.option("--partition", default=0, help="Of the dead-letter topic (0).")
 @click.option("--offset", type=int, help="From this dead letter on (default: the first kept).")
-@click.option("--limit", default=100, help="At most so many (100).")
+@click.option("--limit", type=click.IntRange(min=1), default=100, help="At most so many (100).")
 @click.option("--replay", is_flag=True, help="Append those not yet replayed to the topic again.")
 @as_json
 def dead_letters(  # noqa: PLR0917 - click passes options by name
