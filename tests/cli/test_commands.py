@@ -183,6 +183,12 @@ def test_data_objects(opened, call, refused):
     assert "is no condition" in call("data", "objects", "--where", "no", code=1).err
 
 
+def test_a_limit_is_one_or_more(call):
+    assert (
+        "is not in the range x>=1" in call("data", "query", "SELECT 1", "--limit", -1, code=2).err
+    )
+
+
 def test_data_infer_and_validate(opened, project, call, refused, tmp_path):
     opened.storage.write("t", pa.table({"x": [1, 2], "w": ["a", "b"]}))
     assert "contracts/t.yaml" in call("data", "infer", "t").out
@@ -197,6 +203,28 @@ def test_data_infer_and_validate(opened, project, call, refused, tmp_path):
     call("data", "validate", "t", code=1)
     call("data", "validate", "t", "--version", "0")
     assert "contracts/none.yaml" in refused("data", "validate", "none")
+    away = tmp_path / "nowhere" / "report.html"
+    assert "there is no folder" in refused("data", "validate", "t", "--html", away)
+    (tmp_path / "taken.html").mkdir()
+    call("data", "validate", "t", "--html", tmp_path / "taken.html", code=2)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("n,é\n1,2\n".encode("latin-1"), "it must be UTF-8"),
+        ("n,m\n1,2\n".encode("utf-16"), "it must be UTF-8"),
+        ("n,m\n1,2\n".encode("utf-16-le"), "is it UTF-16?"),
+        (b"n,m,n\n1,2,3\n", "the header has a name twice: n"),
+    ],
+)
+def test_a_sample_whose_header_can_not_be_read_is_refused(
+    project, refused, tmp_path, content, words
+):
+    sample = tmp_path / "sample.csv"
+    sample.write_bytes(content)
+    assert words in refused("data", "infer", "t", "--file", sample)
+    assert not (project / "contracts" / "t.yaml").exists()
 
 
 def test_data_infer_from_a_file(project, call, refused, tmp_path):
@@ -458,9 +486,11 @@ def test_feature_views_are_found_shown_and_judged(call, opened):
     assert json.loads(call("features", "show", "paid", "--json").out)["name"] == "paid"
     told = lines(call("features", "stats", "paid", "--until", "2026-01-02").out)
     assert told[1][:3] == ["price", "float64", "0"]
-    moved = call("features", "drift", "paid", "--before", "2026-01-02", code=1)
+    moved = call("features", "drift", "paid", "--before", "2026-01-02T09:00:00+09:00", code=1)
     assert lines(moved.out)[1][-1] == "drifted"
     same = call("features", "drift", "paid", "--version", "sold=0", "--json")
     assert json.loads(same.out)["drifted"] == []
     call("features", "drift", "paid", "--version", "sold", code=2)
     call("features", "drift", "paid", code=2)
+    wrong = call("features", "drift", "paid", "--before", "soon", code=2).err
+    assert "'soon' is no time such as 2026-01-31 or 2026-01-31T12:00:00Z" in wrong

@@ -37,18 +37,22 @@ def contract(project):
 
 def test_a_validation_says_by_what_and_is_kept(opened, contract, call, refused, tmp_path):
     assert "no validation of version 0" in refused("data", "validate", "t", "--stored")
-    done = call("data", "validate", "t", "--json", code=1)
+    done = call("data", "validate", "t", "--json")
     assert done.json["version"] == 0
     assert done.json["contract"].startswith("contract:t@1#")
     assert done.json["outcome"] == "warned"
     [line] = opened.context.ledger.lines(kind="dataset.validate")
     assert done.json["line"] == line.seq
-    assert call("data", "validate", "t", "--stored", "--json", code=1).json == done.json
-    assert "by contract t@1#" in call("data", "validate", "t", "--stored", code=1).out
+    assert call("data", "validate", "t", "--stored", "--json").json == done.json
+    assert "by contract t@1#" in call("data", "validate", "t", "--stored").out
     page = tmp_path / "page.html"
-    call("data", "validate", "t", "--stored", "--html", page, code=1)
+    call("data", "validate", "t", "--stored", "--html", page)
     assert "range(x): min=2" in page.read_text()
     assert len(opened.context.ledger.lines(kind="dataset.validate")) == 1
+    contract.write_text(CONTRACT.replace("severity: warn", "severity: quarantine"))
+    assert call("data", "validate", "t", "--json", code=1).json["outcome"] == "quarantined"
+    contract.write_text(CONTRACT.replace("severity: warn", "severity: block"))
+    assert call("data", "validate", "t", "--json", code=1).json["outcome"] == "blocked"
 
 
 def test_diff_of_contracts(opened, contract, project, call, refused):

@@ -44,17 +44,18 @@ def test_views_and_materialize(opened, call, refused):
 def test_lineage(opened, call, refused):
     assert lines(call("data", "lineage", "far").out) == [
         ["column", "comes from", "exact"],
-        ["city", "trips.city", ""],
-        ["km", "trips.km", ""],
-        ["(which rows)", "trips.km", ""],
+        ["city", "trips.city", "yes"],
+        ["km", "trips.km", "yes"],
+        ["(which rows)", "trips.km", "yes"],
     ]
     (one,) = call("data", "lineage", "far", "--column", "CITY", "--json").json["columns"]
     assert one == {"name": "city", "sources": [["trips", "city"]], "exact": True}
     assert "has no column 'x'; its columns are: city, km" in refused(
         "data", "lineage", "far", "--column", "x"
     )
+    assert "there is no view 'fra'; the views are: far" in refused("data", "lineage", "fra")
     unknown = call("data", "lineage", "SELECT #1 FROM trips")
-    assert lines(unknown.out)[1][2] == "unknown"
+    assert lines(unknown.out)[1][2] == "no"
     assert unknown.err == "not exact: #1 is not followed\n"
 
 

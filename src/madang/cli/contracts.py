@@ -37,10 +37,34 @@ def _sample(path: Path) -> object:
     try:
         if kind == "Parquet":
             return pl.read_parquet(path)
+        _check_header(path)
         return pl.read_csv(path, try_parse_dates=True)
     except pl.exceptions.PolarsError as error:
         reason = str(error).partition("\n")[0]
         raise InvalidInputError(f"{path} can't be read as {kind}: {reason}") from error
+
+
+def _check_header(path: Path) -> None:
+    """Refuses what Polars gives other names without a word."""
+    import csv
+
+    from madang.errors import InvalidInputError
+
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            names = next(csv.reader(file), [])
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InvalidInputError(
+            f"{path} can't be read as CSV: {error}; it must be UTF-8, with the columns' names in "
+            "its first line"
+        ) from error
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InvalidInputError(f"{path}: the header has a name twice: {', '.join(twice)}")
+    if any("\0" in name for name in names):
+        raise InvalidInputError(
+            f"{path} can't be read as CSV: its header has zero bytes; is it UTF-16?"
+        )
 
 
 @click.command()
@@ -50,23 +74,30 @@ def _sample(path: Path) -> object:
 @click.option("--html", type=click.Path(dir_okay=False), help="Write the report as a page.")
 @as_json
 def validate(dataset: str, version: int | None, stored: bool, html: str | None, json: bool) -> int:
-    """Check a dataset against its contract; exit code 1 if a check failed."""
+    """Check a dataset against its contract; exit code 1 if rows or the dataset are refused."""
     from madang.data.validation.datasets import last_validation, validate_dataset
-    from madang.data.validation.report import to_dict, to_html, to_text
+    from madang.data.validation.report import outcome, to_dict, to_html, to_text
+    from madang.errors import InvalidInputError, NotFoundError
 
+    page = Path(html) if html else None
+    if page is not None and not page.parent.is_dir():
+        raise NotFoundError(f"there is no folder {page.parent} for the report; make it")
     with open_stack() as stack:
         if stored:
             found = last_validation(stack, dataset, version=version)
         else:
             found = validate_dataset(stack, dataset, version=version)
     report = found.report
-    if html:
-        Path(html).write_text(to_html(report), encoding="utf-8")
+    if page is not None:
+        try:
+            page.write_text(to_html(report), encoding="utf-8")
+        except OSError as error:
+            raise InvalidInputError(f"{page} can't be written: {error.strerror}") from error
     if json:
         print_json({"version": found.version, "line": found.line, **to_dict(report)})
     else:
         click.echo(to_text(report))
-    return 0 if all(result.ok for result in report.results) else 1
+    return 0 if outcome(report) in ("valid", "warned") else 1
 
 
 @click.command()

@@ -28,7 +28,7 @@ def list_datasets(json: bool) -> None:
 
 @click.command()
 @click.argument("sql")
-@click.option("--limit", default=50, help="Print at most so many rows.")
+@click.option("--limit", type=click.IntRange(min=1), default=50, help="Print at most so many rows.")
 @as_json
 def query(sql: str, limit: int, json: bool) -> None:
     """Run one SELECT over datasets."""
@@ -45,7 +45,7 @@ def query(sql: str, limit: int, json: bool) -> None:
 
 @click.command()
 @click.argument("dataset")
-@click.option("--limit", default=50, help="Only so many, the newest.")
+@click.option("--limit", type=click.IntRange(min=1), default=50, help="Only so many, the newest.")
 @as_json
 def history(dataset: str, limit: int, json: bool) -> None:
     """List a dataset's versions and tags."""
@@ -154,7 +154,7 @@ def retain(dataset: str, keep: timedelta, grace: timedelta, dry_run: bool, json:
 @click.option(
     "--where", help="An SQL condition on key, size_bytes, modified, content_type, metadata."
 )
-@click.option("--limit", default=50, help="Print at most so many.")
+@click.option("--limit", type=click.IntRange(min=1), default=50, help="Print at most so many.")
 @as_json
 def objects(prefix: str, where: str | None, limit: int, json: bool) -> None:
     """List objects whose key starts with PREFIX."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from madang.cli.output import as_json, format_us, open_stack, print_json, print_table
+from madang.cli.output import Moment, as_json, format_us, open_stack, print_json, print_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -99,14 +99,14 @@ def _online(found: ViewInfo) -> str:
 
 @features.command()
 @click.argument("view")
-@click.option("--since", type=click.DateTime(), help="Rows from this time on (UTC).")
-@click.option("--until", type=click.DateTime(), help="Rows before this time (UTC).")
+@click.option("--since", type=Moment(), help="Rows from this time on (UTC).")
+@click.option("--until", type=Moment(), help="Rows before this time (UTC).")
 @as_json
 def stats(view: str, since: datetime | None, until: datetime | None, json: bool) -> None:
     """Show what the rows of VIEW look like, feature by feature."""
     with open_stack() as stack:
         stack.features.load_definitions()
-        found = stack.features.statistics(view, times=(_utc(since), _utc(until)))
+        found = stack.features.statistics(view, times=(since, until))
     if json:
         print_json(found)
         return
@@ -121,7 +121,7 @@ def stats(view: str, since: datetime | None, until: datetime | None, json: bool)
 
 @features.command()
 @click.argument("view")
-@click.option("--before", type=click.DateTime(), help="Compare rows from this time on (UTC).")
+@click.option("--before", type=Moment(), help="Compare rows from this time on (UTC).")
 @click.option("--version", "versions", multiple=True, metavar="DATASET=N", help="As of a version.")
 @click.option(
     "--max-psi",
@@ -139,7 +139,7 @@ def drift(
         raise click.UsageError("give --before TIME, or --version DATASET=N")
     with open_stack() as stack:
         stack.features.load_definitions()
-        reference = _versions(versions) if versions else (None, _utc(before))
+        reference = _versions(versions) if versions else (None, before)
         found = stack.features.drift(view, reference, max_psi=max_psi)
     if json:
         print_json({"drifted": found.drifted, **asdict(found)})
@@ -170,20 +170,16 @@ def _versions(given: tuple[str, ...]) -> dict[str, int]:
     return found
 
 
-def _utc(moment: datetime | None) -> datetime | None:
-    return None if moment is None else moment.replace(tzinfo=UTC)
-
-
 @features.command()
 @click.argument("views", nargs=-1, required=True)
-@click.option("--until", type=click.DateTime(), help="As of this time (UTC); default: now.")
+@click.option("--until", type=Moment(), help="As of this time (UTC); default: now.")
 @click.option("--full", is_flag=True, help="Read the whole history, not only what is new.")
 def materialize(views: tuple[str, ...], until: datetime | None, full: bool) -> None:
     """Write each entity's newest row of VIEWS to the online store."""
     with open_stack() as stack:
         stack.features.load_definitions()
         for view in views:
-            done = stack.features.materialize(view, until=_utc(until), full=full)
+            done = stack.features.materialize(view, until=until, full=full)
             click.echo(f"{view}: {_told(done)}")
 
 
@@ -235,10 +231,8 @@ def stream(  # noqa: PLR0917 - one argument for each option
 @features.command()
 @click.argument("view")
 @click.argument("dataset")
-@click.option("--start", type=click.DateTime(), required=True, help="The first timestamp (UTC).")
-@click.option(
-    "--end", type=click.DateTime(), required=True, help="The first that is left out (UTC)."
-)
+@click.option("--start", type=Moment(), required=True, help="The first timestamp (UTC).")
+@click.option("--end", type=Moment(), required=True, help="The first that is left out (UTC).")
 @click.option("--part-days", type=float, default=30.0, show_default=True, help="Computed at once.")
 @as_json
 def backfill(  # noqa: PLR0917 - one argument for each option
@@ -250,8 +244,8 @@ def backfill(  # noqa: PLR0917 - one argument for each option
         done = stack.features.backfill(
             view,
             dataset,
-            start=start.replace(tzinfo=UTC),
-            end=end.replace(tzinfo=UTC),
+            start=start,
+            end=end,
             part=timedelta(days=part_days),
         )
     if json:

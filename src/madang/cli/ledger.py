@@ -32,7 +32,9 @@ def verify(json: bool) -> int:
 @click.option("--kind", help="A kind, or a group such as 'dataset.*'.")
 @click.option("--subject", help="A reference, such as model:delay@2.")
 @click.option("--actor", help="Who did it.")
-@click.option("--limit", default=30, help="At most so many, newest first.")
+@click.option(
+    "--limit", type=click.IntRange(min=1), default=30, help="At most so many, newest first."
+)
 @as_json
 def show(
     kind: str | None,

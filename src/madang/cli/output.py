@@ -21,6 +21,23 @@ as_json = click.option("--json", "json", is_flag=True, help="Print JSON.")
 """The option of every command that prints data."""
 
 
+class Moment(click.ParamType[datetime]):
+    """A time as ISO 8601 writes it; in UTC where it names no zone."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> datetime:
+        if isinstance(value, datetime):
+            return value
+        try:
+            found = datetime.fromisoformat(value)
+        except ValueError:
+            self.fail(
+                f"{value!r} is no time such as 2026-01-31 or 2026-01-31T12:00:00Z", param, ctx
+            )
+        return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+
+
 @contextmanager
 def open_stack() -> Iterator[Stack]:
     """The project that the command line's options name."""

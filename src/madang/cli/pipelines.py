@@ -51,7 +51,9 @@ def resume(run_id: str, json: bool) -> int:
 
 @click.command()
 @click.argument("run_id", required=False)
-@click.option("--limit", default=20, help="At most so many, newest first.")
+@click.option(
+    "--limit", type=click.IntRange(min=1), default=20, help="At most so many, newest first."
+)
 @as_json
 def runs(run_id: str | None, limit: int, json: bool) -> None:
     """List runs of pipelines, or show one with its steps."""

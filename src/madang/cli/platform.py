@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 
 import click
 import msgspec
 
-from madang.cli.output import as_json, format_us, open_stack, print_json, print_table
+from madang.cli.output import Moment, as_json, format_us, open_stack, print_json, print_table
 
 
 @click.command()
@@ -16,14 +16,16 @@ from madang.cli.output import as_json, format_us, open_stack, print_json, print_
 @click.option("--step", help="Only of this step.")
 @click.option("--request", help="Only of this request to the API.")
 @click.option("--level", help="This level or a higher one: DEBUG, INFO, WARNING, ERROR, CRITICAL.")
-@click.option("--since", type=click.DateTime(), help="Not before this time (UTC).")
-@click.option("--limit", default=50, help="At most so many, newest first.")
+@click.option("--since", type=Moment(), help="Not before this time (UTC).")
+@click.option(
+    "--limit", type=click.IntRange(min=1), default=50, help="At most so many, newest first."
+)
 @as_json
 def logs(
     text: str, level: str | None, since: datetime | None, limit: int, json: bool, **fields: str
 ) -> None:
     """Search the logs: records whose message has all words of TEXT, newest first."""
-    since_us = None if since is None else int(since.replace(tzinfo=UTC).timestamp() * 1e6)
+    since_us = None if since is None else int(since.timestamp() * 1e6)
     given = {name: value for name, value in fields.items() if value is not None}
     with open_stack() as stack:
         found = stack.logs.search(text, fields=given, level=level, since_us=since_us, limit=limit)

@@ -22,7 +22,7 @@ _kind = click.option(
 @click.command()
 @click.argument("query", nargs=-1, required=True, metavar="WORDS...")
 @click.option("--kind", "kinds", type=click.Choice(_KINDS), multiple=True, help="Only these kinds.")
-@click.option("--limit", default=20, help="At most so many.")
+@click.option("--limit", type=click.IntRange(min=1), default=20, help="At most so many.")
 @as_json
 def search(query: tuple[str, ...], kinds: tuple[str, ...], limit: int, json: bool) -> None:
     """Find datasets, views, features, topics and models that hold all WORDS."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from madang.cli.output import as_json, open_stack, print_json, print_table
+from madang.cli.output import Moment, as_json, open_stack, print_json, print_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -94,17 +94,17 @@ def delete(name: str) -> None:
 @click.argument("name")
 @click.option("--partition", default=0, help="Of this partition (0).")
 @click.option("--offset", type=int, help="From this offset on (default: the first kept).")
-@click.option("--since", help="From this time on, such as 2026-01-31T12:00:00+00:00.")
-@click.option("--limit", default=100, help="At most so many (100).")
+@click.option("--since", type=Moment(), help="From this time on (UTC).")
+@click.option("--limit", type=click.IntRange(min=1), default=100, help="At most so many (100).")
 @as_json
 def read(  # noqa: PLR0917 - click passes options by name
-    name: str, partition: int, offset: int | None, since: str | None, limit: int, json: bool
+    name: str, partition: int, offset: int | None, since: datetime | None, limit: int, json: bool
 ) -> None:
     """Read events again, from an offset or a time on."""
     with open_stack() as stack:
         topic = stack.collection.topic(name)
         if since is not None:
-            offset = stack.collection.offset_at(name, partition, _time(since))
+            offset = stack.collection.offset_at(name, partition, since)
         if offset is None:
             offset = topic.first_offsets[partition] if 0 <= partition < topic.partitions else 0
         rows = stack.collection.read(name, partition, offset, max_events=limit).to_pylist()
@@ -169,7 +169,7 @@ def schema(name: str, file: str | None, compatibility: Any, malformed: Any, json
 @click.argument("name")
 @click.option("--partition", default=0, help="Of the dead-letter topic (0).")
 @click.option("--offset", type=int, help="From this dead letter on (default: the first kept).")
-@click.option("--limit", default=100, help="At most so many (100).")
+@click.option("--limit", type=click.IntRange(min=1), default=100, help="At most so many (100).")
 @click.option("--replay", is_flag=True, help="Append those not yet replayed to the topic again.")
 @as_json
 def dead_letters(  # noqa: PLR0917 - click passes options by name
@@ -218,17 +218,6 @@ def _changed(before: TopicSettings, given: dict[str, Any]) -> TopicSettings:
     from dataclasses import replace
 
     return replace(before, **{key: value for key, value in given.items() if value is not None})
-
-
-def _time(text: str) -> datetime:
-    from madang.errors import InvalidInputError
-
-    try:
-        return datetime.fromisoformat(text)
-    except ValueError as error:
-        raise InvalidInputError(
-            f"--since is a time as 2026-01-31T12:00:00+00:00: {error}"
-        ) from error
 
 
 def _kept(topic: Topic) -> int:

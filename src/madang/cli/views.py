@@ -68,11 +68,17 @@ def lineage(view: str, column: str | None, json: bool) -> None:
         print_json({"columns": columns, "rows": found.rows, "reason": found.reason})
         return
     rows = [
-        (c.name, ", ".join(".".join(source) for source in c.sources), "" if c.exact else "unknown")
+        (c.name, ", ".join(".".join(source) for source in c.sources), "yes" if c.exact else "no")
         for c in columns
     ]
     if column is None:
-        rows.append(("(which rows)", ", ".join(".".join(source) for source in found.rows), ""))
+        rows.append(
+            (
+                "(which rows)",
+                ", ".join(".".join(source) for source in found.rows),
+                "no" if found.reason else "yes",
+            )
+        )
     print_table(["column", "comes from", "exact"], rows)
     if found.reason:
         click.echo(f"not exact: {found.reason}", err=True)

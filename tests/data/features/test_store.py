@@ -270,6 +270,16 @@ class TestTrainingSet:
         with pytest.raises(error, match=message):
             features.training_set(labels, ["weather"])
 
+    def test_a_name_in_place_of_a_list_is_told(self, features):
+        features.materialize("weather")
+        for asked in (
+            lambda: features.training_set(LABELS, "weather"),
+            lambda: features.reader("weather"),
+            lambda: features.read("weather", [{"airport": "JFK"}]),
+        ):
+            with pytest.raises(InvalidInputError, match=r"found 'weather', write \['weather'\]"):
+                asked()
+
 
 class TestCompute:
     def test_gives_entity_timestamp_and_features(self, features):

@@ -68,7 +68,7 @@ def test_each_format_and_its_bad_rows(stack, folder):
     assert found["file:in/a.csv", 3] == (b'{"id":"x","minutes":"3"}', ["read: 'x' is no int64 - at column `id`"])  # fmt: skip
     assert found["file:in/a.csv", 4] == (b"3", ["read: the row has 1 cells, and the header has 2"])
     assert found["file:in/a.csv", 9] == (b"7,1,1", ["read: the row has 3 cells, and the header has 2"])  # fmt: skip
-    assert found["file:in/a.csv", 7][1] == ["read: '\\\\xff' is no int64 - at column `id`"]
+    assert found["file:in/a.csv", 7][1] == ["read: b'\\xff' is not UTF-8 - at column `id`"]
     assert found["file:in/b.jsonl", 3][0] == b"?"
     assert found["file:in/b.jsonl", 4][0] == trip(11, 99.0) + b"\r"
     assert found["file:in/c.parquet", 3][0] == b'{"id":22,"minutes":99.0}'
@@ -207,6 +207,8 @@ def test_a_field_of_100_megabytes(stack, folder):
     [
         ("a.parquet", b"no such thing", InvalidInputError, "a.parquet can't be read as Parquet"),
         ("a.csv", b"id,id\n1,1\n", InvalidInputError, "the header has a name twice: id, id"),
+        ("a.csv", "id,é\n1,1\n".encode("latin-1"), InvalidInputError, "its header is not UTF-8"),
+        ("a.csv", "id,minutes\n1,1\n".encode("utf-16"), InvalidInputError, "convert the file"),
         ("a.csv", b"id,other\n1,1\n", SchemaMismatchError, "columns other are not in the contract"),
         ("a.csv", b"minutes\n1\n", SchemaMismatchError, "columns id are missing"),
     ],

@@ -144,6 +144,15 @@ def test_definitions_that_can_not_work(stack, flights, file, text, message):
     assert stack.processing.views() == []
 
 
+@pytest.mark.parametrize("text", ["SELEC 1", "SELECT 1; SELECT 2", "SELECT * FROM read_csv('x')"])
+def test_the_file_of_a_wrong_query_is_named(stack, text):
+    put(stack, "right.sql", "SELECT 1 AS a")
+    put(stack, "wrong.sql", text)
+    with pytest.raises(InvalidInputError, match=r"views/wrong\.sql: "):
+        stack.processing.load_views()
+    assert stack.processing.views() == []
+
+
 def test_two_definitions_of_one_name(stack):
     put(stack, "f.sql", "SELECT 1 AS a")
     put(

@@ -194,6 +194,8 @@ def test_a_definition_has_the_first_word(filled):
     assert filled.repository.describe("flights", tags={"a": "b"}).owner == "airport team"
     with pytest.raises(NotFoundError, match="there is no dataset 'flihgts'; alike are: flights"):
         filled.repository.describe("flihgts", owner="me")
+    with pytest.raises(NotFoundError, match=r"but there is a view \(kind view\) of that name"):
+        filled.repository.get("late")
     with pytest.raises(InvalidInputError, match="there is no kind 'table'; the kinds are: dataset"):
         filled.repository.get("flights", kind="table")
     assert filled.ledger.lines(kind="repository.describe")[0].data["tags"] == {"a": "b"}
@@ -252,6 +254,12 @@ def test_usage_of_a_version_and_a_column(filled):
     assert [ref.partition("@")[0] for ref in readers] == ["data_view:late", "view:punctuality"]
     with pytest.raises(NotFoundError, match="there is no dataset 'nothing'"):
         filled.repository.usage("nothing")
+    with pytest.raises(NotFoundError):
+        filled.storage.tag("flights", 7, "wrong")  # names a version in the ledger, in vain
+    with pytest.raises(NotFoundError, match="no version '7' of dataset 'flights'; it knows: 0, 1"):
+        filled.repository.usage("flights@7")
+    with pytest.raises(NotFoundError, match="no column 'dely'; its columns are: carrier, delay"):
+        filled.repository.usage("flights", column="dely")
 
 
 def test_a_name_that_begins_alike_is_another(filled):

@@ -12,7 +12,7 @@ from madang.data.features import _history
 from madang.data.features._demand_reader import open_reader
 from madang.data.features._materialize import Materializer
 from madang.data.features._newest import newest_rows
-from madang.data.features._views import ViewName, Views, microseconds
+from madang.data.features._views import ViewName, Views, listed, microseconds
 from madang.data.features.contract import Materialization, OnDemandView, OnlineRow
 from madang.data.features.reader import Entities, OnlineReader
 from madang.engines import Health
@@ -95,7 +95,7 @@ class OnlineViews(Views):
         Raises:
             NotFoundError: Nothing of a view is online yet, or it has no such feature.
         """
-        return self._reader([self._named(view) for view in views], columns)
+        return self._reader([self._named(view) for view in listed(views)], columns)
 
     def read(
         self, views: Sequence[ViewName], entities: Entities, *, now: datetime | None = None
@@ -113,7 +113,7 @@ class OnlineViews(Views):
             NotFoundError: Nothing of a view is online yet.
             InvalidInputError: An entity column is missing or has another type.
         """
-        return self.prepared(tuple(map(self._named, views)))(entities, now=now)
+        return self.prepared(tuple(map(self._named, listed(views))))(entities, now=now)
 
     def prepared(
         self, views: tuple[str, ...], columns: tuple[str, ...] | None = None

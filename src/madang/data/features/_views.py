@@ -144,6 +144,13 @@ class Views:
         return table, [*refs, f"view:{view.name}@{digest}"]
 
 
+def listed(views: Sequence[ViewName]) -> Sequence[ViewName]:
+    """Refuses one name where several are asked for: its letters would be taken for names."""
+    if isinstance(views, str):
+        raise InvalidInputError(f"views are a list of names; found {views!r}, write [{views!r}]")
+    return views
+
+
 def microseconds(moment: datetime, name: str = "until") -> int:
     """A time that was given, in microseconds since 1970 UTC.
 

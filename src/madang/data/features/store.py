@@ -16,7 +16,7 @@ from madang.data.features._naming import outputs
 from madang.data.features._ondemand import TrainingPlan
 from madang.data.features._online_views import OnlineViews
 from madang.data.features._topic_stream import TopicStream
-from madang.data.features._views import ViewName, microseconds
+from madang.data.features._views import ViewName, listed, microseconds
 from madang.data.features.contract import Backfilled, Streamed
 from madang.errors import InvalidInputError
 from madang.ledger import format_time, new_id
@@ -108,7 +108,7 @@ class FeatureStore(OnlineViews, MeasuredViews):
         """
         cut = _known_at(known_at)
         given = result = pa.table(labels)
-        resolved = [self._any(view) for view in views]
+        resolved = [self._any(view) for view in listed(views)]
         named = outputs({view.name: view.features for view in resolved}, columns)
         plan = TrainingPlan(resolved, named, self._resolve)
         stored = list(plan.stored.values())

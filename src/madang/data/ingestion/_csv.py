@@ -31,7 +31,7 @@ def read_csv(
     stand in quotes.
 
     Raises:
-        InvalidInputError: There is no header, or a row is longer than 16 MiB.
+        InvalidInputError: The header is not UTF-8, or a row is longer than 16 MiB.
     """
     try:
         yield from _read(open, source, schema, after, delimiter, batch_rows)
@@ -42,6 +42,11 @@ def read_csv(
         if "straddling" in text:
             text = f"a row has more than {MAX_LINE_BYTES} bytes; is a quote not closed?"
         raise InvalidInputError(f"{source} can't be read as CSV: {text}") from error
+    except UnicodeDecodeError as error:
+        raise InvalidInputError(
+            f"{source} can't be read as CSV: its header is not UTF-8; "
+            "convert the file, such as with: iconv -f UTF-16 -t UTF-8"
+        ) from error
 
 
 def _read(  # noqa: PLR0917 - the arguments of read_csv

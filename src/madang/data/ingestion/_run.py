@@ -67,8 +67,8 @@ def ingest(
     found = stack.project.sources.get(source) if isinstance(source, str) else None
     if isinstance(source, str) and found is None and "://" not in source:
         name = dataset or source
+        _check_topic(stack, source)  # before anything is made
         contract = _contract(stack, name)
-        stack.collection.topic(source)  # says that it isn't there before anything is made
         job = Job(
             stack, f"{_TOPIC}{source}", contract, Limits(batch_events, batch_bytes, batch_seconds),
             follow, stop or Event(), on_batch, poll_seconds,
@@ -90,6 +90,18 @@ def ingest(
     finally:
         if opened is not source:
             opened.close()
+
+
+def _check_topic(stack: Stack, name: str) -> None:
+    try:
+        stack.collection.topic(name)
+    except NotFoundError as error:
+        sources = ", ".join(sorted(stack.project.sources)) or "none"
+        raise NotFoundError(
+            f"there is neither a topic {name!r} nor a source of that name; the sources of "
+            f"madang.toml are: {sources}. Make the topic (madang topics create {name}), write the "
+            "source under [sources], or give a URL such as file:///in"
+        ) from error
 
 
 def _contract(stack: Stack, dataset: str) -> DataContract:

@@ -34,8 +34,7 @@ def from_texts(
         column, wrong = _read(table[name], wanted, name)
         columns.append(column)
         for row in wrong:
-            shown = _shown(table[name][row].as_py())
-            faults.setdefault(row, f"read: {shown!r:.80} is no {wanted} - at column `{name}`")
+            faults.setdefault(row, f"read: {_fault(table[name][row].as_py(), wanted, name)}")
     read = pa.table(columns, names=table.column_names)
     if not faults:
         return read, numbers, refused(source, [], [], [])
@@ -45,6 +44,12 @@ def from_texts(
     bad = refused(source, numbers.take(pa.array(rows)).to_pylist(), list(values), [faults[r] for r in rows])  # fmt: skip
     keep = pa.array([row not in faults for row in range(table.num_rows)])
     return read.filter(keep), numbers.filter(keep), bad
+
+
+def _fault(value: Any, wanted: pa.DataType, name: str) -> str:
+    if isinstance(value, bytes) and _utf8(value) is None:
+        return f"{value!r:.80} is not UTF-8 - at column `{name}`"
+    return f"{_shown(value)!r:.80} is no {wanted} - at column `{name}`"
 
 
 def _shown(value: Any) -> Any:

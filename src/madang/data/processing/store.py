@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -256,8 +256,15 @@ class ViewProcessing(Processing):
         """
         folder = folder or self._context.root / "views"
         note(newest=(f"definitions:{folder}", digest(folder)))
-        found = {name: one for name, (one, _) in definitions.load(folder).items()}
-        return {one.name: self.register(one).hash for one in self._in_order(found)}
+        loaded = definitions.load(folder)
+        for one, file in loaded.values():
+            with _in_file(file):
+                self._names(one)
+        hashes = {}
+        for one in self._in_order({name: one for name, (one, _) in loaded.items()}):
+            with _in_file(loaded[one.name][1]):
+                hashes[one.name] = self.register(one).hash
+        return hashes
 
     def materialize(
         self,
@@ -359,10 +366,17 @@ class ViewProcessing(Processing):
             what: A view's name, or one SELECT.
 
         Raises:
-            NotFoundError: A dataset is not there, or a function says nothing of its columns.
+            NotFoundError: The view or a dataset is not there, or a function says nothing of its
+                columns.
             InvalidInputError: The SQL is wrong.
         """
         view = self._known.find([what]).get(what.casefold())
+        if view is None and what.isidentifier():
+            names = ", ".join(one.name for one in self.views()) or "none"
+            raise NotFoundError(
+                f"there is no view {what!r}; the views are: {names}. Define it in views/, or "
+                "give a SELECT"
+            )
         return self._origins.query(what) if view is None else self._origins.view(view)
 
     def reads(self, what: RegisteredView | str, name: str, column: str | None = None) -> bool:
@@ -393,3 +407,12 @@ class ViewProcessing(Processing):
     def _storage(self) -> Storage:
         storage: Storage = self._context.component("storage")
         return storage
+
+
+@contextmanager
+def _in_file(file: Path) -> Iterator[None]:
+    """Names the file in what is wrong with its view."""
+    try:
+        yield
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{file}: {error}") from error

@@ -13,7 +13,7 @@ from madang.data.repository._contracts import Contracts
 from madang.data.repository._index import Index
 from madang.data.repository._schemas import Schemas
 from madang.data.repository.entries import KINDS, Column, Entry, Match
-from madang.data.repository.usage import Usage, versions_of, walk
+from madang.data.repository.usage import Usage, happened, versions_of, walk
 from madang.engines import Context
 from madang.errors import InvalidInputError, NotFoundError
 
@@ -76,18 +76,26 @@ class Repository:
         """One thing.
 
         Raises:
-            NotFoundError: There is none of that name; says what is alike.
+            NotFoundError: There is none of that name; says what other kind has it, or what is
+                alike.
             InvalidInputError: The kind is unknown.
         """
         self._refresh([kind])
         found = self._index.get(kind, name)
         if found is None:
-            alike = ", ".join(m.entry.name for m in self._index.search(name, [kind], 5))
-            raise NotFoundError(
-                f"there is no {kind.replace('_', ' ')} {name!r}"
-                + (f"; alike are: {alike}" if alike else "")
-            )
+            raise NotFoundError(f"there is no {_told(kind)} {name!r}{self._instead(kind, name)}")
         return found
+
+    def _instead(self, kind: str, name: str) -> str:
+        """What may have been meant."""
+        others = [other for other in KINDS if other != kind]
+        self._refresh(others)
+        same = [other for other in others if self._index.get(other, name) is not None]
+        if same:
+            kinds = ", ".join(f"{_told(other)} (kind {other})" for other in same)
+            return f", but there is a {kinds} of that name"
+        alike = ", ".join(m.entry.name for m in self._index.search(name, [kind], 5))
+        return f"; alike are: {alike}" if alike else ""
 
     # -- saying what things are ---------------------------------------------------------------
 
@@ -170,13 +178,18 @@ class Repository:
             depth: How many steps to follow.
 
         Raises:
-            NotFoundError: There is no such thing, and the ledger never spoke of it.
+            NotFoundError: There is no such thing, version or column, and the ledger never spoke of
+                it.
             InvalidInputError: The kind is unknown.
         """
         _check([kind])
         refs = versions_of(self._context, f"{_PREFIX.get(kind, kind)}:{name}")
+        if column is not None:
+            self._check_column(name.partition("@")[0], kind, column)
         if not refs or "@" in name:
             self.get(name.partition("@")[0], kind=kind)  # or it says what is alike
+        if "@" in name:
+            self._check_version(refs[0], kind)
         down = walk(self._context, refs, up=False, depth=depth)
         return Usage(
             refs=tuple(refs),
@@ -185,6 +198,29 @@ class Repository:
             readers=tuple(self._readers(name.partition("@")[0], kind, column)),
             users=tuple(sorted({node.actor for node in down if node.hops == 1})),
         )
+
+    def _check_version(self, ref: str, kind: str) -> None:
+        thing, _, version = ref.partition("@")
+        if not happened(self._context, ref):
+            known = [one for one in versions_of(self._context, thing) if "@" in one]
+            told = [one for one in known[-10:] if happened(self._context, one)]
+            listed = ", ".join(one.partition("@")[2] for one in told) or "none"
+            name = thing.partition(":")[2]
+            raise NotFoundError(
+                f"the ledger knows no version {version!r} of {_told(kind)} {name!r}; "
+                f"it knows: {listed}"
+            )
+
+    def _check_column(self, name: str, kind: str, column: str) -> None:
+        self._refresh([kind])
+        entry = self._index.get(kind, name)
+        if entry is None or not entry.columns:
+            return  # of what is gone only the ledger knows
+        columns = [one.name for one in entry.columns]
+        if column.casefold() not in {one.casefold() for one in columns}:
+            raise NotFoundError(
+                f"{name!r} has no column {column!r}; its columns are: {', '.join(columns)}"
+            )
 
     def _readers(self, name: str, kind: str, column: str | None) -> list[str]:
         if kind not in ("dataset", "view"):
@@ -296,6 +332,10 @@ def _noted(entry: Entry, note: Entry | None) -> Entry:
         owner=entry.owner or note.owner,
         tags={**note.tags, **entry.tags},
     )
+
+
+def _told(kind: str) -> str:
+    return kind.replace("_", " ")
 
 
 def _check(kinds: Iterable[str]) -> None:

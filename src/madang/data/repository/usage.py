@@ -77,6 +77,15 @@ def versions_of(context: Context, ref: str) -> list[str]:
     return sorted(str(row[0]) for row in rows)
 
 
+def happened(context: Context, ref: str) -> bool:
+    """Whether the ledger tells of something that is done; a failed attempt may name anything."""
+    with context.metadata.transaction(write=False) as tx:
+        edges = [
+            edge for role in ("out", "in") for edge in _edges(tx, context.project, [ref], role)
+        ]
+        return any(_line(tx, seq)["phase"] not in ("intent", "failed") for seq, _ in edges)
+
+
 def walk(context: Context, refs: Iterable[str], *, up: bool, depth: int) -> list[Node]:
     """Follows the ledger from these references, nearest first, each thing once."""
     here, there = ("out", "in") if up else ("in", "out")

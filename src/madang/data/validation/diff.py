@@ -185,7 +185,8 @@ def to_text(difference: Difference) -> str:
     """The difference for a terminal, what breaks first."""
     changes = sorted(difference.changes, key=lambda change: not change.breaks)
     word = "breaking" if difference.breaking else "compatible" if changes else "no change"
-    lines = [f"{difference.old} to {difference.new}: {word}"]
+    what = " of the columns" if difference.statistics else ""
+    lines = [f"{difference.old} to {difference.new}: {word}{what}"]
     for change in changes:
         mark = f"breaks {change.breaks}" if change.breaks else "compatible"
         lines.append(f"  {mark:<15}  {change.path}: {change.text}")

@@ -81,7 +81,10 @@ class GitCodeVersions(CodeVersions):
         """A file as it was at a commit; `path` is relative to the project's folder."""
         found = self._resolve(commit)
         if found is None:
-            raise NotFoundError(f"{self._folder} has no commit {commit!r}")
+            raise NotFoundError(
+                f"{self._folder} has no commit {commit!r} in git; commit the file first, or name a "
+                "commit that exists"
+            )
         done = self._git.attempt("cat-file", "blob", f"{found}:./{path}")
         if done.returncode:
             raise NotFoundError(f"commit {commit} has no file {path!r}")
