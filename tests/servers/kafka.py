@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -57,7 +58,7 @@ def available() -> bool:
     return jars().is_dir() and shutil.which("java") is not None
 
 
-def prepared(folder: Path) -> tuple[list[str], Callable[[], bool], str]:
+def _prepared(folder: Path) -> tuple[list[str], Callable[[], bool], str]:
     """A broker with its data in `folder`, not started: its command, whether it is ready, its address."""
     java = ["java", "-Xmx512m", "-Xms64m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
     java += [f"-Dlog4j2.configurationFile={folder / 'log4j2.xml'}", "-cp", f"{jars()}/*"]
@@ -79,21 +80,43 @@ def prepared(folder: Path) -> tuple[list[str], Callable[[], bool], str]:
     return [*java, "kafka.Kafka", str(settings)], ready, f"127.0.0.1:{broker}"
 
 
+class Broker:
+    """A broker's files and port, to be started with `with broker.running():`, also again."""
+
+    def __init__(self, folder: Path) -> None:
+        self._log = folder / "kafka.log"
+        self._command, self._ready, self.address = _prepared(folder)
+
+    def running(self) -> AbstractContextManager[subprocess.Popen[bytes]]:
+        return running(self._command, self._ready, self._log, seconds=120)
+
+
 @contextlib.contextmanager
 def started(folder: Path) -> Iterator[str]:
     """Runs a broker with its data in `folder`, and gives `host:port`."""
-    command, ready, address = prepared(folder)
-    with running(command, ready, folder / "kafka.log", seconds=120):
-        yield address
+    broker = Broker(folder)
+    with broker.running():
+        yield broker.address
 
 
-@pytest.fixture(scope="session")
-def kafka_server(tmp_path_factory):
-    """`host:port` of a broker."""
+def _need() -> None:
     if not available():
         missing(
             f"java or {jars()} isn't there (Debian: openjdk-17-jre-headless, maven); "
             "run .ci/servers/kafka.sh"
         )
+
+
+@pytest.fixture(scope="session")
+def kafka_server(tmp_path_factory):
+    """`host:port` of a broker."""
+    _need()
     with started(tmp_path_factory.mktemp("kafka")) as address:
         yield address
+
+
+@pytest.fixture
+def stopped_kafka(tmp_path_factory):
+    """A broker of one's own, started with `with stopped_kafka.running():`, also again."""
+    _need()
+    return Broker(tmp_path_factory.mktemp("kafka"))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 import sys
 import uuid
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -66,21 +68,22 @@ def _command(folder: Path, s3_port: int) -> list[str]:
     ]
 
 
-@pytest.fixture(scope="session")
-def s3_server(tmp_path_factory):
-    """A running server with an empty bucket; use `s3_url` for a folder of one's own."""
-    import obstore
-    from obstore.exceptions import BaseError
-    from obstore.store import S3Store
+class SeaweedFS:
+    """A server's files and port, to be started with `with server.running():`, also again."""
 
-    folder = tmp_path_factory.mktemp("s3")
-    port = free_port()
-    server = S3Server(f"http://127.0.0.1:{port}")
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._port = folder, free_port()
+        self._command = _command(folder, self._port)
+        self.s3 = S3Server(f"http://127.0.0.1:{self._port}")
 
-    def ready():
+    def _ready(self) -> bool:
+        import obstore
+        from obstore.exceptions import BaseError
+        from obstore.store import S3Store
+
         store = S3Store(
             _BUCKET,
-            endpoint=server.endpoint,
+            endpoint=self.s3.endpoint,
             access_key_id=_KEY,
             secret_access_key=_SECRET,
             region="us-east-1",
@@ -93,10 +96,24 @@ def s3_server(tmp_path_factory):
             return False
         return True
 
-    keys = {"AWS_ACCESS_KEY_ID": _KEY, "AWS_SECRET_ACCESS_KEY": _SECRET}
-    log = folder / "server.log"
-    with running(_command(folder, port), ready, log, env=keys, cwd=folder):
-        yield server
+    def running(self) -> AbstractContextManager[subprocess.Popen[bytes]]:
+        keys = {"AWS_ACCESS_KEY_ID": _KEY, "AWS_SECRET_ACCESS_KEY": _SECRET}
+        log = self._folder / "server.log"
+        return running(self._command, self._ready, log, env=keys, cwd=self._folder)
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory):
+    """A running server with an empty bucket; use `s3_url` for a folder of one's own."""
+    server = SeaweedFS(tmp_path_factory.mktemp("s3"))
+    with server.running():
+        yield server.s3
+
+
+@pytest.fixture
+def stopped_s3(tmp_path_factory):
+    """A server of one's own, started with `with stopped_s3.running():`, also again."""
+    return SeaweedFS(tmp_path_factory.mktemp("s3"))
 
 
 @pytest.fixture

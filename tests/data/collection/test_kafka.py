@@ -11,7 +11,7 @@ import time
 import pyarrow as pa
 import pytest
 from tests.data.collection.crash_programs import Program, consume
-from tests.servers import free_port, kafka as server, missing, running
+from tests.servers import free_port
 
 from madang import engines
 from madang.data.collection import TopicSettings, connect, events
@@ -209,12 +209,9 @@ def test_nobody_there(tmp_path, monkeypatch):
 
 
 @pytest.mark.timeout(300)
-def test_a_broker_killed_in_the_middle_of_appends_and_polls(tmp_path):
-    if not server.available():
-        missing("Kafka isn't there; run .ci/servers/kafka.sh")
-    command, ready, address = server.prepared(tmp_path)
+def test_a_broker_killed_in_the_middle_of_appends_and_polls(stopped_kafka, tmp_path):
     appended, polled, failed, enough = [], [], [], threading.Event()
-    collection = connect(f"kafka://{address}", engines.Context("killed", tmp_path))
+    collection = connect(f"kafka://{stopped_kafka.address}", engines.Context("killed", tmp_path))
 
     def append():
         try:
@@ -251,7 +248,7 @@ def test_a_broker_killed_in_the_middle_of_appends_and_polls(tmp_path):
 
     threads = [threading.Thread(target=work) for work in (append, poll)]
     for round_ in range(3):
-        with running(command, ready, tmp_path / "kafka.log", seconds=120) as process:
+        with stopped_kafka.running() as process:
             if round_ == 0:
                 collection.create_topic("t")
                 for thread in threads:

@@ -7,13 +7,9 @@ import sys
 import threading
 from pathlib import Path
 
-import obstore
 import pyarrow as pa
 import pytest
-from obstore.exceptions import BaseError
 from tests.data.storage.race_writer import STEPS
-from tests.servers import free_port, running
-from tests.servers.s3 import S3Server, _command
 
 import madang
 from madang.data.storage import Transaction, connect
@@ -61,40 +57,8 @@ def test_processes_on_one_table(place, tmp_path, request):
         assert stack.ledger.verify().ok
 
 
-@pytest.fixture
-def fragile(tmp_path):
-    """Starts a server of its own, which may be killed; what it holds stays."""
-    port, folder = free_port(), tmp_path / "server"
-    folder.mkdir()
-    server = S3Server(f"http://127.0.0.1:{port}")
-    keys = {
-        "AWS_ACCESS_KEY_ID": server.access_key_id,
-        "AWS_SECRET_ACCESS_KEY": server.secret_access_key,
-    }
-    command = _command(folder, port)
-
-    def ready():
-        store = obstore.store.S3Store(
-            server.bucket,
-            endpoint=server.endpoint,
-            access_key_id=server.access_key_id,
-            secret_access_key=server.secret_access_key,
-            region="us-east-1",
-            client_options={"allow_http": True},
-            retry_config={"max_retries": 0},
-        )
-        try:
-            obstore.put(store, "ready", b"")
-        except BaseError:
-            return False
-        return True
-
-    return server, lambda: running(command, ready, folder / "log", env=keys, cwd=folder)
-
-
-def test_a_server_killed_in_the_middle(fragile, tmp_path):
+def test_a_server_killed_in_the_middle(stopped_s3, tmp_path):
     """A writer that goes on where the table says that it is writes each number once."""
-    server, start = fragile
     count, is_back, half = 30, threading.Event(), threading.Event()
     told: list[str] = []
 
@@ -114,14 +78,14 @@ def test_a_server_killed_in_the_middle(fragile, tmp_path):
             if done >= count // 3:
                 half.set()
 
-    with start() as process:
-        storage = connect(server.url("x"), Context("project", tmp_path))
+    with stopped_s3.running() as process:
+        storage = connect(stopped_s3.s3.url("x"), Context("project", tmp_path))
         writer = threading.Thread(target=write, args=(storage,), daemon=True)
         writer.start()
         assert half.wait(120)
         process.kill()
         process.wait()
-    with start():
+    with stopped_s3.running():
         is_back.set()
         writer.join(240)
         assert not writer.is_alive()

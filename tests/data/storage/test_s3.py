@@ -8,6 +8,7 @@ import shutil
 import socket
 import sys
 import threading
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -16,12 +17,14 @@ import pytest
 from tests.servers import free_port, missing, running
 
 from madang.data.storage import connect
+from madang.data.storage._s3_patience import Patience
 from madang.engines import Context
 from madang.errors import (
     ConfigurationError,
     PermissionDeniedError,
     UnavailableError,
 )
+from madang.ledger import new_id
 
 
 @pytest.fixture
@@ -219,7 +222,10 @@ def test_urls_that_can_not_work(context):
         connect("s3://lake/x?speed=high", context)
 
 
-def test_a_server_that_goes_away(careless, context):
+def test_a_server_that_goes_away(careless, context, monkeypatch):
+    from madang.data.storage import s3
+
+    monkeypatch.setattr(s3, "_PATIENCE", Patience(retries=1))  # it does not come back
     url, _ = careless()
     storage = connect(url, context)
     storage._options["endpoint"] = f"http://127.0.0.1:{free_port()}"
@@ -233,3 +239,69 @@ def test_a_server_that_goes_away(careless, context):
 def test_no_secret_is_shown(s3_url, context, s3_server):
     storage = connect(s3_url, context)
     assert s3_server.secret_access_key not in repr(storage) + storage.health().detail
+
+
+class Relay:
+    """Stands before a server; `silence` leaves the connections that there are without an answer."""
+
+    def __init__(self, port):
+        self._to, self._quiet = port, threading.Event()
+        self._sockets, self._over = [], threading.Event()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def silence(self):
+        self._quiet.set()
+        self._quiet = threading.Event()  # those that come later are served
+
+    def _accept(self):
+        while not self._over.is_set():
+            try:
+                client, _ = self._listener.accept()
+            except OSError:  # closed
+                return
+            server = socket.create_connection(("127.0.0.1", self._to))
+            self._sockets += [client, server]
+            for ends in ((client, server), (server, client)):
+                threading.Thread(target=self._pass, args=(*ends, self._quiet), daemon=True).start()
+
+    def _pass(self, source, target, quiet):
+        try:
+            while data := source.recv(1 << 16):
+                if quiet.is_set():
+                    self._over.wait()
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
+        except OSError:  # the other side is gone
+            return
+
+    def close(self):
+        self._over.set()
+        for one in (self._listener, *self._sockets):
+            one.close()
+
+
+def test_a_connection_that_went_silent_costs_a_try_not_the_call(s3_server, context, monkeypatch):
+    from madang.data.storage import s3
+
+    default = Patience()
+    assert 2 * default.silence_seconds < default.retry_seconds
+    monkeypatch.setattr(s3, "_PATIENCE", replace(default, silence_seconds=1))
+    relay = Relay(int(s3_server.endpoint.rpartition(":")[2]))
+    place = replace(s3_server, endpoint=f"http://127.0.0.1:{relay.port}")
+    storage = connect(place.url(f"silent-{new_id()}"), context)
+    storage.put("a", b"1")
+    storage.write("t", pa.table({"n": [1]}))
+    calls = {
+        "list": lambda: [info.key for info in storage.list()] == ["a"],
+        "get": lambda: storage.get("a") == b"1",
+        "put": lambda: storage.put("a", b"1").size_bytes == 1,
+        "versions": lambda: len(storage.versions("t")) == 1,
+        "read": lambda: storage.read("t").read_all()["n"].to_pylist() == [1],
+        "write": lambda: storage.write("t", pa.table({"n": [2]})) == 1,
+    }
+    for name, call in calls.items():
+        relay.silence()
+        assert call(), name
+    relay.close()

@@ -30,6 +30,7 @@ class ConnectorMove:
 
     def __init__(self, job: Job, source: Source) -> None:
         self._job, self._source = job, source
+        self._landing = job.landing()
         self._application = f"ingest:{job.source}"
         self._number = -1
         self._positions: dict[str, Any] = {}
@@ -41,9 +42,10 @@ class ConnectorMove:
         Raises:
             ConflictError: Another process moves them at the same time; what it landed is its own.
             DataContractError: A check that blocks failed; what came before it has landed.
+            UnavailableError: The source's server or the storage does not answer.
         """
         self._restore()
-        self._job.landing.sweep([self._application])
+        self._landing.sweep([self._application])
         while not self._job.stop.is_set():
             if self._source.replaces:
                 self._replace()
@@ -51,6 +53,7 @@ class ConnectorMove:
                 self._append()
             if not self._job.follow:
                 return
+            self._job.works()
             self._source.wait(self._job.stop, self._job.poll_seconds)
 
     def _append(self) -> None:
@@ -104,7 +107,7 @@ class ConnectorMove:
         gathered.batch.numbers = {self._application: self._number + 1}
         _check_sizes(gathered)
         try:
-            made = self._job.landing.write(gathered.batch)
+            made = self._landing.write(gathered.batch)
         except ConflictError as error:
             self._refuse(error)
             raise
@@ -122,7 +125,7 @@ class ConnectorMove:
             self._job.totals.spans[ref] = [None, None]
 
     def _refuse(self, error: ConflictError) -> None:
-        if self._job.landing.held([self._application])[self._application] != self._number:
+        if self._landing.held([self._application])[self._application] != self._number:
             raise ConflictError(
                 f"another process ingests {self._job.source!r} into dataset {self._job.dataset!r} "
                 "now and was faster; let one of them do it. Nothing was lost or doubled"
@@ -146,7 +149,7 @@ class ConnectorMove:
                 yield good
 
         try:
-            made = self._job.landing.replace(gathered.batch, valid())
+            made = self._landing.replace(gathered.batch, valid())
         except ConflictError as error:
             self._refuse(error)
             raise
@@ -157,12 +160,12 @@ class ConnectorMove:
     def _restore(self) -> None:
         """Finds the number and the positions: the dataset's are the truth."""
         job = self._job
-        self._number = job.landing.held([self._application])[self._application]
+        self._number = self._landing.held([self._application])[self._application]
         number, self._positions = job.record.positions(job.dataset, job.source)
         if number > self._number:  # the dataset was made anew, or an older state of it restored
             job.record.forget(job.dataset, job.source)
             number, self._positions = -1, {}
-        for note in job.landing.notes(self._application, number, self._number):
+        for note in self._landing.notes(self._application, number, self._number):
             number += 1
             self._positions |= note["positions"]
             parts = {part: Landed(number, at) for part, at in note["positions"].items()}

@@ -65,6 +65,7 @@ class Totals:
     valid: int = 0
     quarantined: int = 0
     missed: int = 0
+    missed_to: dict[int, int] = field(default_factory=dict)  # partition to the offset behind them
     versions: dict[str, list[int]] = field(default_factory=dict)
     reasons: dict[str, int] = field(default_factory=dict)
     spans: dict[str, list[Any]] = field(default_factory=dict)

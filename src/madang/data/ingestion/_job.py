@@ -1,7 +1,9 @@
-"""One call of `ingest`: what it works with, and how it ends on record."""
+"""One call of `ingest`: what it works with, how it rides out an outage, how it ends on record."""
 
 from __future__ import annotations
 
+import logging
+import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from threading import Event
@@ -14,10 +16,16 @@ from madang.data.ingestion._record import Landed, Record
 
 if TYPE_CHECKING:
     from madang.data.validation import DataContract, Report
+    from madang.errors import UnavailableError
     from madang.stack import Stack
 
 PIECE_ROWS = 50_000
 """Rows judged at once: larger pieces need more memory and are hardly faster."""
+
+_FIRST_PAUSE_SECONDS = 0.5
+_LONGEST_PAUSE_SECONDS = 30.0
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -42,10 +50,15 @@ class Job:
     def __post_init__(self) -> None:
         context = self.stack.context
         self.dataset = self.contract.dataset
-        self.landing = Landing(self.stack.storage, self.dataset, self.contract.schema, self.source)
         self.judge = Judge(self.stack.validation, self.contract)
         self.record = Record(context.metadata, context.ledger, context.project)
         self.totals = Totals()
+        self._is_on_record = False
+        self._trouble, self._tries = "", 0
+
+    def landing(self) -> Landing:
+        """What lands batches, knowing nothing yet of how far the dataset is."""
+        return Landing(self.stack.storage, self.dataset, self.contract.schema, self.source)
 
     def gathering(self) -> Gathering:
         """An empty batch."""
@@ -62,6 +75,36 @@ class Job:
         counts = (gathered.events, gathered.valid, gathered.aside)
         self.record.landed(self.dataset, self.source, parts, counts)
 
+    def begin(self) -> None:
+        """Writes that the call began; only the first time."""
+        if not self._is_on_record:
+            self.record.begin(self.dataset, self.source)
+            self._is_on_record = True
+
+    def ride_out(self, error: UnavailableError) -> None:
+        """A server does not answer: says so, and waits before the next try, longer each time.
+
+        `stop` ends the pause at once.
+        """
+        self.begin()
+        self._trouble = _said(error)
+        self.record.trouble(self.dataset, self.source, self._trouble)
+        pause = min(_FIRST_PAUSE_SECONDS * 2**self._tries, _LONGEST_PAUSE_SECONDS)
+        pause *= random.uniform(0.5, 1)  # noqa: S311 - so that not all come at once
+        self._tries += 1
+        _log.warning(
+            "ingestion of %s into dataset %r tries again in %.1f s: %s",
+            self.source, self.dataset, pause, self._trouble,
+        )  # fmt: skip
+        self.stop.wait(pause)
+
+    def works(self) -> None:
+        """Whatever did not answer does so again."""
+        if self._trouble:
+            self._trouble, self._tries = "", 0
+            self.record.trouble(self.dataset, self.source, "")
+            _log.warning("ingestion of %s into dataset %r goes on", self.source, self.dataset)
+
     def result(self) -> Ingested:
         """What the call did."""
         found = self.record.list(self.dataset, self.source)
@@ -76,8 +119,11 @@ class Job:
             found[0].parts if found else (),
         )
 
-    def end(self, error: str = "") -> None:
-        """Writes how the call ended."""
+    def end(self, failure: Exception | None = None) -> None:
+        """Writes how the call ended; nothing, when it failed before it began."""
+        if failure is not None and not self._is_on_record:
+            return
+        error = self._trouble if failure is None else _said(failure)
         totals = self.totals
         newest = {table: versions[-1] for table, versions in totals.versions.items()}
         self.record.end(
@@ -97,3 +143,8 @@ class Job:
                 "versions": sum(len(versions) for versions in totals.versions.values()),
             },
         )
+
+
+def _said(error: Exception) -> str:
+    text = str(error)[:500].encode("utf-8", "backslashreplace").decode()
+    return f"{type(error).__name__}: {text}"

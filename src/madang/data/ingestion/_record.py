@@ -50,7 +50,7 @@ class Ingestion:
         events: Rows that were read in all calls.
         began_us: When the newest call began.
         landed_us: When the newest batch landed, in any call.
-        error: How the newest call failed; empty when it did not.
+        error: How the newest call failed, or what it waits for; empty when all is well.
         parts: By name.
     """
 
@@ -136,6 +136,14 @@ class Record:
             tx.execute(
                 "DELETE FROM ingestion_part WHERE project = ? AND dataset = ? AND source = ?",
                 (self._project, dataset, source),
+            )
+
+    def trouble(self, dataset: str, source: str, error: str) -> None:
+        """A call can't go on now, and tries again; or, with an empty text, it goes on."""
+        with self._database.transaction() as tx:
+            tx.execute(
+                "UPDATE ingestion SET error = ? WHERE project = ? AND dataset = ? AND source = ?",
+                (error, self._project, dataset, source),
             )
 
     def end(

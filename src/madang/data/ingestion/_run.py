@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from threading import Event
@@ -14,7 +15,7 @@ from madang.data.ingestion._job import Job
 from madang.data.ingestion._record import Ingestion, Part, Record
 from madang.data.ingestion._topic import TopicMove
 from madang.data.validation.contract_file import contract_path, read_contract
-from madang.errors import InvalidInputError, NotFoundError
+from madang.errors import InvalidInputError, NotFoundError, UnavailableError
 
 if TYPE_CHECKING:
     from madang.data.ingestion.contract import Source
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from madang.stack import Stack
 
 _TOPIC = "topic:"
+
+_log = logging.getLogger(__name__)
 
 
 def ingest(
@@ -52,7 +55,8 @@ def ingest(
         batch_bytes: Size of a batch in memory, at most.
         batch_seconds: A batch lands so long after its first row at the latest (when a valid row is
             among them; else after a minute), so a slow stream is fresh as well.
-        follow: Whether to go on when everything has been taken.
+        follow: Whether to go on when everything has been taken, and to try again, with growing
+            pauses, while the broker, the source's server or the storage does not answer.
         stop: When it is set, the batch that is under way lands and the call returns.
         poll_seconds: How often a followed source is asked for more.
         on_batch: Called with the report of each piece that was judged.
@@ -62,7 +66,7 @@ def ingest(
         InvalidInputError: A URL was given without a dataset, or the source can't be read.
         DataContractError: A check with severity "block" failed; nothing of that batch was written.
         ConflictError: Other processes ingest the same now.
-        UnavailableError: A server does not answer.
+        UnavailableError: A server does not answer (with `follow`: the metadata's).
     """
     found = stack.project.sources.get(source) if isinstance(source, str) else None
     if isinstance(source, str) and found is None and "://" not in source:
@@ -73,7 +77,7 @@ def ingest(
             stack, f"{_TOPIC}{source}", contract, Limits(batch_events, batch_bytes, batch_seconds),
             follow, stop or Event(), on_batch, poll_seconds,
         )  # fmt: skip
-        return _run(job, TopicMove(job, source).run)
+        return _run(job, lambda: TopicMove(job, source))
     named = source if isinstance(source, str) and found is not None else None
     into = dataset or named
     if into is None:
@@ -86,7 +90,7 @@ def ingest(
         poll_seconds,
     )  # fmt: skip
     try:
-        return _run(job, ConnectorMove(job, opened).run)
+        return _run(job, lambda: ConnectorMove(job, opened))
     finally:
         if opened is not source:
             opened.close()
@@ -108,22 +112,36 @@ def _contract(stack: Stack, dataset: str) -> DataContract:
     return replace(read_contract(contract_path(stack.root, dataset)), dataset=dataset)
 
 
-def _run(job: Job, move: Callable[[], None]) -> Ingested:
-    job.record.begin(job.dataset, job.source)
+def _run(job: Job, prepare: Callable[[], TopicMove | ConnectorMove]) -> Ingested:
     try:
-        move()
+        while not _ran(job, prepare):
+            pass
     except Exception as error:
-        text = str(error)[:500].encode("utf-8", "backslashreplace").decode()
-        job.end(f"{type(error).__name__}: {text}")
+        job.end(error)
         raise
     job.end()
     return job.result()
 
 
+def _ran(job: Job, prepare: Callable[[], TopicMove | ConnectorMove]) -> bool:
+    """One try; whether the call is done. Each begins where the dataset is by then."""
+    try:
+        move = prepare()  # says that a topic isn't there before anything is on record
+        job.begin()
+        move.run()
+    except UnavailableError as error:
+        if not job.follow:
+            raise
+        job.ride_out(error)
+        return job.stop.is_set()
+    return True
+
+
 def ingestions(stack: Stack) -> list[Ingestion]:
     """All ingestions of the project: position, lag and freshness of each part, the last error.
 
-    The lag of a topic's partitions is as of now; a part is as its newest batch left it.
+    The lag of a topic's partitions is as of now, where its broker answers; a part is as its newest
+    batch left it.
     """
     context = stack.context
     found = Record(context.metadata, context.ledger, context.project).list()
@@ -141,6 +159,9 @@ def _ends(stack: Stack, topic: str) -> tuple[int, ...]:
     try:
         return stack.collection.topic(topic).next_offsets
     except NotFoundError:  # it was deleted; the record stays
+        return ()
+    except UnavailableError as error:  # the more the record is wanted
+        _log.warning("the lag of topic %r is that of its newest batch: %s", topic, error)
         return ()
 
 

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 _POLL_SECONDS = 0.2
 _JOIN_SECONDS = 30
 """A group of a broker takes some seconds to give out its partitions."""
+_SILENT_SECONDS = 5
+"""A consumer of a broker that went away gets no events and no error; so the broker is asked."""
 _MOST_CONFLICTS = 20
 
 _log = logging.getLogger(__name__)
@@ -43,6 +45,7 @@ class TopicMove:
 
     def __init__(self, job: Job, topic: str) -> None:
         self._job, self._topic = job, topic
+        self._landing = job.landing()
         self._collection = job.stack.collection
         self._known: Topic = self._collection.topic(topic)
         self._ends = self._known.next_offsets
@@ -57,9 +60,11 @@ class TopicMove:
         Raises:
             ConflictError: Others hold all partitions, or the topic is not the one that was ingested.
             DataContractError: A check that blocks failed; what came before it has landed.
+            UnavailableError: The broker or the storage does not answer.
         """
         self._sweep()
         deadline = time.monotonic() + _JOIN_SECONDS
+        ask_at = time.monotonic() + _SILENT_SECONDS
         with closing(self._join()) as consumer:
             while not self._job.stop.is_set():
                 batch = consumer.poll(
@@ -70,7 +75,13 @@ class TopicMove:
                     self._take(rows, consumer)
                 if self._gathered.due():
                     self._land(consumer)
+                if batch.num_rows:
+                    ask_at = time.monotonic() + _SILENT_SECONDS
+                elif time.monotonic() > ask_at:
+                    self._collection.topic(self._topic)
+                    ask_at = time.monotonic() + _SILENT_SECONDS
                 if self._next:
+                    self._job.works()
                     deadline = time.monotonic() + _JOIN_SECONDS
                 elif time.monotonic() > deadline and not self._job.follow:
                     self._nothing_to_hold()
@@ -86,7 +97,7 @@ class TopicMove:
 
     def _sweep(self) -> None:
         numbers = range(self._known.partitions)
-        self._job.landing.sweep([application(self._topic, number) for number in numbers])
+        self._landing.sweep([application(self._topic, number) for number in numbers])
 
     def _nothing_to_hold(self) -> None:
         raise ConflictError(
@@ -109,7 +120,7 @@ class TopicMove:
         came = position.keys() - self._next.keys()
         if came:
             names = {p: application(self._topic, p) for p in came}
-            held = self._job.landing.held(list(names.values()))
+            held = self._landing.held(list(names.values()))
             self._known = self._collection.topic(self._topic)
             for p, name in names.items():
                 self._next[p] = self._start(p, held[name])
@@ -128,8 +139,10 @@ class TopicMove:
                 "and made anew, or its newest events are gone; bring the events under another "
                 "topic's name, which is counted by itself"
             )
-        if 0 <= held < first:
-            self._job.totals.missed += first - held
+        known = max(held, self._job.totals.missed_to.get(partition, 0))
+        if held >= 0 and known < first:
+            self._job.totals.missed += first - known
+            self._job.totals.missed_to[partition] = first
             _log.warning(
                 "offsets %d to %d of partition %d of topic %r were removed before they were taken "
                 "into dataset %r", held, first - 1, partition, self._topic, self._job.dataset,
@@ -184,7 +197,7 @@ class TopicMove:
             return
         gathered.batch.inputs = _joined(gathered.batch.inputs)
         try:
-            made = self._job.landing.write(gathered.batch)
+            made = self._landing.write(gathered.batch)
         except ConflictError as error:
             self._overtaken(gathered.batch.numbers, error)
             return
@@ -213,8 +226,8 @@ class TopicMove:
 
     def _overtaken(self, numbers: Iterable[str], error: ConflictError) -> None:
         """Another process landed some of these events: begin again where the dataset is now."""
-        before = {a: self._job.landing.seen(a) for a in numbers}
-        if self._job.landing.held(list(before)) == before:
+        before = {a: self._landing.seen(a) for a in numbers}
+        if self._landing.held(list(before)) == before:
             raise error  # it is about something else, such as the table's schema
         self._conflicts += 1
         if self._conflicts > _MOST_CONFLICTS:

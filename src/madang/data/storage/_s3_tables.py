@@ -18,6 +18,9 @@ from madang.errors import AlreadyExistsError, NotFoundError, UnavailableError
 NOT_THERE = (FileNotFoundError, NotInStoreError)
 """The client raises Python's own error for a missing object."""
 
+UPLOADS = 6
+"""So many pieces of an object are sent at a time: more would take a slow line too long."""
+
 _FIRST_LOG_ENTRY = "_delta_log/00000000000000000000.json"
 
 
@@ -45,7 +48,7 @@ class S3Tables:
     @contextmanager
     def _upload(self, key: str) -> Iterator[Sink]:
         with self._errors(key):
-            writer = obstore.open_writer(self._store, key)
+            writer = obstore.open_writer(self._store, key, max_concurrency=UPLOADS)
             try:
                 yield cast("Sink", writer)
             except BaseException:

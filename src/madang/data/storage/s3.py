@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self, cast
@@ -29,8 +28,9 @@ from obstore.store import S3Store
 
 from madang.data.storage._about import as_stream
 from madang.data.storage._names import check_about, check_key, check_prefix
+from madang.data.storage._s3_patience import Patience
 from madang.data.storage._s3_probe import ABILITIES, UnsafeServerError, probe
-from madang.data.storage._s3_tables import NOT_THERE, S3Tables
+from madang.data.storage._s3_tables import NOT_THERE, UPLOADS, S3Tables
 from madang.data.storage._tables import TableStorage
 from madang.data.storage.contract import ObjectInfo
 from madang.engines import Context, EngineURL, Health
@@ -48,6 +48,15 @@ _OPTIONS = {
 }  # fmt: skip
 _PROBED: set[tuple[str, frozenset[tuple[str, str]]]] = set()
 """The buckets, and how they were reached, that this process found to be safe."""
+
+_PATIENCE = Patience()
+_AT_FIRST = Patience(retries=3, pause_growth=2)
+"""A URL may be wrong, so the first contact fails soon."""
+
+_NONE = Patience(connect_seconds=2, silence_seconds=2, retries=0)
+
+_LARGE_BYTES = 4 << 20
+"""Up to this size an upload of one request needs no more time than others."""
 
 _REQUESTS = 16
 """So many requests are under way at a time."""
@@ -68,16 +77,17 @@ _NO_METADATA = ("Cache-Control", "Content-Disposition", "Content-Encoding", "Con
 class S3Storage(TableStorage):
     """A bucket. Without keys in the URL those of the environment (`AWS_ACCESS_KEY_ID` …) hold.
 
-    A server is probed when it is connected: one that would corrupt tables is refused. A create-only `put` is one request, so its object is
-    held in memory and has at most 5 GiB.
+    A server is probed when it is connected: one that would corrupt tables is refused. A create-only
+    `put` is one request, so its object is held in memory and has at most 5 GiB. How long a server
+    may take is in `Patience`.
     """
 
     def __init__(self, bucket: str, prefix: str, options: Mapping[str, str]) -> None:
         self._bucket = bucket
         self._prefix = prefix
         self._options = dict(options)
-        self._client = self._connect(retries=3, seconds=30)
-        self._objects = self._connect(retries=3, seconds=30, folder="objects")
+        self._client = self._connect(_AT_FIRST)
+        self._objects = self._connect(_PATIENCE, "objects")
 
     @classmethod
     def from_url(cls, url: EngineURL, context: Context) -> Self:
@@ -102,20 +112,15 @@ class S3Storage(TableStorage):
         endpoint = self._options.get("endpoint", "Amazon S3")
         return f"s3://{self._bucket}/{self._prefix} at {endpoint}"
 
-    def _connect(self, *, retries: int, seconds: float, folder: str = "") -> S3Store:
+    def _connect(self, patience: Patience, folder: str = "") -> S3Store:
         known = {key: value for key, value in self._options.items() if key != "allow_http"}
         known.setdefault("region", "us-east-1")
         return S3Store(
             self._bucket,
             prefix="/".join(part for part in (self._prefix, folder) if part),
             config=cast("Any", known),
-            client_options={
-                "allow_http": self._allow_http,
-                "connect_timeout": timedelta(seconds=5),
-            },
-            retry_config=cast(
-                "Any", {"max_retries": retries, "retry_timeout": timedelta(seconds=seconds)}
-            ),
+            client_options=patience.client_options(allow_http=self._allow_http),
+            retry_config=patience.retry_config(),
         )
 
     @property
@@ -176,7 +181,7 @@ class S3Storage(TableStorage):
 
     def health(self) -> Health:
         try:
-            client = self._connect(retries=0, seconds=2)
+            client = self._connect(_NONE)
             obstore.list_with_delimiter(client, "tables/")
         except BaseError as error:
             return Health(
@@ -203,8 +208,15 @@ class S3Storage(TableStorage):
             said["Content-Type"] = content_type
         body = data if isinstance(data, Path) else memoryview(data).cast("B")
         mode = "overwrite" if overwrite else "create"
+        size = body.stat().st_size if isinstance(body, Path) else body.nbytes
+        objects = self._objects
+        if not overwrite and size > _LARGE_BYTES:
+            objects = self._connect(_PATIENCE.for_upload(size), "objects")
         with self._errors(key):
-            obstore.put(self._objects, key, body, mode=cast("Any", mode), attributes=said)
+            obstore.put(
+                objects, key, body, mode=cast("Any", mode), attributes=said,
+                max_concurrency=UPLOADS,
+            )  # fmt: skip
             info = _info(obstore.head(self._objects, key))
         return replace(info, content_type=content_type, metadata=metadata)
 
@@ -262,11 +274,9 @@ class S3Storage(TableStorage):
             options["AWS_ENDPOINT_URL"] = options.pop("AWS_ENDPOINT")
         # Commits are create-only writes; without this the Delta library asks for a lock service.
         options["AWS_CONDITIONAL_PUT"] = "etag"
-        options |= {"max_retries": "3", "retry_timeout": "30s", "connect_timeout": "5s"}
+        options |= _PATIENCE.delta_options()
         uri = f"s3://{self._bucket}/{self._prefix}/tables"
-        return S3Tables(
-            self._connect(retries=3, seconds=30, folder="tables"), uri, options, self._errors
-        )
+        return S3Tables(self._connect(_PATIENCE, "tables"), uri, options, self._errors)
 
 
 def _about(found: Any) -> ObjectInfo:
