@@ -2,7 +2,8 @@
 
 The table, its checks and the limit by hand are those of the peers' figures: 20 types, 7 not-null,
 1 unique, 4 ranges, 3 sets, 2 patterns, a mean, the number of rows, the set of columns.
-Then the same from Parquet in a stream, each in a process of its own, with the memory at its peak.
+Then a dataset as a stream, beside Polars' streaming engine on the same Parquet files, each in a
+process of its own, with the memory at its peak.
 
     python benchmarks/validation.py [ROWS [ROWS_OF_THE_LARGE_STREAM]]
 """
@@ -16,15 +17,15 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import polars as pl
 import pyarrow as pa
-import pyarrow.dataset as pads
-import pyarrow.parquet as pq
 
+import madang
 from madang.data.validation import Check, Column, DataContract, to_html
 from madang.data.validation.polars import PolarsValidation
 
@@ -92,26 +93,27 @@ def by_hand(data: pa.Table, engine: str) -> None:
 # -- streams ---------------------------------------------------------------------------------------
 
 
-def write_files(folder: Path, rows: int, file_rows: int = 1_000_000) -> None:
-    """Files of a million rows; `id` goes on, so that it is unique in all of them."""
-    for start in range(0, rows, file_rows):
-        data = table(min(file_rows, rows - start))
-        ids = pa.array(np.arange(start, start + data.num_rows))
-        data = data.set_column(0, "id", ids)
-        pq.write_table(data, folder / f"{start:012d}.parquet", row_group_size=131_072)
+def write_dataset(project: Path, rows: int) -> None:
+    """A dataset of files of a million rows; `id` goes on, so that it is unique in all of them."""
+    madang.init(project, name="bench")
+    with madang.open(project) as stack:
+        for start in range(0, rows, 1_000_000):
+            data = table(min(1_000_000, rows - start))
+            ids = pa.array(np.arange(start, start + data.num_rows))
+            stack.storage.write("bench", data.set_column(0, "id", ids))
 
 
-def stream_by_madang(folder: Path) -> None:
-    reader = pads.dataset(folder).scanner(batch_size=65_536, fragment_readahead=2).to_reader()
+def stream_by_madang(project: Path) -> None:
     rule = contract(table(10))
-    part = PolarsValidation(spill=folder.parent / "spill").accumulate(rule)
-    part.update(reader)
-    report = part.report()
+    with madang.open(project) as stack, closing(stack.validation.accumulate(rule)) as part:
+        part.update(stack.storage.read("bench"))
+        report = part.report()
     assert report.quarantined == 0, report.results
 
 
-def stream_by_hand(folder: Path) -> None:
-    pl.scan_parquet(folder / "*.parquet").select(asked_by_hand()).collect(engine="streaming")
+def stream_by_hand(project: Path) -> None:
+    files = project / ".madang" / "storage" / "bench" / "tables" / "bench" / "*.parquet"
+    pl.scan_parquet(files).select(asked_by_hand()).collect(engine="streaming")
 
 
 STREAMS = {"madang": stream_by_madang, "by_hand": stream_by_hand}
@@ -120,7 +122,9 @@ STREAMS = {"madang": stream_by_madang, "by_hand": stream_by_hand}
 def child(name: str, folder: str) -> None:
     """One stream in this process; prints its seconds and the peak of its memory."""
     STREAMS[name](Path(folder))  # the first call also loads libraries
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    # Not ru_maxrss: a child begins with that of its parent.
+    status = Path("/proc/self/status").read_text("ascii")
+    peak = int(status.partition("VmHWM:")[2].split()[0]) // 1024
     print(json.dumps({"s": round(seconds(lambda: STREAMS[name](Path(folder))), 2), "MB": peak}))
 
 
@@ -128,9 +132,8 @@ def streams(rows: tuple[int, ...]) -> dict[str, object]:
     result: dict[str, object] = {}
     for count in rows:
         with tempfile.TemporaryDirectory() as scratch:
-            folder = Path(scratch) / "data"
-            folder.mkdir()
-            write_files(folder, count)
+            folder = Path(scratch) / "project"
+            write_dataset(folder, count)
             found = {}
             for name in STREAMS:
                 command = [sys.executable, __file__, "--child", name, str(folder)]

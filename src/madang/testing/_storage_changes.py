@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
@@ -53,6 +54,14 @@ class ChangesContract:
         for _ in range(3):
             storage.merge("t", data, on=["k", "x"])
         assert content(storage) == content_of(k=[1, None, 3], x=["nan", 1.0, None])
+
+    @pytest.mark.parametrize("key", [None, NAN, 0.0])
+    def test_a_merge_of_one_row_with_one(self, storage: Storage, key: float | None):
+        for value in (1, 2):
+            storage.merge(
+                "t", pa.table({"k": pa.array([key], pa.float64()), "v": [value]}), on=["k"]
+            )
+        assert storage.read("t").read_all()["v"].to_pylist() == [2]
 
     def test_keys_that_are_null_nan_or_zero(self, storage: Storage):
         storage.write("t", rows(k=[NAN, None, 0.0, 1.0], v=["nan", "null", "zero", "one"]))
@@ -251,6 +260,11 @@ class ChangesContract:
             ("(SELECT count(*) FROM read_text('/etc/passwd')) > 0", "is no condition"),
             ("(SELECT count(*) FROM t) > 0", "is no condition"),
             ("b::INTEGER > 0", "can't be computed for every row"),
+            ("max(a) > 0", "is no condition"),
+            ("count(*) > 0", "is no condition"),
+            ("a >= avg(a) OVER ()", "is no condition"),
+            ("unnest([true, true])", "is no condition"),
+            ("COLUMNS(*) IS NOT NULL", "is of type bool, bool; a condition is true or false"),
         ],
     )
     def test_conditions_that_can_not_be(self, storage: Storage, where: str, message: str):
@@ -374,6 +388,32 @@ class ChangesContract:
             [(0, "moved"), (1, "a b"), (3, ".."), (4, "a/b"), (6, "x'\"\\")] * 2
         )
 
+    @pytest.mark.parametrize(
+        "values",
+        [
+            pa.array([True, False, None]),
+            pa.array([0, -1, None], pa.int64()),
+            pa.array([dt.date(1969, 12, 31), dt.date(2026, 1, 1), None]),
+            pa.array([-1, 1_767_225_600_000_001, None], pa.timestamp("us")),
+            pa.array(
+                [dt.datetime(2026, 1, 1, 0, 0, 0, 1, dt.UTC), None], pa.timestamp("us", "UTC")
+            ),
+            pa.array(["100%", "a=1/../é:?*#&+ ", "%41", None]),
+        ],
+        ids=lambda values: str(values.type),
+    )
+    def test_other_readers_find_the_values_of_partitions(self, storage: Storage, values: pa.Array):
+        """Polars takes them from the files' paths."""
+        if not isinstance(storage, DeltaTables):
+            pytest.skip("its tables are read by itself alone")
+        data = pa.table({"p": values, "a": range(len(values))})
+        storage.write("t", data, partition_by=["p"])
+        storage.merge("t", data, on=["a"])
+        uri, options = storage.delta_location("t")
+        store = {name: text for name, text in options.items() if name.startswith("AWS_")}
+        found = pl.scan_delta(uri, storage_options=store).sort("a").collect()
+        assert found["p"].to_list() == values.to_pylist()
+
     def test_a_filter_on_a_partition_leaves_out_the_others(self, storage: Storage):
         if not isinstance(storage, DeltaTables):
             pytest.skip("tables are not Delta tables")
@@ -418,6 +458,9 @@ class ChangesContract:
         data = rows(n=[1], s=["a"], x=[0.5], b=[b"x"])
         with pytest.raises(SchemaMismatchError, match=message):
             storage.write("t", data, partition_by=columns)
+        for text in ("__HIVE_DEFAULT_PARTITION__", "é" * 40):
+            with pytest.raises(InvalidInputError, match="is partitioned by and holds"):
+                storage.write("t", rows(n=[1], s=[text]), partition_by=["s"])
         with pytest.raises(InvalidInputError, match="holds an empty text"):
             storage.write("t", rows(n=[1], s=[""]), partition_by=["s"])
         assert storage.tables() == []

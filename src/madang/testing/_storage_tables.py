@@ -103,6 +103,9 @@ class TablesContract:
         for wrong in (rows(a=["1"]), rows(a=[1.0]), pa.table({"a": pa.array([1], pa.int32())})):
             with pytest.raises(SchemaMismatchError, match=r"'a' is .*, in the table it is int64"):
                 storage.write("t", wrong)
+        twice = pa.Table.from_arrays([pa.array([1]), pa.array([2])], ["a", "a"])
+        with pytest.raises(SchemaMismatchError, match=r"column 'a' is there 2 times"):
+            storage.write("t", twice)
         assert storage.versions("t")[-1].version == 0
 
     def test_columns_that_may_not_be_null(self, storage: Storage):

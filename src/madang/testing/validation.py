@@ -510,6 +510,8 @@ class ValidationContract:
             (Check("expression", arguments={"sql": "id +"}), "checks[0].arguments.sql: 'id +': "),
             (Check("expression", arguments={"sql": "id + 1"}), "must be true or false for each row"),
             (Check("expression", arguments={"sql": "SUM(id) > 1"}), "must be true or false for each row"),
+            (Check("expression", arguments={"sql": "id < MAX(id)"}), "must be true or false for each row"),
+            (Check("expression", arguments={"sql": "ROW_NUMBER() OVER (ORDER BY id) < 4"}), "must be true or false for each row"),
             (Check("conditional", arguments={"when": "id > 1"}), "checks[0].arguments.then: conditional needs it"),
             (Check("conditional", arguments={"when": "id", "then": "id > 1"}), "checks[0].arguments.when: 'id' must be true or false"),
             (Check("conditional", arguments={"when": "id > 1", "then": 5}), "checks[0].arguments.then: must be a predicate, or a check"),

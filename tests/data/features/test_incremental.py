@@ -20,6 +20,7 @@ from madang.data.features import FeatureView, Materialization, _increment
 from madang.data.features._rowwise import columns_read, is_row_wise
 from madang.data.features._times import to_us
 from madang.data.features.store import FeatureStore
+from madang.data.processing import View
 from madang.errors import ConflictError, NotFoundError
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
@@ -92,6 +93,8 @@ class TestRowWise:
             ('SELECT "odd name" AS a FROM t', ["a", "odd name"]),
             ("SELECT 1 AS z FROM t", ["a", "b", "s", "odd name"]),
             ("SELECT * FROM t", ["a", "b", "s", "odd name"]),
+            ("SELECT a, t AS whole FROM t", ["a", "b", "s", "odd name"]),
+            ("SELECT a, x AS whole FROM t AS x", ["a", "b", "s", "odd name"]),
         ],
     )
     def test_needs_only_the_columns_that_it_names(self, sql, columns):
@@ -121,6 +124,7 @@ class TestRowWise:
             "SELECT a, random() AS b FROM t",
             "SELECT a, unnest(b) AS b FROM t",
             "SELECT a, some_macro(b) AS b FROM t",
+            "SELECT a FROM t AS t(c, a)",
             "SELECT * FROM read_parquet('x')",
             "SELECT 1 AS a",
             "SELECT a FROM t; SELECT a FROM u",
@@ -143,6 +147,18 @@ class TestModes:
         stack.storage.write("visits", visits((1, "a", 2, 5.0), (2, "b", 0, 9.0), (3, "b", 3, 4.0)))
         assert store.materialize(VIEW) == Materialization(2, "incremental", "", 3)
         assert agree(store, VIEW)
+
+    def test_a_view_of_processing_is_read_whole(self, stack):
+        """The query itself is row by row, and what it reads is not."""
+        store = stack.features
+        stack.storage.write("visits", visits((1, "a", 0, 1.0), (1, "a", 1, 2.0), (2, "b", 1, 2.0)))
+        sql = 'SELECT "user", shop, max(since) AS since, count(*) AS n FROM visits GROUP BY ALL'
+        stack.processing.register(View("counted", sql))
+        view = FeatureView("counts", ("user", "shop"), "since", ("n",), sql="SELECT * FROM counted")
+        store.materialize(view)
+        stack.storage.write("visits", visits((1, "a", 2, 5.0)))
+        assert store.materialize(view).mode == "full"
+        assert online(store, view)[2][0] == {"n": 3}
 
     def test_the_ledger_says_how_and_from_what(self, stack):
         store = stack.features

@@ -202,6 +202,25 @@ def test_a_token(stack, site, monkeypatch):
     assert "s3cret" not in str(ingestions(stack))
 
 
+def test_no_password_is_kept_with_a_position(stack, site, monkeypatch):
+    monkeypatch.setenv("TOKEN", "s3cret&x")
+
+    def answer(query, headers):
+        number = int(query.get("page", 0))
+        more = {"n": f"/all?key=s3cret%26x&page={number + 1}"} if number < 2 else {}
+        return page({"r": rows(number), **more})
+
+    site.answers["/all"] = answer
+    url = site.url.replace("//", "//me:${env:TOKEN}@")
+    ingest(stack, f"{url}/all?key=${{env:TOKEN}}#items=r&next=n", "trips", batch_events=1)
+    assert ids(stack) == [0, 1, 2]
+    assert [query["key"] for _, query, _ in site.asked] == ["s3cret&x"] * 3
+    assert {headers["Authorization"] for *_, headers in site.asked} == {"Basic bWU6czNjcmV0Jng="}
+    kept = str(stack.storage.versions("trips")), str(ingestions(stack))
+    assert "page=2" in kept[0]
+    assert not any("s3cret" in text for text in (*kept, str(list(stack.ledger.lines()))))
+
+
 @pytest.mark.parametrize(
     ("answer", "options", "error", "words"),
     [
@@ -214,6 +233,7 @@ def test_a_token(stack, site, monkeypatch):
         (lambda: (302, {"Location": "http://127.0.0.1:1/"}, b""), "", InvalidInputError, "sends us elsewhere"),
         (lambda: page(rows(*range(100))), "max_bytes=100", InvalidInputError, "more than 100 bytes"),
         (lambda: page({"r": rows(1), "n": "http://127.0.0.1:1/x"}), "items=r&next=n", InvalidInputError, "is on another server"),
+        (lambda: (200, {"Content-Type": "text/csv"}, b"id\n1\n"), "cursor=a&cursor_path=b", InvalidInputError, "are paths in JSON"),
         (lambda: page([]), "colour=red", ConfigurationError, "has no option #colour"),
         (lambda: page([]), "format=xml", ConfigurationError, "format is json, jsonl or csv"),
         (lambda: page([]), "cursor=since", ConfigurationError, "needs cursor_path"),

@@ -305,6 +305,8 @@ def test_the_dataset_belongs_to_the_view(sources):
         sources.processing.materialize("v", into="flights")
     with pytest.raises(AlreadyExistsError, match="'mine' holds view 'v'"):
         sources.processing.materialize("w", into="mine")
+    with pytest.raises(AlreadyExistsError, match="into 'V': that is a view's name"):
+        sources.processing.materialize("w", into="V")
     with pytest.raises(NotFoundError, match="there is no view 'x'"):
         sources.processing.materialize("x")
     assert check(sources, "v", full=True).reason == "it was asked for"

@@ -10,7 +10,7 @@ import time
 import pyarrow as pa
 import pytest
 
-from madang.data.storage import Transaction, connect
+from madang.data.storage import Transaction, UnknownOutcomeError, connect
 from madang.data.storage.local import LocalStorage
 from madang.engines import Context
 from madang.errors import ConfigurationError, InvalidInputError, NotFoundError
@@ -195,7 +195,7 @@ def test_health_of_a_place_that_can_not_be(tmp_path):
 STREAM = """
 import resource, sys, pathlib
 import numpy, pyarrow as pa
-from madang.data.storage import Transaction, connect
+from madang.data.storage import Transaction, UnknownOutcomeError, connect
 from madang.data.storage.local import LocalStorage
 from madang.engines import Context
 
@@ -310,3 +310,48 @@ def test_versions_are_right_while_another_writes(context, monkeypatch):
     assert [(v.version, v.metadata["n"]) for v in storage.versions("t")] == [
         (0, "0"), (1, "1"), (2, "2")
     ]  # fmt: skip
+
+
+def test_what_fails_after_a_version_landed_takes_no_file_of_it(context, monkeypatch, caplog):
+    """What a merge that another writer was faster than leaves over can't be removed."""
+    storage = connect(None, context)
+    for number in range(3):
+        storage.write("t", pa.table({"a": [number]}))
+    place = storage._place
+    put_new = place.put_new
+
+    def late(table, name, data):
+        monkeypatch.setattr(place, "put_new", put_new)
+        storage.delete_rows("t", "a = 1")  # takes a file of the run
+        return put_new(table, name, data)
+
+    def broken(table, name):
+        raise OSError(5, "Input/output error", name)
+
+    monkeypatch.setattr(place, "put_new", late)
+    monkeypatch.setattr(place, "discard", broken)
+    storage.merge("t", pa.table({"a": [1, 5]}), on=["a"])
+    monkeypatch.undo()
+    assert "files of no version stay in table t" in caplog.text
+    assert sorted(storage.read("t").read_all()["a"].to_pylist()) == [0, 1, 2, 5]
+
+
+def test_a_version_that_may_not_be_durable_keeps_its_files(context, monkeypatch):
+    storage = connect(None, context)
+    storage.write("t", pa.table({"a": [0]}))
+    place = storage._place
+    put_new = place.put_new
+
+    def lost(table, name, data):
+        put_new(table, name, data)
+        raise UnknownOutcomeError("the answer was lost")
+
+    def broken(table, version):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(place, "put_new", lost)
+    monkeypatch.setattr(place, "sync", broken)
+    with pytest.raises(UnknownOutcomeError, match="version 1 of table 't' is there and may not be"):
+        storage.write("t", pa.table({"a": [1]}))
+    monkeypatch.undo()
+    assert storage.read("t").read_all()["a"].to_pylist() == [0, 1]

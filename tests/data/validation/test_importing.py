@@ -9,6 +9,7 @@ import textwrap
 from datetime import datetime
 from pathlib import Path
 
+import polars as pl
 import pyarrow as pa
 import pytest
 
@@ -209,8 +210,15 @@ def test_a_schema_of_a_module(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "pattern", ["(?i)a", "a(?=b)", r"\bword", "a$b", "a|b$", r"[a&&b]", "[]a]", r"\1", "(", "[[a]", r"(?P<n>a)"]
+    "pattern", ["(?i)a", "a(?=b)", r"\bword", "a$b", "a|b$", r"[a&&b]", "[]a]", r"\1", "(", "[[a]", r"(?P<n>a)", "a++b", "a*+", "a?+a", "a{2}+"]
 )  # fmt: skip
 def test_patterns_without_an_exact_counterpart_are_refused(pattern):
     with pytest.raises(PatternError):
         whole(pattern)
+
+
+def test_an_escaped_angle_is_itself():
+    """Rust's regex crate takes it for a word's boundary."""
+    pattern = whole(r"\<a\>")
+    found = pl.Series(["<a>", "a"]).str.contains(rf"\A(?:{pattern})\z")
+    assert found.to_list() == [True, False]

@@ -20,7 +20,7 @@ import pyarrow.dataset as pads
 
 from madang.data.features import _history
 from madang.data.features._newest import Newest
-from madang.data.features._rowwise import columns_read, is_row_wise
+from madang.data.features._rowwise import columns_read, table_of
 from madang.data.features.contract import FeatureView
 from madang.engines import Context
 
@@ -79,12 +79,14 @@ def files_of(
     """The files of a view that is row-wise over one Delta table; `None` for other views."""
     from madang.data.storage.contract import DeltaTables
 
-    if view.sql is None or not is_row_wise(view.sql):
+    table = None if view.sql is None else table_of(view.sql)
+    if table is None:
         return None
     names = context.component("processing").datasets_of(view.sql)
     storage = context.component("storage")
-    # A name that is written in another case is for the processing component to find.
-    if len(names) != 1 or names[0] not in storage.tables() or not isinstance(storage, DeltaTables):
+    # What the query reads may be a view of the processing component, which is not row by row.
+    # A name that is written in another case is for that component to find.
+    if names != [table] or names[0] not in storage.tables() or not isinstance(storage, DeltaTables):
         return None
     version = _history.version_of(context, names[0], versions or {})
     found = storage.dataset(names[0], version=version)

@@ -29,19 +29,25 @@ _NODES = frozenset(
 
 def is_row_wise(sql: str) -> bool:
     """Whether each row of the query's result comes from one row of its only dataset."""
-    return _names(sql) is not None
+    return _parsed(sql) is not None
+
+
+def table_of(sql: str) -> str | None:
+    """The table that a row-wise query reads, as it is written; `None` of another query."""
+    found = _parsed(sql)
+    return None if found is None else found[0]
 
 
 def columns_read(sql: str, columns: Sequence[str]) -> list[str]:
     """Which of the dataset's columns a row-wise query needs; all where it has a star."""
-    names = _names(sql) or frozenset()
+    _, names = _parsed(sql) or ("", frozenset())
     found = [name for name in columns if name.casefold() in names]
     return list(columns) if not found or _STAR in names else found
 
 
 @lru_cache(1000)
-def _names(sql: str) -> frozenset[str] | None:
-    """Every name in a row-wise query, in lower case; `None` when it isn't one."""
+def _parsed(sql: str) -> tuple[str, frozenset[str]] | None:
+    """A row-wise query's table, and every name in it in lower case; `None` when it isn't one."""
     import sqlglot
     from sqlglot import exp
 
@@ -54,5 +60,11 @@ def _names(sql: str) -> frozenset[str] | None:
     found = [type(node).__name__ for node in trees[0].walk()]
     if not _NODES.issuperset(found) or not found.count("Select") == found.count("Table") == 1:
         return None
+    table = trees[0].find(exp.Table)
+    if table is None or table.alias_column_names:
+        return None  # columns renamed by their place, which is another one among some of them
     names = {node.name.casefold() for node in trees[0].find_all(exp.Identifier)}
-    return frozenset(names | ({_STAR} if "Star" in found else set()))
+    rows = {table.name.casefold(), table.alias_or_name.casefold()}
+    if any(column.name.casefold() in rows for column in trees[0].find_all(exp.Column)):
+        found.append("Star")  # the table's name as a column is the whole row
+    return table.name, frozenset(names | ({_STAR} if "Star" in found else set()))

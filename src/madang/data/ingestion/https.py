@@ -38,14 +38,21 @@ class HttpSource(Source):
     did, everything is read again and is new.
     """
 
-    def __init__(self, url: str, options: HttpOptions, name: str) -> None:
+    def __init__(
+        self, url: str, options: HttpOptions, name: str, secrets: Mapping[str, str] | None = None
+    ) -> None:
         self.identity = name
-        self._url, self._options = url, options
+        whole = httpx.URL(url)
+        # Positions are kept with the rows, where many may read them: no password is in a URL there.
+        self._url, self._options = _without_user(url), options
+        self._names = {value: name for name, value in (secrets or {}).items()}
+        self._secrets = dict(secrets or {})
         self._pause = Event()
         headers = {"Accept": "application/json, application/x-ndjson, text/csv"}
         if options.bearer:
             headers["Authorization"] = f"Bearer {options.bearer}"
-        self._client = httpx.Client(headers=headers, timeout=options.timeout_seconds)
+        user = (whole.username, whole.password) if whole.userinfo else None
+        self._client = httpx.Client(headers=headers, timeout=options.timeout_seconds, auth=user)
 
     @classmethod
     def from_text(cls, url: str, context: Context) -> Self:
@@ -58,7 +65,10 @@ class HttpSource(Source):
         name = f"{parts.scheme}:{parts.hostname or ''}{parts.path}#{mark}"
         resolved, _, _ = context.resolve_url(plain).partition("#")
         options = {key: context.resolve(value) for key, value in pairs}
-        return cls(resolved, HttpOptions.of(options), name)
+        named, valued = (parse_qsl(urlsplit(text).query) for text in (plain, resolved))
+        both = zip(named, valued, strict=False)
+        secrets = {name: value for (_, name), (_, value) in both if name != value}
+        return cls(resolved, HttpOptions.of(options), name, secrets)
 
     @classmethod
     def from_url(cls, url: EngineURL, context: Context) -> Self:
@@ -109,7 +119,8 @@ class HttpSource(Source):
 
     def _get(self, position: Mapping[str, Any]) -> _Answer | None:
         """The page at a position; `None` when it has not changed."""
-        url, headers, parameters = position["url"] or self._url, {}, {}
+        url = self._url if position["url"] is None else _replaced(position["url"], self._secrets)
+        headers, parameters = {}, {}
         if position["url"] is None:
             if position["etag"]:
                 headers["If-None-Match"] = position["etag"]
@@ -177,10 +188,16 @@ class HttpSource(Source):
 
     def _parse(self, answer: _Answer) -> tuple[list[bytes] | None, Any]:
         """The items of a JSON answer, and what it says of the page behind it."""
-        if self._format(answer) != "json":
+        options = self._options
+        if (format := self._format(answer)) != "json":
+            if options.items or options.next or options.cursor_path:
+                raise InvalidInputError(
+                    f"{self.identity}: the answer is {format}, and #items, #next and #cursor_path "
+                    "are paths in JSON; leave them out, or ask for JSON"
+                )
             return None, None
         try:
-            if not (self._options.items or self._options.next or self._options.cursor_path):
+            if not (options.items or options.next or options.cursor_path):
                 items = msgspec.json.decode(answer.body, type=list[msgspec.Raw])
                 return [bytes(item) for item in items], None
             document = msgspec.json.decode(answer.body)
@@ -188,15 +205,15 @@ class HttpSource(Source):
             raise InvalidInputError(
                 f"{self.identity}: the answer is no JSON array: {error}; where is it? #items=PATH"
             ) from error
-        found = _at(document, self._options.items)
+        found = _at(document, options.items)
         if not isinstance(found, list):
             raise InvalidInputError(
-                f"{self.identity}: there is no array at {self._options.items or 'the top'!r} of the "
+                f"{self.identity}: there is no array at {options.items or 'the top'!r} of the "
                 "answer; where is it? #items=PATH"
             )
-        onward = _at(document, self._options.next) if self._options.next else None
-        if self._options.cursor_path:
-            onward = _at(document, self._options.cursor_path)
+        onward = _at(document, options.next) if options.next else None
+        if options.cursor_path:
+            onward = _at(document, options.cursor_path)
         return [encode(item) for item in found], onward
 
     def _chunks(
@@ -247,13 +264,13 @@ class HttpSource(Source):
         link = onward or answer.links.get("next", {}).get("url")
         if not link:
             return position, False
-        url = urljoin(answer.url, str(link))
+        url = _without_user(urljoin(answer.url, str(link)))
         if urlsplit(url)[:2] != urlsplit(self._url)[:2]:
             raise InvalidInputError(
                 f"{self.identity}: the next page is on another server "
                 f"({urlsplit(url).scheme}://{urlsplit(url).netloc}), which is not asked"
             )
-        return {**position, "url": url}, True
+        return {**position, "url": _replaced(url, self._names)}, True
 
 
 @dataclass(frozen=True)
@@ -278,6 +295,18 @@ class _Answer:
 _BEGIN: Mapping[str, Any] = {
     "url": None, "cursor": None, "taken": 0, "etag": None, "modified": None, "digest": None, "rows": 0
 }  # fmt: skip
+
+
+def _without_user(url: str) -> str:
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
+def _replaced(url: str, values: Mapping[str, str]) -> str:
+    """The URL with other values of its parameters."""
+    known = httpx.URL(url).params.multi_items()
+    changed = [(name, values.get(value, value)) for name, value in known]
+    return url if changed == known else str(httpx.URL(url, params=changed))
 
 
 def _whole(chunks: list[Chunk], position: Any) -> Piece:

@@ -26,7 +26,7 @@ from madang.data.processing.materialize import Materialization, Materializer
 from madang.data.processing.views import Per, View
 from madang.data.storage import Storage
 from madang.engines import Context, EngineURL, Health
-from madang.errors import ConfigurationError, InvalidInputError, NotFoundError
+from madang.errors import AlreadyExistsError, ConfigurationError, InvalidInputError, NotFoundError
 
 Parameters = Sequence[Any] | Mapping[str, Any] | None
 
@@ -288,10 +288,17 @@ class ViewProcessing(Processing):
 
         Raises:
             NotFoundError: There is no such view, or a source is not there.
-            AlreadyExistsError: The dataset is there, and this view did not make it.
+            AlreadyExistsError: The dataset is there, and this view did not make it; or a view has
+                that name, behind which the dataset could not be read.
             ConflictError: Another process materialized it, or defined it anew, at the same time.
         """
         found = self._known.get(view)
+        dataset = into or found.dataset
+        if self._known.find([dataset]):
+            raise AlreadyExistsError(
+                f"view {found.name!r} can't be materialized into {dataset!r}: that is a view's "
+                "name, and queries would read the view; give the dataset another name (into=…)"
+            )
         sql = found.definition["sql"]
         below = self._expander.below(found) if sql is None else self._expander.expand(sql)
         run = Materializer(self, self._storage)

@@ -7,6 +7,7 @@ assumed.
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from abc import ABC, abstractmethod
@@ -29,10 +30,11 @@ from madang.data.storage._names import NONE_YET
 from madang.data.storage._parquet import DataFile
 from madang.data.storage._tables import TablePlace
 from madang.data.storage.contract import Transaction, UnknownOutcomeError
-from madang.errors import ConflictError
+from madang.errors import ConflictError, MadangError
 from madang.ledger import new_id
 
 _ATTEMPTS = 100
+_log = logging.getLogger(__name__)
 
 _RECENT = 10
 """So many of the newest log entries are looked through for an application's progress."""
@@ -178,7 +180,7 @@ class Committer:
         names = {file.name for file in kept}
         for file in change.written:
             if file.name not in names:
-                self._place.discard(change.table, file.name)
+                self._place.discard(change.table, file.path)
 
     def _land(self, change: Change, snapshot: DeltaTable | None) -> tuple[int, bool]:
         first, plan = _next(snapshot), Plan()
@@ -188,7 +190,7 @@ class Committer:
                 # The store may have taken the entry, lost the answer, and refused a repetition.
                 snapshot, landed = self._look(change, first)
                 if landed is not None:
-                    self._place.sync(change.table, landed)
+                    self._sync(change, landed)
                     return self._landed(change, plan, landed)
             if change.is_done(self.progress_of(change, snapshot)) and snapshot is not None:
                 self.discard(change, ())
@@ -219,8 +221,18 @@ class Committer:
         except UnknownOutcomeError:
             if self._look(change, version)[1] is None:
                 raise
-            self._place.sync(change.table, version)
+            self._sync(change, version)
             return True
+
+    def _sync(self, change: Change, version: int) -> None:
+        """Makes a version that landed durable; what it refers to stays also when that fails."""
+        try:
+            self._place.sync(change.table, version)
+        except OSError as error:
+            raise UnknownOutcomeError(
+                f"version {version} of table {change.table!r} is there and may not be durable: "
+                f"{error}; check the disk, and look at the table before you change it again"
+            ) from error
 
     def _look(self, change: Change, since: int) -> tuple[DeltaTable | None, int | None]:
         """The newest version, and the one from `since` on that the change made, if it made one."""
@@ -242,7 +254,11 @@ class Committer:
         return None
 
     def _landed(self, change: Change, plan: Plan, version: int) -> tuple[int, bool]:
-        self.discard(change, plan.adds)
+        try:
+            self.discard(change, plan.adds)
+        except (OSError, MadangError) as error:
+            # The version is there: what it left over must not say otherwise. Retention finds it.
+            _log.warning("files of no version stay in table %s: %s", change.table, error)
         return version, True
 
 

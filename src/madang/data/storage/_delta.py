@@ -23,8 +23,9 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from madang.data.storage._commit import Change, Committer
-from madang.data.storage._log import commit_of, entry_name, files_of, note_of, path_of
+from madang.data.storage._log import commit_of, entry_name, files_of, note_of
 from madang.data.storage._parquet import DataFile, write_files
+from madang.data.storage._reading import stream
 from madang.data.storage._retention import Retention
 from madang.data.storage._tables import TablePlace
 from madang.data.storage._write import Files, Layout, Write, arrow_stream
@@ -40,7 +41,6 @@ from madang.errors import (
 _CHECKPOINT_EVERY = 10
 """Delta's own default. With 100, as the library has it, opening a table took three times as long."""
 
-_BATCH_ROWS = 65_536
 _REQUESTS = 16
 """So many log entries are read at a time."""
 
@@ -193,7 +193,7 @@ class DeltaStore:
         fragments = [
             # Without the library's expressions: they make filters lose rows where a file's
             # statistics leave NaN or a column out.
-            format.make_fragment(path_of(file), found.filesystem, _is_in(file.partition))
+            format.make_fragment(file.path, found.filesystem, _is_in(file.partition))
             for file in files
         ]
         return pads.FileSystemDataset(fragments, found.schema, format, found.filesystem)
@@ -214,8 +214,7 @@ class DeltaStore:
                 f"table {table!r} has no column {', '.join(unknown)}; "
                 f"its columns are: {', '.join(found.schema.names)}"
             )
-        scanner = found.scanner(columns=columns, batch_size=_BATCH_ROWS, fragment_readahead=2)
-        return scanner.to_reader()
+        return stream(found, columns)
 
     def versions(self, table: str, limit: int | None = None) -> list[TableVersion]:
         """As `Storage.versions`."""

@@ -10,7 +10,6 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC
 from typing import Any
 from urllib.parse import unquote
 
@@ -18,6 +17,7 @@ import pyarrow as pa
 from deltalake import DeltaTable, Schema
 
 from madang.data.storage._parquet import DataFile
+from madang.data.storage._types import partition_text
 from madang.data.storage.contract import Transaction
 from madang.errors import ConflictError, InvalidInputError
 
@@ -170,22 +170,8 @@ def _remove(file: DataFile, now: int, *, changes_rows: bool) -> dict[str, Any]:
 
 
 def _said(partition: Mapping[str, pa.Scalar]) -> dict[str, str | None]:
-    """Partition values as text (Delta protocol, "Partition Value Serialization")."""
-    return {column: _text(value) for column, value in partition.items()}
-
-
-def _text(value: pa.Scalar) -> str | None:
-    found = value.as_py()
-    if found is None:
-        return None
-    if pa.types.is_boolean(value.type):
-        return str(found).lower()
-    if not pa.types.is_timestamp(value.type):
-        return str(found)
-    if value.type.tz is None:
-        return f"{found.date().isoformat()} {found:%H:%M:%S.%f}"
-    found = found.astimezone(UTC)
-    return f"{found.date().isoformat()}T{found:%H:%M:%S.%f}Z"
+    """Partition values as text."""
+    return {column: partition_text(value) for column, value in partition.items()}
 
 
 # -- reading ---------------------------------------------------------------------------------------
@@ -205,7 +191,8 @@ def files_of(snapshot: DeltaTable) -> list[DataFile]:
         parts = [dict(zip(columns, row, strict=True)) for row in zip(*typed, strict=True)]
     rows = [-1 if n is None else n for n in counts] or [-1] * len(names)
     files = map(DataFile, names, sizes, rows, parts)
-    return sorted(files, key=lambda file: file.name)
+    # By the file itself: its folder, where it has one, is that of its partition.
+    return sorted(files, key=lambda file: (file.name.rpartition("/")[2], file.name))
 
 
 def entry_name(version: int) -> str:
@@ -231,11 +218,6 @@ def actions_of(data: bytes) -> tuple[set[str], set[str]]:
         elif "add" in action:
             adds.add(unquote(action["add"]["path"]))
     return removes, adds
-
-
-def path_of(file: DataFile) -> str:
-    """The file's path in the table's folder."""
-    return unquote(file.name)
 
 
 def arrow_schema(snapshot: DeltaTable) -> pa.Schema:

@@ -20,6 +20,7 @@ from madang.data.storage.contract import Transaction
 from madang.errors import InvalidInputError
 
 _ROW = "madang.row"
+_NAN = "madang.nan."
 _LOOKUP_ROWS = 1 << 20
 
 
@@ -139,9 +140,9 @@ class Merge(Rewrite):
         return np.concatenate(parts)
 
     def _looked_up(self, keys: pa.Table) -> Any:
-        joined = pl.DataFrame(keys).join(
-            self._keys, on=self._on, how="left", nulls_equal=True, maintain_order="left"
-        )
+        left, right = _comparable(pl.DataFrame(keys)), _comparable(self._keys)
+        on = left.columns
+        joined = left.join(right, on=on, how="left", nulls_equal=True, maintain_order="left")
         return joined[_ROW].cast(pl.Int64).fill_null(-1).to_numpy()
 
     def _merged(
@@ -177,6 +178,15 @@ class Merge(Rewrite):
             all(_meets(group.statistics.get(name), wanted[name]) for name in wanted)
             for group in fragment.row_groups
         )
+
+
+def _comparable(keys: pl.DataFrame) -> pl.DataFrame:
+    """The keys without NaN: where Polars joins with a single row, NaN does not equal NaN."""
+    floats = [name for name, kind in keys.schema.items() if kind.is_float()]
+    return keys.with_columns(
+        *(pl.col(name).fill_nan(0.0) for name in floats),
+        *(pl.col(name).is_nan().alias(f"{_NAN}{name}") for name in floats),
+    )
 
 
 def _either(old: pa.Array, new: pa.Table, field: pa.Field, source: Any) -> pa.Array:

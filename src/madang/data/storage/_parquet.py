@@ -7,13 +7,14 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import quote, unquote
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from madang.data.storage._tables import Sink
-from madang.data.storage._types import aligned
+from madang.data.storage._types import aligned, partition_text
 from madang.errors import InvalidInputError
 
 ROW_GROUP_ROWS = 1 << 20
@@ -23,6 +24,10 @@ FILE_BYTES = 128 << 20
 
 _OPEN_FILES = 64
 """So many partitions' files are written at a time; a further one ends that of longest ago."""
+
+_NULL = "__HIVE_DEFAULT_PARTITION__"
+_PARTITION_BYTES = 180
+"""A folder's name has at most 255 bytes, with the column's name."""
 
 Create = Callable[[str], AbstractContextManager[Sink]]
 
@@ -42,6 +47,11 @@ class DataFile:
     size_bytes: int
     rows: int
     partition: Mapping[str, pa.Scalar] = field(default_factory=dict)
+
+    @property
+    def path(self) -> str:
+        """Its path in the table's folder, as it is."""
+        return unquote(self.name)
 
 
 def write_files(
@@ -95,7 +105,7 @@ def _parts(
     codes = np.zeros(group.num_rows, np.int64)
     for column in partition_by:
         encoded = group[column].combine_chunks().dictionary_encode(null_encoding="encode")
-        _refuse_empty(column, encoded.dictionary)
+        _check_texts(column, encoded.dictionary)
         codes = codes * len(encoded.dictionary) + encoded.indices.to_numpy()
         # Dense again after each column, so that many columns do not overflow.
         codes = np.unique(codes, return_inverse=True)[1]
@@ -109,12 +119,30 @@ def _parts(
         )
 
 
-def _refuse_empty(column: str, values: pa.Array) -> None:
-    if pa.types.is_string(values.type) and "" in values.to_pylist():
-        raise InvalidInputError(
-            f"column {column!r} is partitioned by and holds an empty text, which Delta can't tell "
-            "from null; give it another value"
-        )
+def _folder(partition: Mapping[str, pa.Scalar]) -> str:
+    """Where a partition's files lie, `day=2026-01-01/`: some readers know its values by that."""
+    texts = {column: partition_text(value) for column, value in partition.items()}
+    return "".join(
+        f"{quote(column, safe='')}={_NULL if text is None else quote(text, safe='')}/"
+        for column, text in texts.items()
+    )
+
+
+def _check_texts(column: str, values: pa.Array) -> None:
+    """Refuses texts that other readers of the format would not find again."""
+    if not pa.types.is_string(values.type):
+        return
+    for text in values.to_pylist():
+        if text in ("", _NULL):
+            raise InvalidInputError(
+                f"column {column!r} is partitioned by and holds {text or 'an empty text'}, which "
+                "Delta can't tell from null; give it another value"
+            )
+        if text is not None and len(quote(text, safe="")) > _PARTITION_BYTES:
+            raise InvalidInputError(
+                f"column {column!r} is partitioned by and holds {text[:40]!r}…, which takes more "
+                f"than {_PARTITION_BYTES} bytes as a folder's name; give it a shorter value"
+            )
 
 
 class _Writer:
@@ -162,10 +190,10 @@ class _Writer:
             yield self._end(key)
 
     def _start(self, partition: Mapping[str, pa.Scalar]) -> _File:
-        name = f"{self._name}-{self._number:05d}.parquet"
+        path = f"{_folder(partition)}{self._name}-{self._number:05d}.parquet"
         self._number += 1
         block = ExitStack()
-        counted = _Counted(block.enter_context(self._create(name)))
+        counted = _Counted(block.enter_context(self._create(path)))
         footer: list[pq.FileMetaData] = []
         parquet = pq.ParquetWriter(
             pa.PythonFile(counted, "w"),
@@ -174,7 +202,7 @@ class _Writer:
             use_dictionary=_dictionary_columns(self._schema),
             metadata_collector=footer,
         )
-        return _File(name, partition, block, counted, parquet, footer)
+        return _File(quote(path, safe="/="), partition, block, counted, parquet, footer)
 
     def _end(self, key: tuple[pa.Scalar, ...]) -> DataFile:
         file = self._open[key]

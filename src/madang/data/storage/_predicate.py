@@ -41,7 +41,10 @@ class Predicate:
     def _check(self, schema: pa.Schema) -> None:
         empty = pa.schema([schema.field(name) for name in self.columns]).empty_table()
         try:
-            found = self._evaluated(empty).schema[0].type
+            # DuckDB takes no aggregate and no window in a filter: over one batch they would tell
+            # something else than over the table, or one truth for all of its rows.
+            self._engine.from_arrow(empty).filter(duckdb.SQLExpression(self._text)).fetchall()
+            found = self._evaluated(empty).schema
         except duckdb.Error as error:
             if self.columns != schema.names:
                 raise
@@ -49,9 +52,10 @@ class Predicate:
                 f"{self._text!r} is no condition on the table's rows: {error}; its columns are: "
                 f"{', '.join(f'{f.name} {f.type}' for f in schema)}"
             ) from error
-        if not pa.types.is_boolean(found):
+        types = ", ".join(str(column.type) for column in found)
+        if len(found) != 1 or not pa.types.is_boolean(found[0].type):
             raise InvalidInputError(
-                f"{self._text!r} is of type {found}; a condition is true or false, such as a > 1"
+                f"{self._text!r} is of type {types}; a condition is true or false, such as a > 1"
             )
 
     def holds(self, batch: pa.RecordBatch) -> Any:
@@ -78,6 +82,8 @@ def _mentioned(text: str, schema: pa.Schema) -> list[str]:
     try:
         parsed = sqlglot.parse_one(text, dialect="duckdb")
     except sqlglot.errors.SqlglotError:
+        return list(schema.names)
+    if parsed.find(sqlglot.exp.Star, sqlglot.exp.Columns):
         return list(schema.names)
     words = {name.name.casefold() for name in parsed.find_all(sqlglot.exp.Identifier)}
     return [name for name in schema.names if name.casefold() in words] or schema.names[:1]

@@ -227,7 +227,8 @@ class Retention:
         needed, once = self._lives(table, newest, gone)
         abandoned = datetime.now(UTC) - _ABANDONED
         for file in self._place.files(table, ""):
-            if file.name.startswith("_") or file.name in needed:
+            folder = file.name.partition("/")[0]
+            if (folder.startswith("_") and "=" not in folder) or file.name in needed:
                 continue
             if file.name in once or file.modified < abandoned:
                 yield file

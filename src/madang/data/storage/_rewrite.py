@@ -20,12 +20,12 @@ from madang.data.storage._commit import Change
 from madang.data.storage._log import Plan, files_of
 from madang.data.storage._parquet import FILE_BYTES, DataFile, write_files
 from madang.data.storage._predicate import Predicate
+from madang.data.storage._reading import stream
 from madang.data.storage._types import evolved
 from madang.data.storage._write import Files, Layout
 from madang.data.storage.contract import Transaction
 from madang.errors import ConflictError
 
-_BATCH_ROWS = 65_536
 _PLACE = re.compile(r"part-[0-9a-f]{32}-\d{5}")
 _LARGE_BYTES = FILE_BYTES * 3 // 4
 """A file of this size is left alone by compaction."""
@@ -81,23 +81,19 @@ class Rewrite(Change):
         self, snapshot: DeltaTable, files: Sequence[DataFile], columns: list[str] | None = None
     ) -> pa.RecordBatchReader:
         """The rows of files, in their order."""
-        scanner = self._files.scan(snapshot, files).scanner(
-            columns=columns, batch_size=_BATCH_ROWS, batch_readahead=4, fragment_readahead=1
-        )
-        return scanner.to_reader()
+        return stream(self._files.scan(snapshot, files), columns)
 
     def write(
         self, batches: Iterable[pa.RecordBatch], found: pa.Schema, layout: Layout, name: str
     ) -> list[DataFile]:
         """Writes rows as new files, whose rows are read where those of file `name` were."""
         made = []
-        stream = pa.RecordBatchReader.from_batches(found, batches)
+        rows = pa.RecordBatchReader.from_batches(found, batches)
+        name = name.rpartition("/")[2]
         place = _PLACE.match(name)
         base = place[0] if place else re.sub(r"[^\w.-]", "_", name)[:80]
         base = f"{base}-{self.id}-{len(self.written):06d}"
-        for file in write_files(
-            stream, layout.schema, self._files.create, base, layout.partition_by
-        ):
+        for file in write_files(rows, layout.schema, self._files.create, base, layout.partition_by):
             self.written.append(file)
             made.append(file)
         return made

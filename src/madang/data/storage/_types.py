@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from datetime import UTC
 
 import pyarrow as pa
 
@@ -84,9 +86,13 @@ def check_append(found: pa.Schema, table: pa.Schema, name: str) -> None:
 
     Raises:
         SchemaMismatchError: A column is unknown, missing though it can't be null, or has another
-            type.
+            type, or two columns have one name.
     """
-    problems = []
+    problems = [
+        f"column {name!r} is there {count} times"
+        for name, count in Counter(found.names).items()
+        if count > 1
+    ]
     for field in found:
         if field.name not in table.names:
             problems.append(f"column {field.name!r} is not in the table")
@@ -228,6 +234,21 @@ def check_partitions(schema: pa.Schema, partition_by: Sequence[str], name: str) 
                 f"table {name!r} can't be partitioned by {column!r}, which is {type}: use text, an "
                 "integer, a boolean, a date or a time"
             )
+
+
+def partition_text(value: pa.Scalar) -> str | None:
+    """A partition's value as text (Delta protocol, "Partition Value Serialization")."""
+    found = value.as_py()
+    if found is None:
+        return None
+    if pa.types.is_boolean(value.type):
+        return str(found).lower()
+    if not pa.types.is_timestamp(value.type):
+        return str(found)
+    if value.type.tz is None:
+        return f"{found.date().isoformat()} {found:%H:%M:%S.%f}"
+    found = found.astimezone(UTC)
+    return f"{found.date().isoformat()}T{found:%H:%M:%S.%f}Z"
 
 
 def aligned(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:

@@ -274,7 +274,14 @@ class RecordedStorage(Storage):
                 intent.is_open = True
                 self._unknown.append(intent.seq)
                 raise
-            if change.always_a_version or self._made(change.table, version, intent.id):
+            try:
+                made = change.always_a_version or self._made(change.table, version, intent.id)
+            except Exception:
+                # It was done: the record must not say otherwise, and is settled later.
+                intent.is_open = True
+                self._unknown.append(intent.seq)
+                raise
+            if made:
                 intent.outputs = [f"{subject}@{version}"]
                 intent.data = dict(change.said)
                 if change.rows is not None:

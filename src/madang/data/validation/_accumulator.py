@@ -27,7 +27,7 @@ from madang.errors import InvalidInputError
 
 EXAMPLES = 5
 _FORMAT = "madang.validation/1"
-_PART_BYTES = 64 << 20
+_PART_BYTES = 32 << 20
 """Rows of a stream that are looked at together: many small batches would each cost a plan's run."""
 
 
@@ -71,10 +71,18 @@ class PolarsAccumulator(Accumulator):
         now_us: The clock of `freshness` checks.
         spill: Where what `unique` must remember is put beyond its share of the memory.
         first_row: The number of the first row.
+        whole: All rows come in one part, which the caller holds: keys are neither copied nor put
+            on disk.
     """
 
     def __init__(
-        self, plan: Plan, now_us: Callable[[], int], spill: Path | None, first_row: int = 0
+        self,
+        plan: Plan,
+        now_us: Callable[[], int],
+        spill: Path | None,
+        first_row: int = 0,
+        *,
+        whole: bool = False,
     ) -> None:
         if not 0 <= first_row < 2**62:
             raise InvalidInputError(f"first_row must be 0 or more, below 2**62, found {first_row}")
@@ -91,7 +99,10 @@ class PolarsAccumulator(Accumulator):
         self._failures: dict[str, _Failures] = {}
         self._states: dict[int, dict[str, Any]] = {}
         self._sample = Sample(None)
-        self.keys = {i: Keys(spill) for i, item in enumerate(plan.checks) if item.key}
+        self._whole = whole
+        self.keys = {
+            i: Keys(spill, spills=not whole) for i, item in enumerate(plan.checks) if item.key
+        }
 
     # -- rows -----------------------------------------------------------------------------------
 
@@ -145,7 +156,7 @@ class PolarsAccumulator(Accumulator):
                 examples = _examples(part, item, part.masks[index], start)
                 self._failed(f"check.{index}").add(int(part.values[f"check.{index}"]), examples)
             elif item.key:
-                self.keys[index].add(_keyed(part, item, start))
+                self.keys[index].add(_keyed(part, item, start, copied=not self._whole))
         self._sample.add(part.frame, _numbers(part, start))
 
     def _reserve(self, start: int, rows: int) -> None:
@@ -426,13 +437,13 @@ def _numbers(part: Part, start: int) -> pl.Series:
     return (read_rows(part.typed) + start).cast(pl.UInt64)
 
 
-def _keyed(part: Part, item: Planned, start: int) -> pl.DataFrame:
-    """The keys of rows that nothing sets aside, with the rows' numbers; copied from the batch."""
+def _keyed(part: Part, item: Planned, start: int, *, copied: bool) -> pl.DataFrame:
+    """The keys of rows that nothing sets aside, with the rows' numbers."""
     keys = part.frame.select(item.key).with_columns(_numbers(part, start).alias(ROW))
     names = [name for name in keys.columns if name != ROW]
     kept = keys.select(pl.all_horizontal(pl.col(names).is_not_null())).to_series() & ~part.aside
     # By index: a filter that keeps all may hold on to the whole batch.
-    return keys[kept.arg_true()]
+    return keys[kept.arg_true()] if copied else keys.filter(kept)
 
 
 def _examples(part: Part, item: Planned, mask: pl.Series, start: int) -> list[list[Any]]:

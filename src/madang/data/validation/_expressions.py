@@ -197,9 +197,21 @@ def _predicate(sql: str, frame: pl.DataFrame, path: str) -> pl.Expr:
         result = probe.select(expression.alias("x"))
     except pl.exceptions.PolarsError as error:
         raise InvalidInputError(f"{path}: {sql!r}: {_first_line(error)}") from error
-    if result.schema["x"] != pl.Boolean or result.height != probe.height:
+    # A value of many rows is another one for each part that the rows come in.
+    if result.schema["x"] != pl.Boolean or result.height != probe.height or _gathers(sql):
         raise InvalidInputError(f"{path}: {sql!r} must be true or false for each row")
     return expression
+
+
+def _gathers(sql: str) -> bool:
+    """Whether an expression looks at other rows: it has an aggregate or a window."""
+    import sqlglot
+
+    try:
+        tree = sqlglot.parse_one(sql, dialect="postgres")
+    except sqlglot.errors.SqlglotError:
+        return False  # Polars' own words, none of which looks at other rows
+    return tree.find(sqlglot.exp.AggFunc, sqlglot.exp.Window) is not None
 
 
 def _first_line(error: BaseException) -> str:

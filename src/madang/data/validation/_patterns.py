@@ -65,6 +65,8 @@ def _translated(pattern: str) -> tuple[str, bool]:
             raise PatternError("look-around, flags, names and conditions have no exact counterpart")
         elif char == "$":
             raise PatternError("a $ before the end has no exact counterpart")
+        elif char in "*+?}" and rest.startswith("+"):
+            raise PatternError("a possessive quantifier has no exact counterpart")
         result.append(char)
         position += 1
     try:
@@ -79,6 +81,8 @@ def _escape(char: str, *, inside: bool) -> str:
         return _INSIDE[char] if inside else f"[{_INSIDE[char]}]"
     if char in ("W", "S") and not inside:
         return f"[^{_INSIDE[char.lower()]}]"
+    if char in ("<", ">"):
+        return char  # behind a backslash it is a word's boundary there
     if char == "A":
         return r"\A"
     if char == "Z":

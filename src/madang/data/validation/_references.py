@@ -87,11 +87,13 @@ class References:
         chosen = self._version(dataset, version)
 
         def read() -> pl.DataFrame:
-            held: pl.DataFrame | None = None
+            held: list[pl.DataFrame] = []
             for table in self._parts(dataset, chosen, list(columns)):
-                found = _conformed(table, dataset, columns)
-                held = found if held is None else pl.concat([held, found]).unique()
-            return pl.DataFrame() if held is None else held
+                held.append(_conformed(table, dataset, columns))
+                # As often as their number doubles, so that it costs no more than a few passes.
+                if sum(frame.height for frame in held[1:]) > held[0].height:
+                    held = [pl.concat(held).unique()]
+            return pl.concat(held).unique() if held else pl.DataFrame()
 
         if chosen is None:
             return read()

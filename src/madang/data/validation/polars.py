@@ -81,7 +81,7 @@ class PolarsValidation(Validation):
         self, data: Any, contract: DataContract, *, references: Mapping[str, Any] | None = None
     ) -> Outcome:
         plan = Plan(contract, self._references(references))
-        accumulator = PolarsAccumulator(plan, self._now_us, self._spill)
+        accumulator = PolarsAccumulator(plan, self._now_us, self._spill, whole=True)
         table = as_table(data)
         part = accumulator.judge(table)
         accumulator.add(part)
