@@ -64,7 +64,7 @@ def test_reading_again(call, refused, collection):
     wrong = call("topics", "read", "t", "--since", "yesterday", code=2).err
     assert "'yesterday' is no time such as 2026-01-31" in wrong
     assert "there is no 5" in refused("topics", "read", "t", "--partition", 5)
-    assert "'none'" in refused("topics", "read", "none")
+    assert "make it first: madang topics create none" in refused("topics", "read", "none")
 
 
 def test_a_schema(call, refused, collection, project):

@@ -231,6 +231,8 @@ def test_files_without_rows(stack, folder, content):
     ("url", "error", "words"),
     [
         ("file:///nowhere/*.csv", NotFoundError, "there is no folder"),
+        ("file:/in/a.csv", InvalidInputError, "neither a name nor a URL"),
+        ("nowhere", NotFoundError, "neither a topic 'nowhere' nor a source of that name"),
         ("file:///in/a.csv", NotFoundError, "there is no file"),
         ("file:///in?format=xml", ConfigurationError, "formats are: csv, jsonl, parquet"),
         ("file:///in?delimiter=ab", ConfigurationError, "must be one character"),

@@ -271,8 +271,10 @@ def test_what_is_not_known_yet(filled):
         filled.processing.lineage("early")
     filled.storage.write("later", pa.table({"a": [1]}))
     assert filled.processing.lineage("early").of("a").sources == (("later", "a"),)
-    with pytest.raises(InvalidInputError, match="DuckDB can't run this query"):
-        filled.processing.register(View("wrong", sql="SELECT nothing FROM flights"))
+    with pytest.raises(InvalidInputError, match="DuckDB can't run this query") as raised:
+        filled.processing.register(View("wrong", sql="SELECT\n  nothing FROM flights"))
+    assert "\n" not in str(raised.value)
+    assert "SELECT nothing FROM flights" in str(raised.value)
 
 
 def test_of_a_feature_view(filled):

@@ -31,7 +31,10 @@ class OpenTopic:
                 Partition(folder / str(number), number, segment_bytes) for number in range(count)
             ]
         except FileNotFoundError as error:
-            raise NotFoundError(f"there is no topic {folder.name!r}") from error
+            raise NotFoundError(
+                f"there is no topic {folder.name!r}; make it first: madang topics create "
+                f"{folder.name}"
+            ) from error
         except (ValueError, KeyError, TypeError) as error:
             raise _damaged(folder / "topic.json", error) from error
 

@@ -323,7 +323,9 @@ class KafkaCollection(Collection):
                     answer = self._admin.describe_topics(request, request_timeout=TIMEOUT_SECONDS)
                     found = answer[full].result()
             except NotFoundError as error:
-                raise NotFoundError(f"there is no topic {name!r}") from error
+                raise NotFoundError(
+                    f"there is no topic {name!r}; make it first: madang topics create {name}"
+                ) from error
             count, identity = len(found.partitions), str(found.topic_id)
             self._known[full] = (count, identity, time.monotonic() + _KNOWN_SECONDS)
         return count, identity

@@ -97,6 +97,10 @@ def ingest(
 
 
 def _check_topic(stack: Stack, name: str) -> None:
+    if ":" in name:
+        raise InvalidInputError(
+            f"{name!r} is neither a name nor a URL; a URL begins with scheme://, such as file:///in"
+        )
     try:
         stack.collection.topic(name)
     except NotFoundError as error:

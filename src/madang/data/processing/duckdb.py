@@ -261,7 +261,12 @@ def _too_large(error: Exception) -> ConfigurationError:
 
 
 def _wrong(error: Exception, sql: str) -> InvalidInputError:
-    return InvalidInputError(f"DuckDB can't run this query: {error}\n{sql[:500]}")
+    lines = [line for line in str(error).splitlines() if line.strip(" ^")]
+    told = " ".join(" ".join(lines).split())
+    return InvalidInputError(
+        f"DuckDB can't run this query: {told}"
+        + ("" if "LINE " in told else f"; it is: {' '.join(sql.split())[:500]}")
+    )
 
 
 def _late_error(error: OSError, sql: str) -> Exception:

@@ -330,7 +330,8 @@ class Materializer:
         before = self._storage.progress(run.dataset, [application]).get(application, -1)
         if before != (run.state.run if run.state else -1):
             raise ConflictError(
-                f"view {run.view.name!r} was materialized by another process at the same time"
+                f"view {run.view.name!r} was materialized by another process at the same time; "
+                "nothing was written: ask again"
             )
         number = before + 1
         state = {
@@ -354,6 +355,11 @@ class Materializer:
         except Exception as error:
             if kept.error is not None and error is not kept.error:
                 raise kept.error from error
+            if isinstance(error, ConflictError):
+                raise ConflictError(
+                    f"dataset {run.dataset!r} was written by another process while view "
+                    f"{run.view.name!r} was materialized into it; nothing was written: ask again"
+                ) from error
             raise
         return version
 
