@@ -11,7 +11,12 @@ from sklearn.linear_model import LinearRegression
 from madang.data.storage import DeltaTables, LocalFiles, Storage, Transaction, UnknownOutcomeError
 from madang.data.storage.local import LocalStorage
 from madang.data.storage.recorded import RecordedStorage
-from madang.errors import ConfigurationError, InvalidInputError, SchemaMismatchError
+from madang.errors import (
+    ConfigurationError,
+    InvalidInputError,
+    SchemaMismatchError,
+    UnavailableError,
+)
 
 
 def lines(stack, kind):
@@ -180,3 +185,20 @@ def test_a_write_whose_answer_was_lost_is_settled_by_the_next(stack, tmp_path):
     assert (found[1].intent, found[1].outputs) == (found[0].seq, ("dataset:t@0",))
     assert found[1].data["outcome"] == "written"
     assert storage.settle() == 0
+
+
+def test_a_change_whose_version_can_not_be_looked_at_is_settled_later(stack, monkeypatch):
+    storage = stack.storage
+    storage.write("t", pa.table({"a": [1]}))
+    versions = storage.engine.versions
+
+    def away(table, *, limit=None):
+        raise UnavailableError("the store does not answer")
+
+    monkeypatch.setattr(storage.engine, "versions", away)
+    with pytest.raises(UnavailableError):
+        storage.merge("t", pa.table({"a": [2]}), on=["a"])
+    monkeypatch.setattr(storage.engine, "versions", versions)
+    assert storage.settle() == 1
+    line = stack.ledger.lines(kind="dataset.write", limit=1)[0]
+    assert (line.phase, line.outputs) == ("settled", ("dataset:t@1",))
