@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import pyarrow as pa
 import pytest
+from tests.server.conftest import Client, bearer, make_tokens
 from tests.server.test_api import error, ok
+
+from madang.security.identity.contract import ROLES
+from madang.server.app import create_app
 
 
 @pytest.fixture(scope="module")
@@ -70,3 +74,30 @@ def test_usage(journeys):
     assert any(ref.startswith("data_view:far@") for ref in usage["readers"])
     message = error(journeys.viewer.get("/repository/dataset/nowhere/usage"), 404, "NotFoundError")
     assert "there is no dataset 'nowhere'" in message
+
+
+def test_each_kind_needs_its_own_permission(stack, monkeypatch):
+    """Who may read datasets alone finds no topics, models and feature views by the repository."""
+    monkeypatch.setitem(ROLES, "viewer", frozenset({"dataset:read", "dataset:write"}))
+    stack.storage.write("rides", pa.table({"a": [1]}))
+    stack.collection.create_topic("rides")
+    client, tokens = Client(create_app(stack)), make_tokens(stack)
+
+    def ask(role, path, method="get", **options):
+        return client.request(
+            method.upper(), f"/api/v1{path}", headers=bearer(tokens[role]), **options
+        )
+
+    def kinds(role):
+        return [m["entry"]["kind"] for m in ok(ask(role, "/search", params={"q": "rides"}))]
+
+    assert kinds("engineer") == ["dataset", "topic"]
+    assert kinds("viewer") == ["dataset"]
+    ok(ask("viewer", "/repository/dataset/rides"))
+    for answer in (
+        ask("viewer", "/search", params={"q": "rides", "kind": "topic"}),
+        ask("viewer", "/repository/topic/rides"),
+        ask("viewer", "/repository/topic/rides/usage"),
+        ask("viewer", "/repository/topic/rides", "patch", json={"owner": "me"}),
+    ):
+        assert "may not topic:" in error(answer, 403, "PermissionDeniedError")
