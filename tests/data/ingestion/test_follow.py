@@ -29,7 +29,10 @@ def until(condition, *processes):
         for process in processes:
             assert process.poll() is None, process.communicate()
         pause.wait(0.05)
-    pytest.fail("it did not come to that in a minute")
+    for process in processes:
+        process.kill()
+    said = [process.communicate() for process in processes]
+    pytest.fail(f"it did not come to that in a minute; the processes said: {said}")
 
 
 def followed(root, *more):

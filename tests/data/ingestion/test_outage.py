@@ -195,6 +195,9 @@ def test_follow_rides_it_out(root, kafka, s3, which):
         fill(stack, 0, 30)
         with followed(root) as process:
             until(lambda: len(ids(stack)) == 20, process)
+            # A commit of offsets that is under way when the broker dies waits until it is back.
+            committed = stack.collection.committed
+            until(lambda: sum(committed("trips", "ingest.trips").values()) == 30, process)
             server.kill()
             if which == "s3":
                 fill(stack, 30, 60)
