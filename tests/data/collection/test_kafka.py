@@ -209,6 +209,33 @@ def test_nobody_there(tmp_path, monkeypatch):
 
 
 @pytest.mark.timeout(300)
+def test_a_commit_whose_broker_is_gone_is_told_and_can_be_repeated(stopped_kafka, tmp_path):
+    """The client would wait for it without end, and closing the consumer with it."""
+    collection = connect(f"kafka://{stopped_kafka.address}", engines.Context("gone", tmp_path))
+    with stopped_kafka.running() as process:
+        collection.create_topic("t")
+        collection.append("t", events([b"1", b"2"]))
+        consumer = collection.consumer("t", "g")
+        while not consumer.poll().num_rows:
+            pass
+        os.killpg(process.pid, signal.SIGKILL)
+        # At once: the client knows what to say when it has seen that the broker is gone.
+        with pytest.raises(UnavailableError, match="group 'g' can't commit"):
+            consumer.commit()
+        consumer.close()
+        process.wait()
+    with stopped_kafka.running():
+        again = collection.consumer("t", "g")
+        while not (batch := again.poll()).num_rows:
+            pass
+        assert batch["value"].to_pylist() == [b"1", b"2"]
+        again.commit()
+        assert collection.committed("t", "g") == {0: 2}
+        again.close()
+    collection.close()
+
+
+@pytest.mark.timeout(300)
 def test_a_broker_killed_in_the_middle_of_appends_and_polls(stopped_kafka, tmp_path):
     appended, polled, failed, enough = [], [], [], threading.Event()
     collection = connect(f"kafka://{stopped_kafka.address}", engines.Context("killed", tmp_path))

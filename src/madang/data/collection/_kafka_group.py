@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from concurrent.futures import Future
+from threading import Lock, Thread
 from typing import Any
 
 from confluent_kafka import Consumer as KafkaClient, KafkaError, Message, TopicPartition
@@ -11,7 +13,7 @@ from confluent_kafka import Consumer as KafkaClient, KafkaError, Message, TopicP
 from madang.data.collection._batches import Batch, warn_of_lost
 from madang.data.collection._kafka_client import TIMEOUT_SECONDS, check, to_batch, translated
 from madang.data.collection.contract import Consumer
-from madang.errors import ConflictError, InvalidInputError
+from madang.errors import ConflictError, InvalidInputError, UnavailableError
 
 _SESSION_MS = 6_000
 """How long the broker waits for a member that was killed; brokers allow no less by default."""
@@ -27,6 +29,8 @@ class KafkaConsumer(Consumer):
         self._positions: dict[int, int] = {}
         self._lost: dict[int, int] = {}
         self._closed = False
+        self._committing = False
+        self._lock = Lock()
         self._client = KafkaClient(
             {
                 **config,
@@ -68,8 +72,38 @@ class KafkaConsumer(Consumer):
             return
         places = [TopicPartition(self._topic, number, at) for number, at in wanted.items()]
         with translated(f"{self._what} can't commit"):
-            for place in self._client.commit(offsets=places, asynchronous=False):
+            for place in self._committed(places):
                 check(f"{self._what} can't commit partition {place.partition}", place.error)
+
+    def _committed(self, places: list[TopicPartition]) -> list[TopicPartition]:
+        """Commits in a thread of its own: the client waits without end for a broker that is gone."""
+        future: Future[list[TopicPartition]] = Future()
+
+        def commit() -> None:
+            answer: Any = None
+            try:
+                answer = self._client.commit(offsets=places, asynchronous=False)
+            except Exception as error:
+                answer = error
+            with self._lock:
+                self._committing = False
+                left_open = self._closed
+            if isinstance(answer, Exception):
+                future.set_exception(answer)
+            else:
+                future.set_result(answer)
+            if left_open:
+                self._client.close()
+
+        self._committing = True
+        Thread(target=commit, name="madang-commit", daemon=True).start()
+        try:
+            return future.result(TIMEOUT_SECONDS)
+        except TimeoutError as error:
+            raise UnavailableError(
+                f"{self._what} can't commit: Kafka did not answer in {TIMEOUT_SECONDS:.0f} s; "
+                "close this consumer, and make another when Kafka is back"
+            ) from error
 
     def position(self) -> dict[int, int]:
         return dict(sorted(self._positions.items()))
@@ -86,9 +120,12 @@ class KafkaConsumer(Consumer):
                 self._positions[number] = offset
 
     def close(self) -> None:
-        if not self._closed:
-            self._closed = True
-            self._client.close()
+        with self._lock:
+            was_closed, self._closed = self._closed, True
+            waits = self._committing  # then it is closed after the commit, which may take long
+        if not was_closed:
+            if not waits:
+                self._client.close()
             self._positions.clear()
 
     def _take(self, message: Message, lows: dict[int, int]) -> bool:
