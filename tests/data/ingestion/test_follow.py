@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 
 import pytest
@@ -27,12 +28,12 @@ def until(condition, *processes):
         if condition():
             return
         for process in processes:
-            assert process.poll() is None, process.communicate()
+            assert process.poll() is None, said(process)
         pause.wait(0.05)
     for process in processes:
         process.kill()
-    said = [process.communicate() for process in processes]
-    pytest.fail(f"it did not come to that in a minute; the processes said: {said}")
+    told = [said(process) for process in processes]
+    pytest.fail(f"it did not come to that in a minute; the processes said: {told}")
 
 
 def followed(root, *more):
@@ -46,9 +47,22 @@ def followed(root, *more):
         "ingest",
         "trips",
     ]
-    return subprocess.Popen(
-        [*command, "--follow", *more], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    # Files, for a pipe that nobody reads stops a process that says much.
+    files = tempfile.TemporaryFile("w+"), tempfile.TemporaryFile("w+")
+    process = subprocess.Popen([*command, "--follow", *more], stdout=files[0], stderr=files[1])
+    process.files = files
+    return process
+
+
+def said(process):
+    """Waits for the end of what `followed` started; its output and its errors."""
+    process.wait(60)
+    texts = []
+    for file in process.files:
+        file.seek(0)
+        texts.append(file.read())
+        file.close()
+    return texts
 
 
 def test_sigterm_ends_it_after_the_batch(trips):
@@ -58,7 +72,7 @@ def test_sigterm_ends_it_after_the_batch(trips):
         fill(trips, 30, 60)
         until(lambda: len(ids(trips)) == 40, process)
         process.send_signal(signal.SIGTERM)
-        out, err = process.communicate(timeout=60)
+        out, err = said(process)
     assert process.returncode == 0, err
     assert "60 events: 40 valid, 20 quarantined" in out
     assert "0: at" in out
@@ -138,7 +152,7 @@ def test_members_come_and_die(kafka_project):
                     for process in (two, three):
                         process.send_signal(signal.SIGTERM)
                     for process in (two, three):
-                        _, err = process.communicate(timeout=60)
+                        _, err = said(process)
                         assert process.returncode == 0, err
         ingest(stack, "trips")
         check(stack, 1300)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import pytest
 from tests.data.ingestion.conftest import check, fill, ids, write_contract
 from tests.data.ingestion.test_exactly_once import prepared
-from tests.data.ingestion.test_follow import followed, until
+from tests.data.ingestion.test_follow import followed, said, until
 from tests.servers import free_port
 
 import madang
@@ -188,19 +188,24 @@ def test_killed_in_the_middle(root, kafka, s3, which):
 
 
 @pytest.mark.timeout(600)
-def test_follow_rides_out_an_outage_of_the_storage(root, kafka, s3):
+@pytest.mark.parametrize("which", ["s3", "kafka"])
+def test_follow_rides_it_out(root, kafka, s3, which):
+    server = s3 if which == "s3" else kafka
     with madang.open(root) as stack:
         fill(stack, 0, 30)
         with followed(root) as process:
             until(lambda: len(ids(stack)) == 20, process)
-            s3.kill()
-            fill(stack, 30, 60)
+            server.kill()
+            if which == "s3":
+                fill(stack, 30, 60)
             until(lambda: ingestions_error(stack).startswith("UnavailableError: "), process)
-            s3.start()
+            server.start()
+            if which == "kafka":
+                fill(stack, 30, 60)
             until(lambda: ingestions_error(stack) == "", process)
             until(lambda: len(ids(stack)) == 40, process)
             process.send_signal(signal.SIGTERM)
-            out, err = process.communicate(timeout=60)
+            out, err = said(process)
         assert process.returncode == 0, err
         assert "tries again in" in err
         assert "60 events: 40 valid, 20 quarantined" in out

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from threading import Event
 from typing import TYPE_CHECKING
@@ -70,14 +71,22 @@ def ingest(
     """
     found = stack.project.sources.get(source) if isinstance(source, str) else None
     if isinstance(source, str) and found is None and "://" not in source:
-        name = dataset or source
-        _check_topic(stack, source)  # before anything is made
-        contract = _contract(stack, name)
+        if ":" in source:
+            raise InvalidInputError(
+                f"{source!r} is neither a name nor a URL; a URL begins with scheme://, such as "
+                "file:///in"
+            )
+        try:
+            contract = _contract(stack, dataset or source)
+        except NotFoundError:
+            with _told_of_topic(stack, source):
+                stack.collection.topic(source)
+            raise
         job = Job(
             stack, f"{_TOPIC}{source}", contract, Limits(batch_events, batch_bytes, batch_seconds),
             follow, stop or Event(), on_batch, poll_seconds,
         )  # fmt: skip
-        return _run(job, lambda: TopicMove(job, source))
+        return _run(job, lambda: _topic_move(job, source))
     named = source if isinstance(source, str) and found is not None else None
     into = dataset or named
     if into is None:
@@ -96,13 +105,16 @@ def ingest(
             opened.close()
 
 
-def _check_topic(stack: Stack, name: str) -> None:
-    if ":" in name:
-        raise InvalidInputError(
-            f"{name!r} is neither a name nor a URL; a URL begins with scheme://, such as file:///in"
-        )
+def _topic_move(job: Job, name: str) -> TopicMove:
+    with _told_of_topic(job.stack, name):
+        return TopicMove(job, name)
+
+
+@contextmanager
+def _told_of_topic(stack: Stack, name: str) -> Iterator[None]:
+    """Says what to do where there is no such topic."""
     try:
-        stack.collection.topic(name)
+        yield
     except NotFoundError as error:
         sources = ", ".join(sorted(stack.project.sources)) or "none"
         raise NotFoundError(
