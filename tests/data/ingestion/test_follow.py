@@ -144,7 +144,7 @@ def test_members_come_and_die(kafka_project):
                     fill(stack, start, start + 100)
                 until(lambda: len(ids(stack)) > 200, one, two)
                 os.kill(one.pid, signal.SIGKILL)
-                one.wait()
+                said(one)
                 with followed(kafka_project) as three:
                     fill(stack, 1000, 1300)
                     valid = sum(n % 3 > 0 for n in range(1300))
