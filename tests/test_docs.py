@@ -139,3 +139,10 @@ def test_what_the_makefile_runs_is_there():
     scripts = re.findall(r"\$\(BIN\)/python (\S+\.py)", text)
     assert scripts
     assert [script for script in scripts if not (ROOT / script).is_file()] == []
+
+
+def test_make_bench_runs_every_benchmark():
+    folder = ROOT / "benchmarks"
+    listed = re.findall(r'^    "(\w+)": \[', (folder / "run.py").read_text(), re.MULTILINE)
+    there = {path.stem for path in folder.glob("*.py")} - {"run", "peer_environments"}
+    assert set(listed) == there
