@@ -87,6 +87,8 @@ class Project:
         urls: Component (or `metadata`) to engine URL, of the chosen environment.
         env: The environment's name; `None` for the default.
         sources: Name to URL of what may be ingested by name, also by users of the HTTP API.
+        local_user: Whether the server takes requests for MLflow's routes without a token, when the
+            kernel says that they come from the user who runs it (`server/own_user.py`).
     """
 
     name: str
@@ -94,6 +96,7 @@ class Project:
     urls: Mapping[str, str] = field(default_factory=dict, repr=False)
     env: str | None = None
     sources: Mapping[str, str] = field(default_factory=dict, repr=False)
+    local_user: bool = True
 
     @classmethod
     def find(cls, path: str | Path | None = None, env: str | None = None) -> Self:
@@ -122,7 +125,7 @@ class Project:
             content = tomllib.loads(file.read_text("utf-8"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
             raise ConfigurationError(f"{file}: {error}") from error
-        _check_keys(file, "", content, {"project", "stack", "sources", "env"})
+        _check_keys(file, "", content, {"project", "stack", "sources", "server", "env"})
         project = content.get("project", {})
         _check_keys(file, "project.", project, {"name"})
         name = project.get("name")
@@ -146,7 +149,16 @@ class Project:
                     f"it has: {', '.join(sorted(environments)) or 'none'}"
                 )
             urls.update(environments[env].get("stack", {}))
-        return cls(name, file.parent, urls, env, sources)
+        return cls(name, file.parent, urls, env, sources, _local_user(file, content))
+
+
+def _local_user(file: Path, content: Mapping[str, Any]) -> bool:
+    server = content.get("server", {})
+    _check_keys(file, "server.", server, {"local_user"})
+    found = server.get("local_user", True)
+    if not isinstance(found, bool):
+        raise ConfigurationError(f"{file}: server.local_user is true or false, found {found!r}")
+    return found
 
 
 def _urls(file: Path, where: str, found: Any) -> dict[str, str]:

@@ -1,5 +1,8 @@
 """Every request needs an identity and a permission, unless its path stands in `PUBLIC`.
 
+MLflow's routes (`server/mlflow/`) take two more proofs than a token, because existing code sends
+what MLflow's client sends: a name and a password, or nothing at all (`own_user.py`).
+
 Who asks is found out before anything is read or looked up, so a stranger can't tell a path that
 exists from one that doesn't, and can't make the server hold a big body. A route says what it needs
 by `**needs("run:read")`; one that says nothing is refused to everybody, so a forgotten line closes a
@@ -8,6 +11,9 @@ route instead of opening it.
 
 from __future__ import annotations
 
+import base64
+import binascii
+import contextlib
 import logging
 import time
 from typing import TYPE_CHECKING, Any
@@ -22,9 +28,12 @@ from madang.errors import AuthenticationError, MadangError, PermissionDeniedErro
 from madang.ledger import act_as, new_id
 from madang.platform.logs import bound
 from madang.security.identity import Identity
+from madang.server.mlflow import wire as mlflow
+from madang.server.own_user import own_user
 from madang.stack import Stack
 
 if TYPE_CHECKING:
+    from starlette.responses import Response
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _log = logging.getLogger("madang.server")
@@ -51,6 +60,17 @@ def error_response(error: str, message: str, status: int) -> JSONResponse:
     """Every error's form: `{"error": NAME, "message": TEXT}`."""
     headers = {"WWW-Authenticate": "Bearer"} if status == 401 else None  # RFC 9110, 11.6.1
     return JSONResponse({"error": error, "message": message}, status, headers)
+
+
+def _refused(path: str, error: MadangError | HTTPException) -> Response:
+    """Why the gate stays closed, in the form of the API that was asked."""
+    if mlflow.is_ours(path):
+        if isinstance(error, MadangError):
+            return mlflow.expected(error)
+        return mlflow.refusal("INVALID_PARAMETER_VALUE", error.detail, error.status_code)
+    if isinstance(error, MadangError):
+        return error_response(type(error).__name__, str(error), error.status)
+    return error_response("InvalidInputError", error.detail, error.status_code)
 
 
 class Gate:
@@ -98,29 +118,40 @@ class Gate:
         """Answers a stranger, and hands what is let in to the application."""
         try:
             if scope["path"] not in PUBLIC:
-                identity = await self._authenticate(Headers(scope=scope))
+                identity = await self._authenticate(scope)
                 scope.setdefault("state", {})["identity"] = identity
                 act_as(f"user:{identity.name}")
-            receive = self._limited(Headers(scope=scope), receive)
-        except MadangError as error:
-            await error_response(type(error).__name__, str(error), error.status)(
-                scope, receive, send
-            )
-        except HTTPException as error:
-            await error_response("InvalidInputError", error.detail, error.status_code)(
-                scope, receive, send
-            )
+            if not mlflow.is_streamed(scope["method"], scope["path"]):
+                receive = self._limited(Headers(scope=scope), receive)
+        except (MadangError, HTTPException) as error:
+            await _refused(scope["path"], error)(scope, receive, send)
         else:
             await self._app(scope, receive, send)
 
-    async def _authenticate(self, headers: Headers) -> Identity:
-        """Raises `AuthenticationError` without a token, or with one that is not valid."""
-        kind, _, token = headers.get("authorization", "").partition(" ")
-        if kind.lower() != "bearer" or not token.strip():
-            raise AuthenticationError(
-                "this needs a token; send the header Authorization: Bearer TOKEN"
-            )
-        return await run_in_threadpool(self._stack.identity.authenticate, token=token.strip())
+    async def _authenticate(self, scope: Scope) -> Identity:
+        """Raises `AuthenticationError` without a proof of who asks, or with one that isn't valid."""
+        kind, _, proof = Headers(scope=scope).get("authorization", "").partition(" ")
+        ours, proof = mlflow.is_ours(scope["path"]), proof.strip()
+        if kind.lower() == "bearer" and proof:
+            return await run_in_threadpool(self._stack.identity.authenticate, token=proof)
+        if kind.lower() == "basic" and ours:
+            return await run_in_threadpool(self._by_password, proof)
+        if ours and not kind and self._stack.project.local_user:
+            return own_user(scope)
+        raise AuthenticationError("this needs a token; send the header Authorization: Bearer TOKEN")
+
+    def _by_password(self, proof: str) -> Identity:
+        """MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD; the password may be a token."""
+        try:
+            name, _, password = base64.b64decode(proof, validate=True).decode().partition(":")
+        except (binascii.Error, UnicodeDecodeError) as error:
+            raise AuthenticationError("the header Authorization: Basic is not readable") from error
+        identity = self._stack.identity
+        with contextlib.suppress(AuthenticationError):
+            found = identity.authenticate(token=password)
+            if found.name == name:
+                return found
+        return identity.authenticate(name=name, password=password)
 
     def _limited(self, headers: Headers, receive: Receive) -> Receive:
         """Counts the body's bytes: a header may say less than comes, or nothing."""

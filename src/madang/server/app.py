@@ -20,6 +20,7 @@ from madang.server.deployment import router as deployment
 from madang.server.development import router as development
 from madang.server.features import router as features
 from madang.server.ingestion import router as ingestion
+from madang.server.mlflow import MLflowAPI
 from madang.server.platform import router as platform
 from madang.server.pressure import Pressure
 from madang.server.project import router as project
@@ -66,6 +67,7 @@ def create_app(stack: Stack, *, max_body_bytes: int = MAX_BODY_BYTES) -> FastAPI
     )
     app.state.stack = stack
     app.state.inbox = Inbox(stack)
+    app.add_middleware(MLflowAPI, stack=stack)
     app.add_middleware(Pressure, max_bytes=max_body_bytes)
     app.add_middleware(Gate, stack=stack, max_body_bytes=max_body_bytes)
     app.add_exception_handler(MadangError, _expected)

@@ -1,0 +1,48 @@
+"""MLflow's client finds with our server what it finds with MLflow's own.
+
+`expected.json` holds what the cases in `client/` find with MLflow 3.17.2's server. To look whether
+it still does, or to write it anew:
+
+    MADANG_TEST_MLFLOW_SERVER=1 pytest tests/server/mlflow/test_client.py
+    MADANG_TEST_MLFLOW_SERVER=write pytest tests/server/mlflow/test_client.py
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+FILE = Path(__file__).parent / "expected.json"
+EXPECTED = json.loads(FILE.read_text("utf-8"))
+THEIRS = os.environ.get("MADANG_TEST_MLFLOW_SERVER", "")
+
+OURS = {}
+"""Case to what is otherwise with our server, by design, and why."""
+
+
+@pytest.fixture(scope="module")
+def found(request, mlflow):
+    if THEIRS:
+        found = mlflow.client(request.getfixturevalue("mlflow_server"))
+        if THEIRS == "write":
+            text = json.dumps(found, indent=1, ensure_ascii=False, sort_keys=True)
+            FILE.write_text(f"{text}\n", "utf-8")
+        return found
+    return mlflow.client(request.getfixturevalue("served").url)
+
+
+@pytest.mark.parametrize("case", EXPECTED)
+def test_the_client_finds_the_same(found, case):
+    assert "error" not in found[case], found[case]["error"]
+    expected = EXPECTED[case]["found"]
+    if case in OURS and not THEIRS:
+        expected = {**expected, **OURS[case]}
+    assert found[case]["found"] == expected
+
+
+def test_no_case_is_missing(found):
+    assert set(found) == set(EXPECTED)
+    assert len(EXPECTED) > 35
