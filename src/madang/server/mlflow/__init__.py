@@ -9,8 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from madang.errors import MadangError
-from madang.server.mlflow import wire
-from madang.server.mlflow.artifacts import ROUTES as ARTIFACTS
+from madang.server.mlflow import about, artifacts, experiments, models, registry, runs, wire
 from madang.server.mlflow.routing import Call, Table, answer
 
 if TYPE_CHECKING:
@@ -19,7 +18,10 @@ if TYPE_CHECKING:
 
     from madang.stack import Stack
 
-TABLE = Table([*ARTIFACTS])
+TABLE = Table(
+    [route for part in (about, experiments, runs, models, registry, artifacts)
+     for route in part.ROUTES]
+)  # fmt: skip
 """Every route of MLflow's API that is served."""
 
 _log = logging.getLogger("madang.server")

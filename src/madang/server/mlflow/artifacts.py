@@ -1,12 +1,14 @@
 """Artifacts: files of runs and of logged models, through the server.
 
-The client is told `mlflow-artifacts:/runs/RUN` and `mlflow-artifacts:/logged_models/MODEL`; under
-these two, and nowhere else, it may read, write and delete. Files go from the socket to the disk and
-back in pieces, and nothing ever looks into them.
+The client is told `mlflow-artifacts:/runs/OWNER`, where the owner is a run or a logged model; below
+it, and nowhere else, it may read, write and delete. The files of registered models, at
+`mlflow-artifacts:/models/NAME/…`, can be read. Files go from the socket to the disk and back in
+pieces, and nothing ever looks into them.
 """
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,41 +21,37 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import FileResponse, Response
 
 from madang.data.storage import LocalFiles
-from madang.errors import InvalidInputError, NotFoundError
+from madang.development.experiments import Artifact
+from madang.development.experiments.values import artifact_uri
+from madang.errors import InvalidInputError
+from madang.server.mlflow.messages import OfRun
 from madang.server.mlflow.routing import Call, Routes
 
 if TYPE_CHECKING:
     from starlette.requests import Request
 
-    from madang.data.storage import ObjectInfo
     from madang.stack import Stack
 
 FILES = "/api/2.0/mlflow-artifacts/artifacts"
 """The path of the artifacts that go through the server."""
 
 _PIECE_BYTES = 1 << 20
+_UNUSABLE = re.compile(r"[\x00-\x1f\x7f\\]")
 _HEADERS = {"X-Content-Type-Options": "nosniff"}
 
 _proxy = Routes(FILES)
 _runs = Routes("")
 
 
-def root(kind: str, owner: str) -> str:
-    """Where the client finds the artifacts of a run or a logged model."""
-    return f"mlflow-artifacts:/{kind}/{owner}"
-
-
 @dataclass(frozen=True)
 class Place:
-    """A file or folder among the artifacts of one thing.
+    """A file or folder among the artifacts of a run or logged model.
 
     Attributes:
-        kind: `runs` or `logged_models`.
         owner: The run's or the model's id.
-        path: Below it; empty for all of its artifacts.
+        path: Below its artifacts; empty for all of them.
     """
 
-    kind: str
     owner: str
     path: str
 
@@ -62,24 +60,17 @@ class Place:
         """A place from what stands after `mlflow-artifacts:/`.
 
         Raises:
-            InvalidInputError: It leads out of the artifacts, or is of nothing that has some.
+            InvalidInputError: It leads out of the artifacts, or to something else.
         """
         parts = text.strip("/").split("/")
-        kind, owner = parts[0], parts[1] if len(parts) > 1 else ""
-        if kind not in ("runs", "logged_models") or not owner.replace("-", "").isalnum():
-            raise InvalidInputError(
-                f"artifacts lie at runs/RUN/… and logged_models/MODEL/…, not at {text!r}"
-            )
-        return cls(kind, owner, checked("/".join(parts[2:])))
+        if parts[0] != "runs" or len(parts) < 2:
+            raise InvalidInputError(f"artifacts lie at runs/RUN/…, not at {text!r}")
+        return cls(checked(parts[1]), checked("/".join(parts[2:])))
 
     @property
     def key(self) -> str:
         """The key in the project's storage."""
-        return f"{self.kind}/{self.owner}/{self.path}"
-
-    def require(self, stack: Stack) -> None:
-        """Raises `NotFoundError` unless the run or model is there."""
-        stack.experiments.get_run(self.owner)
+        return f"runs/{self.owner}/{self.path}"
 
 
 def checked(path: str) -> str:
@@ -89,7 +80,7 @@ def checked(path: str) -> str:
         InvalidInputError: It is absolute, climbs, or has characters that no file's name has.
     """
     parts = path.split("/") if path else []
-    if any(p in ("", ".", "..") or not p.isprintable() or "\\" in p for p in parts):
+    if any(p in ("", ".", "..") or _UNUSABLE.search(p) for p in parts):
         raise InvalidInputError(
             f"an artifact's path is relative, without empty parts, . or .., found {path!r}"
         )
@@ -105,10 +96,12 @@ async def upload(call: Call, request: Request) -> dict[str, Any]:
     place = Place.parse(call.path["path"])
     if not place.path:
         raise InvalidInputError("a file needs a name below the run's or model's own artifacts")
-    await run_in_threadpool(place.require, call.stack)
+    # Whether the owner is there comes first: nobody uploads a big file for nothing.
+    await run_in_threadpool(call.stack.experiments.list_artifacts, place.owner, place.path)
     with _scratch(call.stack) as file:
         await _receive(request, file)
-        await run_in_threadpool(_store, call.stack, place, file)
+        experiments = call.stack.experiments
+        await run_in_threadpool(experiments.log_artifact, place.owner, place.path, file)
     return {}
 
 
@@ -137,26 +130,24 @@ async def _receive(request: Request, file: Path) -> None:
         await run_in_threadpool(out.write, bytes(held))
 
 
-def _store(stack: Stack, place: Place, file: Path) -> None:
-    stack.experiments.log_artifact(place.owner, place.path, file)
-
-
 @_proxy.add("GET", "/{path:path}", "run:read", streams=True)
 async def download(call: Call, _: Request) -> Response:
     """A file's bytes."""
-    return await run_in_threadpool(_file, call.stack, Place.parse(call.path["path"]))
+    path = call.path["path"].strip("/")
+    key = checked(path) if path.startswith("models/") else Place.parse(path).key
+    return await run_in_threadpool(_file, call.stack, key)
 
 
-def _file(stack: Stack, place: Place) -> Response:
-    storage, name = stack.storage, place.path.rpartition("/")[2] or "artifact"
-    info = storage.about(place.key)
+def _file(stack: Stack, key: str) -> Response:
+    storage, name = stack.storage, key.rpartition("/")[2] or "artifact"
+    storage.about(key)
     if isinstance(storage, LocalFiles):
         return FileResponse(
-            storage.path(place.key), headers=_HEADERS, filename=name,
+            storage.path(key), headers=_HEADERS, filename=name,
             media_type="application/octet-stream",
         )  # fmt: skip
     headers = {**_HEADERS, "Content-Disposition": "attachment"}
-    return Response(storage.get(info.key), headers=headers, media_type="application/octet-stream")
+    return Response(storage.get(key), headers=headers, media_type="application/octet-stream")
 
 
 class Listing(msgspec.Struct):
@@ -168,26 +159,45 @@ class Listing(msgspec.Struct):
 @_proxy.add("GET", "", "run:read", Listing)
 def list_files(call: Call, message: Listing) -> dict[str, Any]:
     """What a folder holds, by names."""
-    place = Place.parse(message.path)
-    found = _children(call.stack, place)
+    path = message.path.strip("/")
+    if path.startswith("models/"):
+        return {"files": _stored(call.stack, checked(path))}
+    place = Place.parse(path)
+    found = listed(call.stack, place.owner, place.path)
     return {"files": [{**one, "path": one["path"].rpartition("/")[2]} for one in found]}
 
 
+def _stored(stack: Stack, folder: str) -> list[dict[str, Any]]:
+    """The files directly in a folder of the storage; models that Madang stores have no others."""
+    found = (
+        (info.key.removeprefix(f"{folder}/"), info) for info in stack.storage.list(f"{folder}/")
+    )
+    return [_entry(Artifact(name, info.size_bytes)) for name, info in found if "/" not in name]
+
+
 @_proxy.add("DELETE", "/{path:path}", "run:write")
-def delete(call: Call) -> dict[str, Any]:
+def delete(call: Call) -> None:
     """Deletes a file, or a folder with all that it holds."""
     place = Place.parse(call.path["path"])
-    return {}
+    call.stack.experiments.delete_artifacts(place.owner, place.path)
 
 
 # -- by run and by model ------------------------------------------------------------------------
 
 
-class ListArtifacts(msgspec.Struct):
+def listed(stack: Stack, owner: str, folder: str) -> list[dict[str, Any]]:
+    """The files and folders directly in a folder; nothing for a file or for what isn't there."""
+    return [_entry(one) for one in stack.experiments.list_artifacts(owner, checked(folder))]
+
+
+def _entry(found: Artifact) -> dict[str, Any]:
+    entry = {"path": found.path, "is_dir": found.is_folder}
+    return entry if found.is_folder else {**entry, "file_size": found.size_bytes}
+
+
+class ListArtifacts(OfRun):
     """ListArtifacts of the tracking API."""
 
-    run_id: str = ""
-    run_uuid: str = ""
     path: str = ""
     page_token: str = ""
 
@@ -195,44 +205,20 @@ class ListArtifacts(msgspec.Struct):
 @_runs.add("GET", "/api/2.0/mlflow/artifacts/list", "run:read", ListArtifacts)
 def list_run(call: Call, message: ListArtifacts) -> dict[str, Any]:
     """What a folder of a run's artifacts holds."""
-    place = _of_run(message.run_id or message.run_uuid, message.path)
-    place.require(call.stack)
-    return {"root_uri": root("runs", place.owner), "files": _children(call.stack, place)}
+    files = listed(call.stack, message.id, message.path)
+    return {"root_uri": artifact_uri(message.id), "files": files}
 
 
-class GetArtifact(msgspec.Struct):
+class GetArtifact(OfRun, kw_only=True):
     """The query of `/get-artifact`."""
 
     path: str
-    run_id: str = ""
-    run_uuid: str = ""
 
 
 @_runs.add("GET", "/get-artifact", "run:read", GetArtifact)
 def get_artifact(call: Call, message: GetArtifact) -> Response:
     """A file of a run's artifacts, to be saved: what it holds is not for a browser to run."""
-    return _file(call.stack, _of_run(message.run_id or message.run_uuid, message.path))
-
-
-def _of_run(run_id: str, path: str) -> Place:
-    if not run_id:
-        raise InvalidInputError("this needs a run_id")
-    return Place.parse(f"runs/{run_id}/{path}")
-
-
-def _children(stack: Stack, place: Place) -> list[dict[str, Any]]:
-    """The files and folders directly in a folder; nothing for a file or for what isn't there."""
-    prefix = f"{place.key.rstrip('/')}/"
-    files: list[ObjectInfo] = list(stack.storage.list(prefix))
-    found: dict[str, dict[str, Any]] = {}
-    for info in files:
-        name, _, deeper = info.key.removeprefix(prefix).partition("/")
-        path = f"{place.path}/{name}" if place.path else name
-        if deeper:
-            found.setdefault(name, {"path": path, "is_dir": True})
-        else:
-            found[name] = {"path": path, "is_dir": False, "file_size": info.size_bytes}
-    return [found[name] for name in sorted(found)]
+    return _file(call.stack, Place(checked(message.id), checked(message.path)).key)
 
 
 ROUTES = [*_proxy.list, *_runs.list]

@@ -1,20 +1,17 @@
 """The requests of MLflow's API, as `service.proto` and `model_registry.proto` have them."""
 
+# ruff: noqa: D101 - each is the message of that name, and says no more than its fields
+
 from __future__ import annotations
 
 from typing import Annotated
 
 import msgspec
 
+from madang.errors import InvalidInputError
+
 Text = Annotated[str, msgspec.Meta(min_length=1)]
 Int = Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
-
-MAX_METRICS, MAX_PARAMS, MAX_TAGS, MAX_ITEMS = 1000, 100, 100, 1000
-"""How many a batch may have (mlflow.utils.validation)."""
-
-
-class Nothing(msgspec.Struct):
-    """A request that says nothing."""
 
 
 class Pair(msgspec.Struct):
@@ -80,6 +77,18 @@ class OfRun(msgspec.Struct):
 
     run_id: str = ""
     run_uuid: str = ""
+
+    @property
+    def id(self) -> str:
+        """The run's id.
+
+        Raises:
+            InvalidInputError: The request names no run.
+        """
+        found = self.run_id or self.run_uuid
+        if not found:
+            raise InvalidInputError("this needs a run_id")
+        return found
 
 
 class CreateRun(msgspec.Struct):
@@ -154,8 +163,8 @@ class Dataset(msgspec.Struct):
     digest: Text
     source_type: str = ""
     source: str = ""
-    schema: str = ""
-    profile: str = ""
+    schema: str | None = None
+    profile: str | None = None
 
 
 class DatasetInput(msgspec.Struct):
@@ -188,10 +197,6 @@ class LogModel(msgspec.Struct):
     model_json: Text
 
 
-class SearchDatasets(msgspec.Struct):
-    experiment_ids: list[str]
-
-
 # -- logged models ------------------------------------------------------------------------------
 
 
@@ -202,6 +207,10 @@ class CreateLoggedModel(msgspec.Struct):
     source_run_id: str = ""
     params: list[Pair] = []
     tags: list[Pair] = []
+
+
+class GetLoggedModel(msgspec.Struct):
+    allow_deleted: bool = False
 
 
 class FinalizeLoggedModel(msgspec.Struct):
@@ -268,11 +277,16 @@ class UpdateRegisteredModel(msgspec.Struct):
     description: str = ""
 
 
-class Search(msgspec.Struct):
-    """SearchRegisteredModels and SearchModelVersions."""
-
+class SearchModels(msgspec.Struct):
     filter: str = ""
     max_results: Int = 100
+    order_by: list[str] = []
+    page_token: str = ""
+
+
+class SearchVersions(msgspec.Struct):
+    filter: str = ""
+    max_results: Int = 200_000
     order_by: list[str] = []
     page_token: str = ""
 

@@ -26,7 +26,7 @@ from madang.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 VERSION = "3.17.2"
 """The version of MLflow whose API this is; its client asks for it."""
@@ -95,3 +95,9 @@ def milliseconds(microseconds: int) -> int:
 def pairs(found: Mapping[str, str]) -> list[dict[str, str]]:
     """Parameters or tags as MLflow lists them."""
     return [{"key": key, "value": value} for key, value in found.items()]
+
+
+def page(name: str, items: Iterable[dict[str, Any]], token: str | None) -> dict[str, Any]:
+    """A page of a search as MLflow lists it."""
+    found: dict[str, Any] = {name: list(items)}
+    return found | ({"next_page_token": token} if token else {})
