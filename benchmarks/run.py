@@ -21,6 +21,7 @@ BENCHMARKS = {
     "features": [],
     "features_http": [],
     "windows": [],
+    "mlflow": ["--build-peers"],
     "serving": ["--build-peers"],
     "demo": [],
 }

@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from madang.errors import MadangError
 from madang.server.mlflow import about, artifacts, experiments, models, registry, runs, wire
@@ -60,6 +60,8 @@ class MLflowAPI:
             return response
         except HTTPException as error:  # the body has too many bytes
             return wire.refusal("INVALID_PARAMETER_VALUE", error.detail, error.status_code)
+        except ClientDisconnect:
+            return wire.refusal("BAD_REQUEST", "the request ended before its body did", 400)
         except Exception as error:
             _log.exception("a request failed")
             text = f"{type(error).__name__}; the server's log has more"
