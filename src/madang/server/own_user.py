@@ -83,7 +83,7 @@ def _owner(peer: tuple[str, int], here: tuple[str, int]) -> int | None:
     ends += struct.pack("=III", 0, 0xFFFFFFFF, 0xFFFFFFFF)  # any interface, no cookie
     request = struct.pack("=BBBBI", socket.AF_INET, socket.IPPROTO_TCP, 0, 0, 1 << _ESTABLISHED)
     message = struct.pack("=IHHII", 16 + len(request + ends), _BY_FAMILY, 1, 1, 0) + request + ends
-    with contextlib.suppress(OSError, AttributeError, struct.error):
+    with contextlib.suppress(OSError, AttributeError):
         with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _DIAG) as kernel:
             kernel.settimeout(1)
             kernel.send(message)

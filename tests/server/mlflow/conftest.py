@@ -36,7 +36,7 @@ class Environment:
         done = subprocess.run(
             [self.python, SCRIPT, url, folder, *topics],
             cwd=folder, env={**self.variables, **variables}, capture_output=True, text=True,
-            timeout=170, check=False,
+            timeout=500, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr[-4000:]
         return json.loads(done.stdout.rpartition("\n{")[2].join(["{", ""]))

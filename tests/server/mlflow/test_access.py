@@ -118,7 +118,6 @@ def test_a_socket_that_was_closed_is_nobodys(served):
             assert accepted.recv(1) == b""  # it has ended
             assert _owner(peer, listener.getsockname()) is None
         assert _owner(("127.0.0.1", 1), listener.getsockname()) is None
-        assert _owner(("127.0.0.1", 1 << 20), listener.getsockname()) is None
 
 
 def test_what_is_not_mlflows_needs_a_token_as_ever(served):

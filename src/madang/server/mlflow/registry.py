@@ -38,7 +38,7 @@ def _version(version: ModelVersion) -> dict[str, Any]:
         "user_id": version.user,
         "current_stage": version.stage,
         "description": version.description,
-        "source": version.source or _files(version),
+        "source": version.source,
         "run_id": version.run_id or "",
         "run_link": version.run_link,
         "status": "READY",
@@ -57,7 +57,9 @@ def _files(version: ModelVersion) -> str:
     if scheme == "runs":
         owner, _, path = rest.partition("/")
         return f"{artifact_uri(owner)}/{path}"
-    return version.source or f"mlflow-artifacts:/{version.location}"
+    if scheme == "mlflow-artifacts":
+        return version.source
+    return f"mlflow-artifacts:/{version.location}" if version.location else version.source
 
 
 def _model(call: Call, model: RegisteredModel) -> dict[str, Any]:
@@ -242,17 +244,17 @@ def create_version(call: Call, message: messages.CreateModelVersion) -> dict[str
             f"a version is made of files in the project's storage, by a URI that begins with "
             f"{', '.join(_SOURCES)}; found {message.source!r}: log the model first"
         )
+    model = experiments.get_logged_model(message.model_id) if message.model_id else None
     version = registry.add_version(
         message.name,
         message.source,
-        run_id=message.run_id or None,
+        run_id=message.run_id or (model.run_id if model else None),
         run_link=message.run_link,
         model_id=message.model_id or None,
         tags=_tags(message.tags),
         description=message.description,
     )
-    if message.model_id:
-        model = experiments.get_logged_model(message.model_id)
+    if model is not None:
         known = json.loads(model.tags.get(_VERSIONS, "[]"))
         known.append({"name": version.name, "version": version.version})
         experiments.set_logged_model_tags(model.id, {_VERSIONS: json.dumps(known)})

@@ -94,7 +94,7 @@ def autolog_lightgbm(at):
     return {
         "status": found.info.status,
         "param": found.data.params["objective"],
-        "history": [m.step for m in history],
+        "history": sorted({m.step for m in history}),  # the client sends some points twice
         "same": bool(np.array_equal(back.predict(X), model.predict(X))),
         "importance": "feature_importance_gain.json" in [
             f.path for f in at.client.list_artifacts(run.info.run_id)],
@@ -112,11 +112,12 @@ def autolog_xgboost(at):
     finally:
         mlflow.xgboost.autolog(disable=True)
     found = at.client.get_run(run.info.run_id)
+    history = at.client.get_metric_history(run.info.run_id, "train-logloss")
     back = mlflow.xgboost.load_model("models:/boosted/1")
     return {
         "status": found.info.status,
         "param": found.data.params["objective"],
-        "history": len(at.client.get_metric_history(run.info.run_id, "train-logloss")),
+        "history": len({m.step for m in history}),
         "same": bool(np.array_equal(back.predict(train), model.predict(train))),
         "registered": at.client.get_model_version("boosted", "1").run_id == run.info.run_id,
     }
