@@ -579,6 +579,9 @@ class CanPurge(ABC):
 class RegisteredModels(ABC):
     """Named models. What is promised of them stands at `Registry`."""
 
+    alias_guard: AliasGuard | None = None
+    """Asked before an alias is set, moved or removed; whatever it raises stops that."""
+
     @abstractmethod
     def create_model(
         self, name: str, *, description: str = "", tags: Mapping[str, str] | None = None
@@ -717,7 +720,7 @@ class ModelVersions(ABC):
         limit: int = 10_000,
         page_token: str | None = None,
     ) -> Page[ModelVersion]:
-        """Versions of all models; when no order is given by name, newest first.
+        """Versions of all models; after what the order says, last changed first.
 
         Args:
             filter: Over `name`, `run_id`, `source_path`, `version_number` and `tags.KEY`.
@@ -774,9 +777,6 @@ class Registry(RegisteredModels, ModelVersions):
     storage before its version is visible. MLflow's stages are aliases (`STAGES`). Who may move an
     alias is asked of the guard before it moves.
     """
-
-    alias_guard: AliasGuard | None = None
-    """Asked before an alias is set, moved or removed; whatever it raises stops that."""
 
     @abstractmethod
     def register(
