@@ -49,7 +49,7 @@ def _path(route, value="1"):
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.method} {route.path}")
 def test_no_message_is_a_fault_of_ours(ask, route):
-    for value in ("1", "m-" + "0" * 32, "%00", "..", "%27", "x" * 3000):
+    for value in ("1", "m-" + "0" * 32, "%00", "%2e%2e", "%27", "x" * 3000):
         if "{" in route.path:
             ask(route.method, _path(route, value))
     path = _path(route).replace("\\", "")
