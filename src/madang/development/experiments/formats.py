@@ -43,6 +43,7 @@ from madang.errors import InvalidInputError, MissingDependencyError, UnsafeModel
 
 FORMATS = {
     "lightgbm": "madang.development.experiments._lightgbm:LightGBMFormat",
+    "object": "madang.development.experiments._object:ObjectFormat",
     "onnx": "madang.development.experiments._onnx:ONNXFormat",
     "skops": "madang.development.experiments._skops:SkopsFormat",
     "xgboost": "madang.development.experiments._xgboost:XGBoostFormat",
@@ -196,7 +197,8 @@ def save(
     Equal models give equal files, whatever the time and the process.
 
     Args:
-        model: An estimator, a booster, or ONNX (bytes, `ModelProto`, or the path of a `.onnx`).
+        model: An estimator, a booster, ONNX (bytes, `ModelProto`, or the path of a `.onnx`), or
+            the path of a folder for `import_folder`.
         folder: Where the files go.
         example: A few input rows: an array of shape (rows, columns) or a table. Without one the
             model has no signature and nothing is proven: it can only be loaded as `native`.
@@ -209,6 +211,8 @@ def save(
         InvalidInputError: No format handles the model, or the stored model's outputs differ.
         UnsafeModelError: The model is a pickle, or holds types that are not trusted.
     """
+    if isinstance(model, str | Path) and Path(model).is_dir():
+        return import_folder(Path(model), folder, example=example)
     refuse_pickle(model)
     name = format_of(model)
     form = _format(name)
@@ -240,6 +244,44 @@ def _proven(form: Format, model: Any, folder: Path, inputs: Arrays, manifest: Ma
 def _checked(data: Any, manifest: Manifest) -> Arrays:
     signature = manifest.signature
     return checked(to_inputs(data, signature, manifest.columns), signature.inputs)
+
+
+def import_folder(folder: Path, target: Path, *, example: Any = None) -> Manifest:
+    """Stores a folder that one of MLflow's clients wrote, or any other folder of files.
+
+    A flavor that keeps its library's own safe format (LightGBM's text, XGBoost's JSON, ONNX,
+    skops with trusted types alone) becomes a model of that format; its input example, or else
+    its signature, gives the inputs. Everything else, pickles above all, is kept as an `object`:
+    its files as they are, never loaded, with the reason in the manifest's `facts["reason"]`.
+    No code of the folder runs, and nothing is unpickled.
+
+    Args:
+        folder: With or without an `MLmodel`.
+        target: An empty folder.
+        example: Input rows, in place of the folder's own.
+
+    Raises:
+        InvalidInputError: The folder has links or no files, or its `MLmodel` is no plain YAML.
+    """
+    from madang.development.experiments._mlflow_folder import import_folder
+
+    return import_folder(folder, target, example)
+
+
+def unpack(folder: Path, target: Path, *, digest: str | None = None) -> Manifest:
+    """Writes the files of a model that is kept as an object where they were, below `target`.
+
+    Raises:
+        InvalidInputError: The model is of another format.
+        IntegrityError: A file is not what was stored, or would be put out of `target`.
+    """
+    manifest = read_manifest(folder, digest)
+    if manifest.format != "object":
+        raise InvalidInputError(f"the model is of format {manifest.format}: load it")
+    from madang.development.experiments._object import restore
+
+    restore(folder, manifest, target)
+    return manifest
 
 
 def load(
@@ -388,5 +430,5 @@ def _check_equal(found: Arrays, expected: Arrays, bound: float, name: str) -> No
 
 __all__ = [
     "FORMATS", "MANIFEST", "Arrays", "Format", "LoadedModel", "Manifest", "Predictor",
-    "detect", "example_inputs", "format_of", "largest_difference", "load", "refuse_pickle", "save", "sha256_of",
+    "detect", "example_inputs", "format_of", "import_folder", "largest_difference", "load", "refuse_pickle", "save", "sha256_of", "unpack",
 ]  # fmt: skip
