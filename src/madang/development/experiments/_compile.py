@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.metadata
+import importlib.util
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -107,10 +107,8 @@ def _graph(plan: TreePlan) -> bytes:
     if nodes > _MOST_NODES:
         raise NotCompilableError(f"its {nodes} nodes are more than the {_MOST_NODES} of the limit")
     for module in ("onnx", "onnxruntime"):
-        try:
-            importlib.import_module(module)
-        except ModuleNotFoundError as error:
-            raise MissingDependencyError("a compiled form of trees", module, "onnx") from error
+        if importlib.util.find_spec(module) is None:
+            raise MissingDependencyError("a compiled form of trees", module, "onnx")
     from madang.development.experiments._tree_graph import to_onnx
 
     return to_onnx(plan.trees)

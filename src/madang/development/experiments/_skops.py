@@ -75,7 +75,7 @@ _ARGMAX = frozenset(
 class SkopsFormat(Format):
     """Fitted scikit-learn estimators and pipelines."""
 
-    packages = ("scikit-learn", "skops")
+    packages = ("polars", "scikit-learn", "skops")  # Polars carries the columns' names
 
     def inputs(self, model: Any, example: Any) -> tuple[Arrays, tuple[str, ...]]:
         return from_example(example, _names(model))
