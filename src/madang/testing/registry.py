@@ -142,7 +142,7 @@ class RegistryContract:
     def test_refused_models_leave_nothing(self, stack: Stack, registry: Registry) -> None:
         with pytest.raises(UnsafeModelError, match="a pickle"):
             registry.register("m", b"\x80\x04K\x01.", example=ROWS)
-        with pytest.raises(InvalidInputError, match=r"can't be stored; the formats are: lightgbm"):
+        with pytest.raises(InvalidInputError, match=r"can't be stored; the formats are: catboost"):
             registry.register("m", object(), example=ROWS)
         with pytest.raises(InvalidInputError, match="auc is not a finite number"):
             self.add(registry, evaluation={"auc": math.nan})
