@@ -15,6 +15,7 @@ import pytest
 import skops.io
 import xgboost
 import yaml
+from onnx import TensorProto, helper
 from skl2onnx import to_onnx
 from sklearn.datasets import load_iris
 from sklearn.linear_model import LogisticRegression
@@ -177,6 +178,25 @@ class TestNative:
                          "booster": "lightgbm", "xgboost": "xgboost"}  # fmt: skip
 
 
+def elsewhere(location):
+    """An ONNX model with a tensor in another file."""
+    w = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[4],
+                    data_location=TensorProto.EXTERNAL)  # fmt: skip
+    entry = w.external_data.add()
+    entry.key, entry.value = "location", location
+    x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, [None, 4]) for n in "xy")
+    graph = helper.make_graph([helper.make_node("Add", ["x", "w"], ["y"])], "g", [x], [y], [w])
+    opsets = [helper.make_opsetid("", 18)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString()
+
+
+def counts():
+    """A LightGBM text that says it has two billion leaves."""
+    model = lightgbm.LGBMRegressor(n_estimators=2, verbose=-1).fit(ROWS, SPECIES)
+    text = model.booster_.model_to_string()
+    return re.sub(r"num_leaves=\d+", "num_leaves=2000000000", text).encode()
+
+
 SKLEARN = {"pickled_model": "model.pkl", "serialization_format": "cloudpickle"}
 KEPT = {
     "pickle": (flavors("sklearn", **SKLEARN), {"model.pkl": BOMB}, "model.pkl is a pickle, and"),
@@ -207,6 +227,12 @@ KEPT = {
     "damaged": (flavors("lightgbm", data="m.lgb"), {"m.lgb": b"tree\nversion=v4\nnum_class=1\n"},
                 r"can't use m\.lgb"),
     "damaged JSON": (flavors("xgboost", data="m.json"), {"m.json": b'{"learner": {'}, "can't use"),
+    "tensors elsewhere": (flavors("onnx", data="m.onnx"), {"m.onnx": elsewhere("../../secret")},
+                          "keeps its tensor 'w' in another file"),
+    "tensors beside it": (flavors("onnx", data="m.onnx"),
+                          {"m.onnx": elsewhere("w.bin"), "w.bin": bytes(16)}, "keeps its tensor 'w'"),
+    "truncated": (flavors("onnx", data="m.onnx"), {"m.onnx": elsewhere("w")[:40]}, "no usable ONNX"),
+    "huge counts": (flavors("lightgbm", data="m.lgb"), {"m.lgb": counts()}, r"m\.lgb"),
     "zip bomb": (flavors("sklearn", pickled_model="m.skops", serialization_format="skops"),
                  {"m.skops": None}, "says that it expands to"),
 }  # fmt: skip
