@@ -21,6 +21,7 @@ BENCHMARKS = {
     "features": [],
     "features_http": [],
     "windows": [],
+    "compiled": [],
     "serving": ["--build-peers"],
     "demo": [],
 }
