@@ -18,6 +18,7 @@ COMMANDS = {
     "doctor": "madang.cli.project:doctor",
     "features": "madang.cli.features:features",
     "init": "madang.cli.project:init",
+    "lab": "madang.cli.lab:lab",
     "ledger": "madang.cli.ledger:ledger",
     "logs": "madang.cli.platform:logs",
     "models": "madang.cli.models:models",
