@@ -15,7 +15,6 @@ from skops.io.exceptions import UnsupportedTypeException
 
 from madang.development.experiments._manifest import Manifest
 from madang.development.experiments._tensors import MATRIX, Arrays, from_example
-from madang.development.experiments.compiled import compile_linear
 from madang.development.experiments.formats import Format, Predictor
 from madang.errors import InvalidInputError, UnsafeModelError
 
@@ -23,6 +22,7 @@ _FILE = "model.skops"
 
 TRUSTED = frozenset(
     {
+        "functools.partial",  # of what is trusted itself
         "numpy.dtype",
         "sklearn.calibration._CalibratedClassifier",
         "sklearn.calibration._SigmoidCalibration",
@@ -32,17 +32,17 @@ TRUSTED = frozenset(
         "sklearn.neighbors._kd_tree.KDTree",
         "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
         "sklearn.tree._tree.Tree",
+        "sklearn.utils.validation.check_array",
     }
 )
-"""Types beyond skops' own list that are always loaded: scikit-learn's containers of fitted numbers,
-which call nothing that the file names."""
+"""Types beyond skops' own list that are always loaded: scikit-learn's containers of fitted numbers
+and its check of an input, which call nothing that the file names."""
 
 # Their `predict` is the class of the largest `predict_proba`, so that one call gives both outputs.
 _ARGMAX = frozenset(
     {
         "DecisionTreeClassifier", "ExtraTreesClassifier", "GaussianNB",
-        "GradientBoostingClassifier", "HistGradientBoostingClassifier", "LogisticRegression",
-        "RandomForestClassifier",
+        "HistGradientBoostingClassifier", "LogisticRegression", "RandomForestClassifier",
     }
 )  # fmt: skip
 
@@ -73,8 +73,12 @@ class SkopsFormat(Format):
         model = skops.io.load(folder / _FILE, trusted=sorted(TRUSTED | set(trusted)))
         return SklearnPredictor(model, manifest.columns)
 
-    def compile(self, model: Any, folder: Path, inputs: Arrays) -> dict[str, Any]:
-        return compile_linear(model, folder, inputs)
+    def compile(
+        self, model: Any, folder: Path, inputs: Arrays, parity: Arrays | None
+    ) -> dict[str, Any]:
+        from madang.development.experiments._compile import compile_sklearn
+
+        return compile_sklearn(model, folder, inputs, parity)
 
 
 class SklearnPredictor:
