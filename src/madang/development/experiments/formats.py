@@ -44,6 +44,7 @@ from madang.errors import InvalidInputError, MissingDependencyError, UnsafeModel
 FORMATS = {
     "lightgbm": "madang.development.experiments._lightgbm:LightGBMFormat",
     "onnx": "madang.development.experiments._onnx:ONNXFormat",
+    "pipeline": "madang.development.experiments._pipeline:PipelineFormat",
     "skops": "madang.development.experiments._skops:SkopsFormat",
     "xgboost": "madang.development.experiments._xgboost:XGBoostFormat",
 }
@@ -211,7 +212,7 @@ def save(
     """
     refuse_pickle(model)
     name = format_of(model)
-    form = _format(name)
+    form = format_named(name)
     manifest = Manifest(
         format=name,
         signature=Signature((), ()),
@@ -270,9 +271,11 @@ def load(
 
         return LoadedModel(
             manifest,
-            CompiledModel(folder, lambda: _format(manifest.format).read(folder, manifest, allowed)),
+            CompiledModel(
+                folder, lambda: format_named(manifest.format).read(folder, manifest, allowed)
+            ),
         )
-    predictor = _format(manifest.format).read(folder, manifest, allowed)
+    predictor = format_named(manifest.format).read(folder, manifest, allowed)
     return LoadedModel(manifest, predictor, reason)
 
 
@@ -293,6 +296,15 @@ def detect(model: Any) -> str | None:
     """The format that stores `model`, or `None`; imports nothing."""
     if isinstance(model, bytes | bytearray | memoryview) or _is_onnx_file(model):
         return "onnx"
+    found = _library_of(model)
+    if found == "skops" and len(getattr(model, "steps", ())) > 1:
+        # A scikit-learn pipeline that ends with another library's model, which skops can't store.
+        last = _library_of(model.steps[-1][1])
+        return found if last in (None, "skops") else "pipeline"
+    return found
+
+
+def _library_of(model: Any) -> str | None:
     for base in type(model).__mro__:
         package = base.__module__.partition(".")[0]
         if package in _HANDLES:
@@ -344,7 +356,13 @@ def _is_onnx_file(model: Any) -> bool:
     return isinstance(model, str | Path) and Path(model).suffix.lower() == ".onnx"
 
 
-def _format(name: str) -> Format:
+def format_named(name: str) -> Format:
+    """One of `FORMATS`, imported.
+
+    Raises:
+        InvalidInputError: There is no such format.
+        MissingDependencyError: Its library is not installed.
+    """
     if name not in FORMATS:
         raise InvalidInputError(
             f"models of format {name!r} can't be loaded; "
