@@ -11,7 +11,7 @@ import math
 import statistics
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -135,7 +135,9 @@ class Hyperband(Pruner):
 
     def __post_init__(self) -> None:
         _require(self.min_steps >= 1, "min_steps is 1 or more", self.min_steps)
-        _require(self.max_steps >= self.min_steps, "max_steps is at least min_steps", self.max_steps)
+        _require(
+            self.max_steps >= self.min_steps, "max_steps is at least min_steps", self.max_steps
+        )
         _require(self.reduction >= 2, "reduction is 2 or more", self.reduction)
 
     def prunes(self, direction: Direction, own: Curve, others: Sequence[Curve]) -> bool:
@@ -253,7 +255,7 @@ def _require(holds: bool, rule: str, found: object) -> None:  # noqa: FBT001 - w
         raise InvalidInputError(f"a pruner's {rule}, found {found}")
 
 
-__all__: Iterable[str] = [
+__all__ = [
     "PRUNERS", "Curve", "Halving", "Hyperband", "Median", "Patience", "Percentile", "Pruner",
     "decode", "encode",
 ]  # fmt: skip
