@@ -193,16 +193,21 @@ class Step(Generic[P, R]):
 
     @property
     def location(self) -> tuple[str, str] | None:
-        """(module, qualified name) for another process to import; `None` if it can't."""
-        name = self.function.__qualname__
-        module = sys.modules.get(self.function.__module__)
-        # A notebook has no file; standard input and `-c` have one that doesn't exist.
-        file = Path(getattr(module, "__file__", None) or "")
-        if module is None or "<" in name or not file.is_file():
-            return None
-        if module.__name__ in ("__main__", SCRIPT):
-            return (f"file:{file.resolve()}", name) if file.suffix == ".py" else None
-        return module.__name__, name
+        """As `location_of` the function."""
+        return location_of(self.function)
+
+
+def location_of(function: Callable[..., Any]) -> tuple[str, str] | None:
+    """(module, qualified name) for another process to import; `None` if it can't."""
+    name = getattr(function, "__qualname__", "<unnamed>")
+    module = sys.modules.get(getattr(function, "__module__", None) or "")
+    # A notebook has no file; standard input and `-c` have one that doesn't exist.
+    file = Path(getattr(module, "__file__", None) or "")
+    if module is None or "<" in name or not file.is_file():
+        return None
+    if module.__name__ in ("__main__", SCRIPT):
+        return (f"file:{file.resolve()}", name) if file.suffix == ".py" else None
+    return module.__name__, name
 
 
 def _returns(annotation: Any) -> tuple[Any, ...]:
