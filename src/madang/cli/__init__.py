@@ -12,6 +12,7 @@ import click
 from madang.cli.lazy import LazyGroup
 
 COMMANDS = {
+    "automl": "madang.cli.automl:automl",
     "config": "madang.cli.platform:config",
     "data": "madang.cli.data:data",
     "deploy": "madang.cli.serving:deploy",

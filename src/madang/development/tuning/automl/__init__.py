@@ -1,8 +1,8 @@
 """AutoML: the best model of a table within a time budget, with everything that was tried on record.
 
-    result = automl(stack, "flights", label="late", seconds=300)
-    print(result)                               # the leaderboard
-    versions = result.register("late")          # the ensemble's members, or the best single model
+result = automl(stack, "flights", label="late", seconds=300)
+print(result)                               # the leaderboard
+versions = result.register("late")          # the ensemble's members, or the best single model
 """
 
 from __future__ import annotations

@@ -71,7 +71,7 @@ class AutoML:
             them, so it is optimistic.
         evaluation: Of the ensemble on the test rows, which nothing was chosen by.
         best_evaluation: Of the best single model on the same rows.
-        rows: How many rows were used to `fit` and `validate`, and to `test`.
+        rows: How many were there to `learn` from, how many of these to `validate` by, and to `test`.
         run_id: The study's run.
         stopped: Why the search ended.
         notes: What else is worth knowing, such as families that could not be tried.

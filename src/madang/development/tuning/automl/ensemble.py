@@ -96,3 +96,8 @@ class BlendClassifier(Blend):
     def predict(self, features: Any) -> Array:
         """The label of the largest mean probability, shape (rows,)."""
         return np.asarray(self.classes_[self.predict_proba(features).argmax(axis=1)])
+
+
+def blend(members: Sequence[Member], classes: Sequence[Any]) -> Blend:
+    """The members as one estimator: a classifier if there are classes."""
+    return BlendClassifier(members, classes) if len(classes) else Blend(members)

@@ -14,7 +14,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler, TargetEncoder
 
 from madang.development.tuning.automl.columns import MANY
 from madang.development.tuning.automl.contract import ColumnUse, Task
-from madang.development.tuning.contract import Choice, Float, Int, Range
+from madang.development.tuning.contract import Float, Int, Range
 from madang.errors import InvalidInputError
 
 _TREES: dict[str, Range] = {
@@ -73,8 +73,6 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
 }  # fmt: skip
 """What each family is tried with first."""
 
-CHEAPEST = "linear"
-
 
 def available(wanted: Sequence[str] | None) -> list[str]:
     """The families to try: those asked for, or all whose libraries are installed.
@@ -83,7 +81,9 @@ def available(wanted: Sequence[str] | None) -> list[str]:
         InvalidInputError: One is unknown, or its library is not installed.
     """
     installed = [
-        name for name in SPACES if name not in ("lightgbm", "xgboost") or find_spec(name) is not None
+        name
+        for name in SPACES
+        if name not in ("lightgbm", "xgboost") or find_spec(name) is not None
     ]
     unusable = [name for name in wanted or () if name not in installed]
     if unusable:
@@ -97,8 +97,9 @@ def available(wanted: Sequence[str] | None) -> list[str]:
 def build(
     family: str,
     params: Mapping[str, Any],
-    columns: Sequence[ColumnUse],
     table: pl.DataFrame,
+    *,
+    columns: Sequence[ColumnUse],
     task: Task,
     seed: int,
 ) -> Pipeline:
@@ -179,6 +180,3 @@ def names_of(params: Mapping[str, Any], family: str) -> dict[str, Any]:
     """A trial's parameters under their family's own names."""
     prefix = f"{family}."
     return {k.removeprefix(prefix): v for k, v in params.items() if k.startswith(prefix)}
-
-
-__all__ = ["CHEAPEST", "DEFAULTS", "SPACES", "Choice", "available", "build", "names_of"]

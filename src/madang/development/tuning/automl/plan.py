@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,6 +72,12 @@ def prepared(table: pl.DataFrame, columns: tuple[ColumnUse, ...]) -> pl.DataFram
     )
 
 
+def labels_of(labels: pl.Series) -> Array:
+    """The labels as an array without Python objects."""
+    array = labels.to_numpy()
+    return array.astype(np.str_) if array.dtype == object else array
+
+
 def split(labels: pl.Series, task: Task, seed: int, moments: pl.Series | None) -> tuple[Array, int]:
     """Which part each row is held out in, and how many parts there are.
 
@@ -106,7 +111,7 @@ def read(folder: Path) -> Data:
     """What a folder holds; kept, because each trial of a process asks."""
     return Data(
         plan=msgspec.json.decode((folder / "plan.json").read_bytes(), type=Plan),
-        table=pl.read_ipc(folder / "table.arrow", memory_map=True),
+        table=pl.read_ipc(folder / "table.arrow"),
         labels=np.load(folder / "labels.npy", allow_pickle=False),
         fold=np.load(folder / "fold.npy", allow_pickle=False),
     )
@@ -115,6 +120,3 @@ def read(folder: Path) -> Data:
 def predictions(folder: Path, number: int) -> Path:
     """Where a trial keeps its predictions of the held-out rows."""
     return folder / f"trial-{number}.npy"
-
-
-Params = Mapping[str, Any]

@@ -7,6 +7,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,14 +86,16 @@ def automl(
     task = task or columns.task_of(_column(table, label))
     metric, direction = scoring.chosen(metric, task)
     tried, notes = _families(only, table[label], task)
-    learn, test, moments = _set_aside(table, label, task, time_column, test_fraction, seed)
+    learn, test, moments = _set_aside(
+        table, label, task, time_column, fraction=test_fraction, seed=seed
+    )
     left_out = [*exclude, *([time_column] if time_column and time_column not in exclude else [])]
     uses = columns.roles(learn, label, contract, left_out)
     fold, folds = plan.split(learn[label], task, seed, moments)
     classes = tuple(learn[label].unique().sort().to_list()) if task == "classification" else ()
     made = plan.Plan(label, task, metric, uses, seed, folds, classes)
     used = [use.name for use in uses if use.role != "excluded"]
-    rows = plan.Data(made, learn.select(used), learn[label].to_numpy(), fold)
+    rows = plan.Data(made, learn.select(used), plan.labels_of(learn[label]), fold)
     folder = Path(tempfile.mkdtemp(prefix="automl-", dir=_scratch(stack)))
     try:
         plan.write(folder, rows)
@@ -109,7 +112,8 @@ def automl(
             first=[_first(family) for family in tried],
             tags={"madang.automl": label},
         )
-        return _result(stack, rows, study, folder, test, inputs, tuple(notes))
+        found = _Found(stack, rows, test, inputs, tuple(notes))
+        return found.result(study, folder)
     finally:
         shutil.rmtree(folder)
 
@@ -168,6 +172,7 @@ def _set_aside(
     label: str,
     task: Task,
     time_column: str | None,
+    *,
     fraction: float,
     seed: int,
 ) -> tuple[pl.DataFrame, pl.DataFrame, pl.Series | None]:
@@ -207,55 +212,55 @@ def _first(family: str) -> dict[str, Any]:
     return {"family": family, **found}
 
 
-def _result(
-    stack: Stack,
-    rows: plan.Data,
-    study: Study,
-    folder: Path,
-    test: pl.DataFrame,
-    inputs: tuple[str, ...],
-    notes: tuple[str, ...],
-) -> AutoML:
-    made = rows.plan
-    direction = study.direction
-    board = _leaderboard(study)
-    done = {t.number: t for t in study.trials if t.state is TrialState.FINISHED}
-    predicted = {number: np.load(plan.predictions(folder, number)) for number in done}
-    truth = trial.codes(rows)[rows.held_out]
-    shares, ensemble_score = ensemble.select(made.metric, direction, truth, predicted)
-    best = study.best.number
-    models = {n: _final(rows, done[n].params) for n in {best, *shares}}
-    members = tuple(Member(_candidate(done[n]), share, models[n]) for n, share in shares.items())
-    blend = (
-        ensemble.BlendClassifier(members, made.classes)
-        if made.classes
-        else ensemble.Blend(members)
-    )
-    features, labels = plan.prepared(test, made.columns), test[made.label].to_numpy()
-    return AutoML(
-        task=made.task,
-        metric=made.metric,
-        direction=direction,
-        columns=made.columns,
-        leaderboard=board,
-        best=Member(_candidate(done[best]), 1.0, models[best]),
-        members=members,
-        ensemble_score=ensemble_score,
-        evaluation=evaluate(blend, features, labels, task=made.task),
-        best_evaluation=evaluate(models[best], features, labels, task=made.task),
-        rows={
-            "fit": int((~rows.held_out).sum()) if made.folds == 1 else len(rows.labels),
-            "validate": int(rows.held_out.sum()),
-            "test": len(test),
-        },
-        run_id=study.run_id,
-        stopped=study.stopped,
-        notes=notes,
-        inputs=inputs,
-        blend=blend,
-        example=rows.features.head(20),
-        stack=stack,
-    )
+@dataclass(frozen=True)
+class _Found:
+    """What a search began with."""
+
+    stack: Stack
+    rows: plan.Data
+    test: pl.DataFrame
+    inputs: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    def result(self, study: Study, folder: Path) -> AutoML:
+        """The leaderboard, the best model, the ensemble, and what they are worth."""
+        rows, made = self.rows, self.rows.plan
+        done = {t.number: t for t in study.trials if t.state is TrialState.FINISHED}
+        predicted = {number: np.load(plan.predictions(folder, number)) for number in done}
+        truth = trial.codes(rows)[rows.held_out]
+        shares, score = ensemble.select(made.metric, study.direction, truth, predicted)
+        best = study.best.number
+        models = {n: _final(rows, done[n].params) for n in {best, *shares}}
+        members = tuple(
+            Member(_candidate(done[n]), share, models[n]) for n, share in shares.items()
+        )
+        blend = ensemble.blend(members, made.classes)
+        features = plan.prepared(self.test, made.columns)
+        labels = plan.labels_of(self.test[made.label])
+        return AutoML(
+            task=made.task,
+            metric=made.metric,
+            direction=study.direction,
+            columns=made.columns,
+            leaderboard=_leaderboard(study),
+            best=Member(_candidate(done[best]), 1.0, models[best]),
+            members=members,
+            ensemble_score=score,
+            evaluation=evaluate(blend, features, labels, task=made.task),
+            best_evaluation=evaluate(models[best], features, labels, task=made.task),
+            rows={
+                "learn": len(rows.labels),
+                "validate": int(rows.held_out.sum()),
+                "test": len(self.test),
+            },
+            run_id=study.run_id,
+            stopped=study.stopped,
+            notes=self.notes,
+            inputs=self.inputs,
+            blend=blend,
+            example=rows.features.head(20),
+            stack=self.stack,
+        )
 
 
 def _final(rows: plan.Data, params: Mapping[str, Any]) -> Any:

@@ -13,16 +13,6 @@ from madang.errors import InvalidInputError
 
 Array = np.ndarray[Any, Any]
 
-# Of a classification: labels as codes, probabilities; of a regression: values, predictions.
-_METRICS: dict[str, tuple[Task, Literal["minimize", "maximize"], Callable[[Array, Array], float]]] = {
-    "log_loss": ("classification", "minimize", lambda t, p: sk.log_loss(t, p, labels=_codes(p))),
-    "auc": ("classification", "maximize", lambda t, p: _auc(t, p)),
-    "accuracy": ("classification", "maximize", lambda t, p: sk.accuracy_score(t, p.argmax(axis=1))),
-    "rmse": ("regression", "minimize", sk.root_mean_squared_error),
-    "mae": ("regression", "minimize", sk.mean_absolute_error),
-    "r2": ("regression", "maximize", sk.r2_score),
-}
-
 
 def _codes(proba: Array) -> Sequence[int]:
     return range(proba.shape[1])
@@ -32,6 +22,19 @@ def _auc(truth: Array, proba: Array) -> float:
     if proba.shape[1] == 2:
         return float(sk.roc_auc_score(truth, proba[:, 1]))
     return float(sk.roc_auc_score(truth, proba, multi_class="ovr", labels=_codes(proba)))
+
+
+# Of a classification: labels as codes, probabilities; of a regression: values, predictions.
+_METRICS: dict[
+    str, tuple[Task, Literal["minimize", "maximize"], Callable[[Array, Array], float]]
+] = {
+    "log_loss": ("classification", "minimize", lambda t, p: sk.log_loss(t, p, labels=_codes(p))),
+    "auc": ("classification", "maximize", _auc),
+    "accuracy": ("classification", "maximize", lambda t, p: sk.accuracy_score(t, p.argmax(axis=1))),
+    "rmse": ("regression", "minimize", sk.root_mean_squared_error),
+    "mae": ("regression", "minimize", sk.mean_absolute_error),
+    "r2": ("regression", "maximize", sk.r2_score),
+}
 
 
 def chosen(metric: str | None, task: Task) -> tuple[str, Literal["minimize", "maximize"]]:

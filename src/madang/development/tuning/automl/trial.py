@@ -45,8 +45,9 @@ def fitted(
 ) -> Any:
     """A model fitted on some rows."""
     chosen = features.filter(rows)
+    plan_ = data.plan
     model = families.build(
-        family, params, data.plan.columns, features, data.plan.task, data.plan.seed
+        family, params, features, columns=plan_.columns, task=plan_.task, seed=plan_.seed
     )
     return model.fit(chosen, data.labels[rows])
 
@@ -59,7 +60,8 @@ def outputs(model: Any, features: Any, classes: tuple[Any, ...]) -> Array:
     # A part may lack a class.
     places = [classes.index(name) for name in np.asarray(model.classes_).tolist()]
     proba[:, places] = model.predict_proba(features)
-    return proba
+    # XGBoost's are float32, which don't sum to 1 in float64.
+    return np.asarray(proba / proba.sum(axis=1, keepdims=True))
 
 
 def codes(data: plan.Data) -> Array:
