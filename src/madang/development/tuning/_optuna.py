@@ -69,7 +69,6 @@ def _tpe_multivariate(asked: _Asked) -> BaseSampler:
             multivariate=True,
             group=True,
             constant_liar=asked.parallel,
-            warn_independent_sampling=False,
         )
 
 
@@ -120,6 +119,15 @@ def _quiet() -> Iterator[None]:
         yield
 
 
+def check_sampler(name: str) -> None:
+    """Refuses a sampler that can't be had.
+
+    Raises:
+        MissingDependencyError: Its package is not installed.
+    """
+    SAMPLERS[name](_Asked(0, 0, parallel=False))
+
+
 class OptunaProposals(Proposals):
     """An Optuna study in memory."""
 
@@ -162,6 +170,8 @@ class OptunaProposals(Proposals):
         if fixed is not None:
             self._study.enqueue_trial(self._encoded(fixed))
         trial = self._open[number] = self._study.ask()
+        if self._sampler in REMEMBER:
+            _ = trial.relative_params  # else a sampler is not asked when all parameters are given
         return _space.draw(self._space, lambda name, leaf: self._suggest(trial, name, leaf))
 
     def _suggest(self, trial: optuna.Trial, name: str, leaf: Leaf) -> Any:

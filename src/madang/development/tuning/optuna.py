@@ -16,7 +16,12 @@ import optuna
 from madang.development.tuning import _space
 from madang.development.tuning._evaluators import Evaluator, InProcess, Limits, Processes
 from madang.development.tuning._objective import located
-from madang.development.tuning._optuna import SAMPLERS, OptunaProposals, importances
+from madang.development.tuning._optuna import (
+    SAMPLERS,
+    OptunaProposals,
+    check_sampler,
+    importances,
+)
 from madang.development.tuning._records import Records
 from madang.development.tuning._search import Plan, Search
 from madang.development.tuning._warm import observations
@@ -187,6 +192,7 @@ class _Asked:
                 "the sampler 'cmaes' takes one objective, "
                 f"found {', '.join(self.directions)}; use nsga2 or tpe"
             )
+        check_sampler(chosen)
         if chosen == "grid":
             next(_space.grid(self.space))
         seed = secrets.randbits(32) if self.seed is None else self.seed

@@ -12,7 +12,7 @@ import statistics
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from madang.development.tuning.contract import Direction, TrialState
@@ -82,7 +82,7 @@ class Percentile(Pruner):
 class Median(Percentile):
     """Ends a trial whose best report is worse than the median of the finished ones at its step."""
 
-    percent: float = 50.0
+    percent: float = field(default=50.0, init=False)
 
 
 @dataclass(frozen=True)
@@ -216,20 +216,20 @@ def _plain(pruner: Pruner | None) -> Any:
             f"other processes don't know the pruner {type(pruner).__name__}; they know: {known}; "
             "use one of them, or workers=1"
         )
-    fields: dict[str, Any] = asdict(pruner)  # type: ignore[call-overload]  # all are dataclasses
+    given = {f.name: getattr(pruner, f.name) for f in fields(pruner) if f.init}  # type: ignore[arg-type]  # all are dataclasses
     if isinstance(pruner, Patience):
-        fields["then"] = _plain(pruner.then)
-    return {"kind": type(pruner).__name__, **fields}
+        given["then"] = _plain(pruner.then)
+    return {"kind": type(pruner).__name__, **given}
 
 
 def _pruner(plain: Any) -> Pruner | None:
     if plain is None:
         return None
     kinds = {kind.__name__: kind for kind in PRUNERS}
-    fields = {name: value for name, value in plain.items() if name != "kind"}
-    if "then" in fields:
-        fields["then"] = _pruner(fields["then"])
-    return kinds[plain["kind"]](**fields)
+    given = {name: value for name, value in plain.items() if name != "kind"}
+    if "then" in given:
+        given["then"] = _pruner(given["then"])
+    return kinds[plain["kind"]](**given)
 
 
 def _at_rung(curve: Curve, rung_step: int) -> float | None:
