@@ -45,5 +45,5 @@ def to_html(result: AutoML, title: str = "AutoML") -> str:
 def _template() -> Any:
     import jinja2
 
-    text = resources.files(__package__).joinpath("report.html").read_text("utf-8")
+    text = resources.files(__package__).joinpath("leaderboard.html").read_text("utf-8")
     return jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(text)
