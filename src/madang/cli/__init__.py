@@ -17,6 +17,7 @@ COMMANDS = {
     "data": "madang.cli.data:data",
     "deploy": "madang.cli.serving:deploy",
     "doctor": "madang.cli.project:doctor",
+    "export": "madang.cli.export:export",
     "features": "madang.cli.features:features",
     "init": "madang.cli.project:init",
     "lab": "madang.cli.lab:lab",

@@ -128,6 +128,7 @@ class LocalRegistry(Registry):
                     "evaluation": dict(found.evaluation),
                     "format": found.format,
                     "location": found.location,
+                    "reason": manifest.facts.get("reason"),  # of an object: why it is one
                     "requirements": dict(manifest.requirements),
                     "trusted": list(manifest.trusted),
                 },

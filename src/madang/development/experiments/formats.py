@@ -24,7 +24,7 @@ import importlib.util
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -42,16 +42,22 @@ from madang.development.experiments.contract import Signature, TensorSpec
 from madang.errors import InvalidInputError, MissingDependencyError, UnsafeModelError
 
 FORMATS = {
+    "catboost": "madang.development.experiments._catboost:CatBoostFormat",
     "lightgbm": "madang.development.experiments._lightgbm:LightGBMFormat",
+    "object": "madang.development.experiments._object:ObjectFormat",
     "onnx": "madang.development.experiments._onnx:ONNXFormat",
     "pipeline": "madang.development.experiments._pipeline:PipelineFormat",
+    "python": "madang.development.experiments._python:PythonFormat",
     "skops": "madang.development.experiments._skops:SkopsFormat",
     "xgboost": "madang.development.experiments._xgboost:XGBoostFormat",
 }
 """Format to `module:Class`, imported on first use."""
 
 # Whose classes a format handles. LightGBM's estimators derive from their own classes first.
-_HANDLES = {"lightgbm": "lightgbm", "xgboost": "xgboost", "onnx": "onnx", "sklearn": "skops"}
+_HANDLES = {
+    "catboost": "catboost", "lightgbm": "lightgbm", "onnx": "onnx", "sklearn": "skops",
+    "xgboost": "xgboost",
+}  # fmt: skip
 
 _log = logging.getLogger(__name__)
 
@@ -69,6 +75,35 @@ class Predictor(Protocol):
     def native(self) -> Any:
         """The library's own object."""
         ...
+
+
+@dataclass(frozen=True)
+class PythonSource:
+    """A model given as Python source: a folder of modules and of the data files that they read.
+
+    The class that `entry` names has a class method `load(folder: Path)`, which returns an object
+    with `predict(inputs)`: input name to array, to output name to array. Modules of the folder
+    import each other relatively (`from . import layers`).
+
+    Attributes:
+        folder: Its files; no links.
+        entry: `MODULE:CLASS`.
+        requirements: Distributions that the code imports; their versions are recorded.
+    """
+
+    folder: str | Path
+    entry: str = "model:Model"
+    requirements: tuple[str, ...] = ()
+
+    @property
+    def trust(self) -> str:
+        """What allows this code to be loaded: `register(…, trusted=[source.trust])`.
+
+        It names the SHA-256 of all `.py` files, so that it means this code and no other.
+        """
+        from madang.development.experiments._python import source_digest
+
+        return f"python:{source_digest(self.folder)}"
 
 
 class Format(ABC):
@@ -110,6 +145,14 @@ class Format(ABC):
         Raises:
             UnsafeModelError: It holds types that are not trusted to load.
         """
+
+    def requirements(self, model: Any) -> dict[str, str]:
+        """Distribution to its version here, of what loading the model needs."""
+        found = {}
+        for name in ("numpy", *self.packages):
+            with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # another build
+                found[name] = importlib.metadata.version(name)
+        return found
 
     def compile(
         self, model: Any, folder: Path, inputs: Arrays, parity: Arrays | None
@@ -197,7 +240,8 @@ def save(
     Equal models give equal files, whatever the time and the process.
 
     Args:
-        model: An estimator, a booster, or ONNX (bytes, `ModelProto`, or the path of a `.onnx`).
+        model: An estimator, a booster, ONNX (bytes, `ModelProto`, or the path of a `.onnx`), or
+            the path of a folder for `import_folder`; or `PythonSource`.
         folder: Where the files go.
         example: A few input rows: an array of shape (rows, columns) or a table. Without one the
             model has no signature and nothing is proven: it can only be loaded as `native`.
@@ -210,6 +254,8 @@ def save(
         InvalidInputError: No format handles the model, or the stored model's outputs differ.
         UnsafeModelError: The model is a pickle, or holds types that are not trusted.
     """
+    if isinstance(model, str | Path) and Path(model).is_dir():
+        return import_folder(Path(model), folder, example=example)
     refuse_pickle(model)
     name = format_of(model)
     form = format_named(name)
@@ -217,7 +263,7 @@ def save(
         format=name,
         signature=Signature((), ()),
         facts=form.write(model, folder, trusted),
-        requirements=_requirements(form),
+        requirements=form.requirements(model),
         trusted=tuple(sorted(trusted)),
     )
     if example is not None:
@@ -241,6 +287,44 @@ def _proven(form: Format, model: Any, folder: Path, inputs: Arrays, manifest: Ma
 def _checked(data: Any, manifest: Manifest) -> Arrays:
     signature = manifest.signature
     return checked(to_inputs(data, signature, manifest.columns), signature.inputs)
+
+
+def import_folder(folder: Path, target: Path, *, example: Any = None) -> Manifest:
+    """Stores a folder that one of MLflow's clients wrote, or any other folder of files.
+
+    A flavor that keeps its library's own safe format (LightGBM's text, XGBoost's JSON, ONNX,
+    skops with trusted types alone) becomes a model of that format; its input example, or else
+    its signature, gives the inputs. Everything else, pickles above all, is kept as an `object`:
+    its files as they are, never loaded, with the reason in the manifest's `facts["reason"]`.
+    No code of the folder runs, and nothing is unpickled.
+
+    Args:
+        folder: With or without an `MLmodel`.
+        target: An empty folder.
+        example: Input rows, in place of the folder's own.
+
+    Raises:
+        InvalidInputError: The folder has links or no files, or its `MLmodel` is no plain YAML.
+    """
+    from madang.development.experiments._mlflow_folder import import_folder
+
+    return import_folder(folder, target, example)
+
+
+def unpack(folder: Path, target: Path, *, digest: str | None = None) -> Manifest:
+    """Writes the files of a model that is kept as an object where they were, below `target`.
+
+    Raises:
+        InvalidInputError: The model is of another format.
+        IntegrityError: A file is not what was stored, or would be put out of `target`.
+    """
+    manifest = read_manifest(folder, digest)
+    if manifest.format != "object":
+        raise InvalidInputError(f"the model is of format {manifest.format}: load it")
+    from madang.development.experiments._object import restore
+
+    restore(folder, manifest, target)
+    return manifest
 
 
 def load(
@@ -296,6 +380,8 @@ def detect(model: Any) -> str | None:
     """The format that stores `model`, or `None`; imports nothing."""
     if isinstance(model, bytes | bytearray | memoryview) or _is_onnx_file(model):
         return "onnx"
+    if isinstance(model, PythonSource):
+        return "python"
     found = _library_of(model)
     if found == "skops" and len(getattr(model, "steps", ())) > 1:
         # A scikit-learn pipeline that ends with another library's model, which skops can't store.
@@ -323,7 +409,8 @@ def format_of(model: Any) -> str:
         raise InvalidInputError(
             f"a model of type {type(model).__module__}.{type(model).__qualname__} can't be stored; "
             f"the formats are: {', '.join(sorted(FORMATS))} (scikit-learn estimators and "
-            "pipelines, LightGBM and XGBoost models, ONNX bytes); convert it to ONNX"
+            "pipelines, CatBoost, LightGBM and XGBoost models, ONNX bytes, PythonSource); "
+            "convert it to ONNX"
         )
     return name
 
@@ -379,14 +466,6 @@ def format_named(name: str) -> Format:
     return form
 
 
-def _requirements(form: Format) -> dict[str, str]:
-    found = {}
-    for name in ("numpy", *form.packages):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # another build
-            found[name] = importlib.metadata.version(name)
-    return found
-
-
 def _specs(arrays: Arrays) -> tuple[TensorSpec, ...]:
     return tuple(
         TensorSpec(name, datatype(array), (-1, *array.shape[1:])) for name, array in arrays.items()
@@ -405,6 +484,6 @@ def _check_equal(found: Arrays, expected: Arrays, bound: float, name: str) -> No
 
 
 __all__ = [
-    "FORMATS", "MANIFEST", "Arrays", "Format", "LoadedModel", "Manifest", "Predictor",
-    "detect", "example_inputs", "format_of", "largest_difference", "load", "refuse_pickle", "save", "sha256_of",
+    "FORMATS", "MANIFEST", "Arrays", "Format", "LoadedModel", "Manifest", "Predictor", "PythonSource",
+    "detect", "example_inputs", "format_of", "import_folder", "largest_difference", "load", "refuse_pickle", "save", "sha256_of", "unpack",
 ]  # fmt: skip
