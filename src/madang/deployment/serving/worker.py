@@ -4,7 +4,8 @@
 
 It reads only files (see `_state.py`): it needs no database and no other process to be alive, and
 goes on when they are killed. Several workers share one port: they inherit its listening socket
-(`--fd`), or each binds it with SO_REUSEPORT.
+(`--fd`), or each binds it with SO_REUSEPORT. `madang up` does not start it by this command, but forks
+it (`spawner.py`).
 
 SIGTERM or SIGINT drains it: no new connections, every request under way is answered, the
 prediction log is written. A second signal, or `--drain-seconds`, ends it at once.
@@ -57,7 +58,13 @@ _LOGGER = logging.getLogger("madang.serving")
 class Worker:
     """One worker: its socket, its service, and the files that it follows."""
 
-    def __init__(self, home: Path, listener: socket.socket, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        home: Path,
+        listener: socket.socket,
+        limits: Limits | None = None,
+        models: Models | None = None,
+    ) -> None:
         self.files = Files(home)
         self.files.make()
         self._home = home
@@ -65,7 +72,7 @@ class Worker:
         self._desired = Desired()
         self._seen: tuple[Any, ...] = ()
         self._seen_tokens: tuple[Any, ...] = ()
-        self._models = Models(self.files)
+        self._models = models or Models(self.files)
         self._stop = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._log = PredictionLog(self._topics)
@@ -277,30 +284,45 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Runs a worker until it is told to stop."""
-    parser = argparse.ArgumentParser(prog="madang.deployment.serving.worker")
+def make_parser(program: str) -> argparse.ArgumentParser:
+    """What a worker can be told, on a command line of its own or by its spawner's."""
+    parser = argparse.ArgumentParser(prog=program)
     parser.add_argument("--home", type=Path, required=True, help="the project's .madang folder")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8500)
     parser.add_argument("--fd", type=int, help="an inherited listening socket")
     parser.add_argument("--drain-seconds", type=float, default=10)
     parser.add_argument("--max-body-bytes", type=int, default=Limits.max_body_bytes)
-    given = parser.parse_args(arguments)
+    return parser
+
+
+def prepare_process() -> None:
+    """Sets up what holds for a whole process: its log, and how it shares its time."""
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
     os.umask(0o077)  # what it writes is for its owner only
     # The log's thread gives way to the event loop after 0.2 ms instead of 5.
     sys.setswitchinterval(0.0002)
     gc.set_threshold(20_000, 10, 10)  # a request leaves no cycles
+
+
+def run(given: argparse.Namespace, listener: socket.socket, models: Models | None = None) -> None:
+    """Runs a worker until it is told to stop; `models` are loaded already."""
+
+    async def serve() -> None:
+        limits = Limits(max_body_bytes=given.max_body_bytes)
+        await Worker(given.home, listener, limits, models).run(given.drain_seconds)
+
+    uvloop.run(serve())
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs a worker of its own, until it is told to stop."""
+    given = make_parser("madang.deployment.serving.worker").parse_args(arguments)
+    prepare_process()
     listener = (
         socket.socket(fileno=given.fd) if given.fd is not None else listen(given.host, given.port)
     )
-
-    async def run() -> None:
-        limits = Limits(max_body_bytes=given.max_body_bytes)
-        await Worker(given.home, listener, limits).run(given.drain_seconds)
-
-    uvloop.run(run())
+    run(given, listener)
     return 0
 
 
