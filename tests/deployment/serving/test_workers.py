@@ -397,6 +397,18 @@ def test_the_worker_imports_nothing_that_it_does_not_need(stack):
         assert f"/{package}/" not in loaded, package
 
 
+def test_a_worker_that_logs_does_without_pandas(stack):
+    """pyarrow imports pandas for conversions from lists, and 30 MB with it."""
+    with stack.serving.workers() as workers:
+        answer = stack.serving.predict("sums", ROWS)
+        assert [event["id"] for event in logged(stack, "sums", 1)] == [answer["id"]]
+        with open(f"/proc/{workers.pids()[0]}/maps") as maps:
+            loaded = maps.read()
+    assert "/pyarrow/" in loaded
+    for package in ("sklearn", "scipy", "polars", "duckdb", "pandas"):
+        assert f"/{package}/" not in loaded, package
+
+
 def test_projects_do_not_see_each_other(tmp_path_factory, postgresql_url):
     def project(name):
         return make_project(tmp_path_factory.mktemp(name), name=name, metadata=postgresql_url)

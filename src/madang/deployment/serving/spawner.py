@@ -70,17 +70,15 @@ class Spawner:
         signal.set_wakeup_fd(self._wake)
         self._load()
         self._send(Ready(self._given.preload))
-        while True:
+        while self._reap() or not self._ending:
             waiting: list[Any] = [self._woken] if self._ending else [self._woken, self._control]
             ready, _, _ = select.select(waiting, [], [])
             if self._woken in ready:
                 os.read(self._woken, 4096)
-            if not self._reap() and self._ending:
-                return
             if self._control in ready:
                 self._answer()
 
-    # - loading ------------------------------------------------------------------------------
+    # -- loading ------------------------------------------------------------------------------
 
     def _load(self) -> None:
         self._send(Loading())
@@ -111,7 +109,7 @@ class Spawner:
         command = [sys.executable, "-P", "-m", _MODULE, *sys.argv[1:], "--preload", preload]
         os.execv(sys.executable, command)  # noqa: S606 - our own interpreter and arguments
 
-    # - control ------------------------------------------------------------------------------
+    # -- control ------------------------------------------------------------------------------
 
     def _answer(self) -> None:
         if not self._control.recv(1024, socket.MSG_PEEK):  # `Workers` has ended, or stops
@@ -141,7 +139,7 @@ class Spawner:
         with suppress(BrokenPipeError):
             self._control.send(msgspec.json.encode(message))
 
-    # - in the worker ------------------------------------------------------------------------
+    # -- in the worker ------------------------------------------------------------------------
 
     def _become_worker(self, slot: int) -> NoReturn:
         code = 1
