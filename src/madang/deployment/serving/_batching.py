@@ -24,8 +24,12 @@ MAX_BATCH_ROWS = 4096
 # NumPy keeps texts at one width: a long text would widen those of all others in the batch.
 _MAX_TEXT_ITEM_BYTES = 1024
 
+now = time.perf_counter
+"""The clock of latencies, in seconds."""
+
 Outputs = dict[str, Array]
 Result = Outputs | Exception
+Computed = tuple[list[Result], float, float]  # and when the model was called, and was done
 
 
 class DeadlinePassedError(MadangError):
@@ -41,13 +45,19 @@ class Asker(Protocol):
         body: The request's bytes, where the log can take its inputs from them.
         header_length: Where the JSON in `body` ends; `None` if all of it is JSON.
         started: When the request was there, by `now`.
+        timeout_seconds: How long its client waits for the answer, if it said so.
         gone: Nobody waits for the answer any more.
     """
 
     body: bytes
     header_length: int | None
     started: float
+    timeout_seconds: float | None
     gone: bool
+
+    def hold(self, count: int) -> bool:
+        """Counts so many bytes that the request takes; whether all requests may take them."""
+        ...
 
     def answer(self, call: Call, outputs: Outputs) -> tuple[bytes, int | None]:
         """Answers with a prediction: the bytes, and where their JSON ends if binary data follows."""
@@ -63,12 +73,11 @@ class Call:
 
     Attributes:
         deadline: Nobody wants the answer after this, by `now`.
-        queued: When it was ready to be predicted, by `now`; `begun` and `ended`: its model's call.
+        queued: When it was ready to be predicted, by `now`.
     """
 
     __slots__ = (
-        "begun", "deadline", "ended", "exchange", "id", "inputs", "queued", "request", "rows",
-        "version",
+        "deadline", "exchange", "id", "inputs", "queued", "request", "rows", "version",
     )  # fmt: skip
 
     def __init__(
@@ -88,7 +97,7 @@ class Call:
         self.id = request_id
         self.rows = len(next(iter(inputs.values()))) if inputs else 1
         self.deadline = deadline
-        self.queued = self.begun = self.ended = now()
+        self.queued = now()
 
 
 class Batcher:
@@ -118,14 +127,17 @@ class Batcher:
                 self._in_thread(version, calls)
             else:
                 for batch in _batches(calls):
-                    self._deliver(batch, _timed(batch))
+                    self._deliver(batch, *_timed(batch))
 
     def _wanted(self, calls: list[Call]) -> list[Call]:
         """Without those that nobody waits for any more: they are not computed."""
         moment = now()
-        late = [call for call in calls if call.deadline < moment or call.exchange.gone]
-        if not late:
+        for call in calls:
+            if call.deadline < moment or call.exchange.gone:
+                break
+        else:
             return calls
+        late = [call for call in calls if call.deadline < moment or call.exchange.gone]
         self.waiting -= len(late)
         for call in late:
             waited = moment - call.exchange.started
@@ -143,21 +155,28 @@ class Batcher:
         future.add_done_callback(lambda done: self._thread_done(version, batch, done))
 
     def _thread_done(
-        self, version: Version, batch: list[Call], done: asyncio.Future[list[Result]]
+        self, version: Version, batch: list[Call], done: asyncio.Future[Computed]
     ) -> None:
         version.busy = False
-        self._deliver(batch, done.result())
+        self._deliver(batch, *done.result())
         if self._pending and not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self._flush)
 
-    def _deliver(self, batch: list[Call], results: list[Result]) -> None:
-        self.waiting -= len(batch)
-        first = batch[0]
-        rows = sum(call.rows for call in batch) if len(batch) > 1 else first.rows
-        first.version.counters.executed(rows, first.ended - first.begun)
+    def _deliver(
+        self, batch: list[Call], results: list[Result], begun: float, ended: float
+    ) -> None:
+        rows, started, queued = 0, 0.0, 0.0
         for call, result in zip(batch, results, strict=True):
+            rows += call.rows
+            started += call.exchange.started
+            queued += call.queued
             self._finish(call, result)
+        count = len(batch)
+        self.waiting -= count
+        batch[0].version.counters.executed(
+            rows, count, queued - started, begun * count - queued, ended - begun, now() - ended
+        )
 
     def close(self) -> None:
         """Ends the threads after what they do now."""
@@ -183,13 +202,9 @@ def _batches(calls: list[Call]) -> list[list[Call]]:
     return batches
 
 
-def _timed(batch: list[Call]) -> list[Result]:
+def _timed(batch: list[Call]) -> Computed:
     begun = now()
-    results = _predict(batch)
-    ended = now()
-    for call in batch:
-        call.begun, call.ended = begun, ended
-    return results
+    return _predict(batch), begun, now()
 
 
 def _predict(batch: list[Call]) -> list[Result]:
@@ -225,8 +240,3 @@ def _predict_one(call: Call) -> Result:
         return call.version.predict(call.inputs)
     except Exception as error:  # any model's own; it becomes this request's answer
         return error
-
-
-def now() -> float:
-    """The clock of latencies, in seconds."""
-    return time.perf_counter()

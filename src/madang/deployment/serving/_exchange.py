@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from madang.deployment.serving._http import Connection
 
 JSON = b"application/json"
+SMALL_BYTES = 64 * 1024
+"""What takes no more is not counted: the number of connections and requests limits it enough."""
+
 OCTETS = b"application/octet-stream"
 RETRY = b"retry-after: 1\r\n"
 """Goes with every 503 (RFC 9110, section 10.2.3)."""
@@ -32,8 +35,8 @@ class Limits:
     """What one client may take, and all of them together.
 
     Attributes:
-        max_held_bytes: What all requests under way take: their bodies, also decompressed, and
-            large tensors.
+        max_held_bytes: What all requests under way take in bodies, also decompressed, and tensors
+            of more than 64 KiB.
         max_waiting: Requests that wait for a model; more are answered 503, unparsed.
         linger_seconds: How long a connection that ends stays to see its last answer read.
     """
@@ -85,28 +88,11 @@ class Exchange:
     ) -> None:
         """Answers; `extra` are further header lines, each with its line end."""
         if self.accept and len(body) >= MIN_BYTES and self.method != b"HEAD":
-            coding = accepted_coding(self.accept)
+            coding, self.accept = accepted_coding(self.accept), b""
             if coding:
+                extra += b"content-encoding: %b\r\nvary: accept-encoding\r\n" % coding
                 self._compress(body, coding, status, content_type, extra)
                 return
-        self._write(body, status, content_type, extra)
-
-    def _compress(
-        self, body: bytes, coding: bytes, status: int, content_type: bytes, extra: bytes
-    ) -> None:
-        extra += b"content-encoding: %b\r\nvary: accept-encoding\r\n" % coding
-        if len(body) <= INLINE_BYTES:
-            self._write(compressed(body, coding), status, content_type, extra)
-            return
-        work = asyncio.get_running_loop().run_in_executor(None, compressed, body, coding)
-
-        def write(done: asyncio.Future[bytes]) -> None:
-            if not done.cancelled():
-                self._write(done.result(), status, content_type, extra)
-
-        work.add_done_callback(write)
-
-    def _write(self, body: bytes, status: int, content_type: bytes, extra: bytes) -> None:
         connection = self.connection
         if connection.service.draining and connection.is_last(self):
             self.keep_alive = False
@@ -120,6 +106,21 @@ class Exchange:
             b"" if self.method == b"HEAD" else body,
         )
         connection.write_finished()
+
+    def _compress(
+        self, body: bytes, coding: bytes, status: int, content_type: bytes, extra: bytes
+    ) -> None:
+        """Answers with the compressed body; the connection keeps the answer's place meanwhile."""
+        if len(body) <= INLINE_BYTES:
+            self.respond(compressed(body, coding), status, content_type, extra)
+            return
+        work = asyncio.get_running_loop().run_in_executor(None, compressed, body, coding)
+
+        def respond(done: asyncio.Future[bytes]) -> None:
+            if not done.cancelled():
+                self.respond(done.result(), status, content_type, extra)
+
+        work.add_done_callback(respond)
 
     def hold(self, count: int) -> bool:
         """Counts what the request takes beside its body; whether that is within the limit."""
@@ -137,6 +138,7 @@ class Exchange:
 
     def fail(self, status: int, message: str, extra: bytes = b"") -> None:
         """Answers with an error, as the protocol says: `{"error": message}`."""
+        self.body = b""  # the answers before it may take long
         if status == HTTPStatus.SERVICE_UNAVAILABLE:
             extra += RETRY
         self.respond(encode({"error": message}), status, extra=extra)

@@ -15,7 +15,7 @@ from typing import Protocol, cast
 import httptools
 
 from madang.deployment.serving._compression import decompressed
-from madang.deployment.serving._exchange import Exchange, Limits
+from madang.deployment.serving._exchange import SMALL_BYTES, Exchange, Limits
 from madang.errors import InvalidInputError
 
 _TOO_MUCH = "the requests under way take too much memory; try again later"
@@ -174,13 +174,16 @@ class Connection(asyncio.Protocol):
         if self._size > self._limits.max_header_bytes:
             self._refusal = self._refusal or self._too_long()
             return
-        take = _HEADERS.get(name.lower())
-        if take is not None:
-            take(self, exchange, value)
-
-    def _take_length(self, exchange: Exchange, value: bytes) -> None:
-        if int(value) > self._limits.max_body_bytes:
-            self._refusal = self._refusal or self._too_large()
+        name = name.lower()
+        if name == b"authorization":
+            exchange.authorization = value
+        elif name == b"content-length":
+            if int(value) > self._limits.max_body_bytes:
+                self._refusal = self._refusal or self._too_large()
+        else:
+            take = _HEADERS.get(name)
+            if take is not None:
+                take(self, exchange, value)
 
     def _take_header_length(self, exchange: Exchange, value: bytes) -> None:
         if value.isdigit() and len(value) <= 12:
@@ -209,16 +212,21 @@ class Connection(asyncio.Protocol):
     def on_body(self, part: bytes) -> None:
         if self._refusal is None:
             self._size += len(part)
-            self._held += len(part)
-            self.service.held_bytes += len(part)
             if self._size > self._limits.max_body_bytes:
                 self._refusal = self._too_large()
                 self._parts.clear()
-            elif self.service.held_bytes > self._limits.max_held_bytes:
+            elif self._size > SMALL_BYTES and not self._hold_body(part):
                 self._refusal = (503, _TOO_MUCH)
                 self._parts.clear()
             elif self._current is not None and self._current.method == b"POST":
                 self._parts.append(part)  # another method's body means nothing and is not kept
+
+    def _hold_body(self, part: bytes) -> bool:
+        """Counts a large body when it is large, and then each part of it."""
+        exchange = self._current
+        if exchange is None:
+            return True
+        return self.hold(exchange, len(part) if exchange.held else self._size)
 
     def on_message_complete(self) -> None:
         exchange, self._current = self._current, None
@@ -227,7 +235,6 @@ class Connection(asyncio.Protocol):
             return
         parts = self._parts
         exchange.body = parts[0] if len(parts) == 1 else b"".join(parts)
-        exchange.held = self._size
         self._exchanges.append(exchange)
         if not exchange.keep_alive:
             self._ended = True
@@ -243,7 +250,8 @@ class Connection(asyncio.Protocol):
         except InvalidInputError as error:
             exchange.fail(415, str(error))
             return False
-        if self.hold(exchange, len(exchange.body)):
+        size = len(exchange.body)
+        if size <= SMALL_BYTES or self.hold(exchange, size):
             return True
         exchange.fail(503, _TOO_MUCH)
         return False
@@ -300,7 +308,6 @@ class Connection(asyncio.Protocol):
         exchange = self._current or Exchange(self)
         self._current = None
         exchange.keep_alive = False
-        exchange.held = self._held - sum(other.held for other in self._exchanges)
         self._ended = True
         self._parts.clear()
         self._exchanges.append(exchange)
@@ -350,10 +357,6 @@ class Connection(asyncio.Protocol):
         self._transport.abort()
 
 
-def _take_authorization(_: Connection, exchange: Exchange, value: bytes) -> None:
-    exchange.authorization = value
-
-
 def _take_expect(connection: Connection, _: Exchange, value: bytes) -> None:
     connection._expects = value.lower() == b"100-continue"
 
@@ -368,9 +371,7 @@ def _take_accept(_: Connection, exchange: Exchange, value: bytes) -> None:
 
 _HEADERS: dict[bytes, Callable[[Connection, Exchange, bytes], None]] = {
     b"accept-encoding": _take_accept,
-    b"authorization": _take_authorization,
     b"content-encoding": _take_encoding,
-    b"content-length": Connection._take_length,
     b"expect": _take_expect,
     b"inference-header-content-length": Connection._take_header_length,
     b"x-request-timeout-ms": Connection._take_timeout,

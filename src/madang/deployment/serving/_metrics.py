@@ -34,6 +34,8 @@ class Counters(msgspec.Struct):
     """What was counted for one version behind one endpoint, or for feature reads.
 
     Attributes:
+        requests: Those that a call of the model answered, be it by an error; the `…_seconds` of
+            reading, waiting, predicting and writing are theirs.
         last_us: When a prediction was last asked for, in microseconds since 1970 UTC.
         batch_sizes: Rows of a call of the model to such calls; above 16 rows, by powers of two, so
             that clients can't make it grow.
@@ -46,6 +48,7 @@ class Counters(msgspec.Struct):
     buckets: list[int] = msgspec.field(default_factory=lambda: [0] * (len(BUCKETS_SECONDS) + 1))
     errors: dict[str, int] = {}
     fail_seconds: float = 0.0
+    requests: int = 0
     input_seconds: float = 0.0
     queue_seconds: float = 0.0
     infer_seconds: float = 0.0
@@ -53,24 +56,34 @@ class Counters(msgspec.Struct):
     last_us: int = 0
     batch_sizes: dict[int, Executions] = {}
 
-    def executed(self, rows: int, seconds: float) -> None:
-        """Counts a call of the model."""
+    def executed(  # noqa: PLR0917 - called for each batch, where keywords would cost
+        self,
+        rows: int,
+        requests: int,
+        reading: float,
+        waiting: float,
+        predicting: float,
+        writing: float,
+    ) -> None:
+        """Counts a call of the model that answered so many requests, and where their time went.
+
+        Times are in seconds. Each request waited for all of the call, so it counts for each;
+        the others are sums over the requests.
+        """
         self.batches += 1
+        self.requests += requests
+        self.input_seconds += reading
+        self.queue_seconds += waiting
+        self.infer_seconds += predicting * requests
+        self.output_seconds += writing
+        self.last_us = time.time_ns() // 1000
         if rows > _EXACT_ROWS:
             rows = 1 << (rows - 1).bit_length()
         found = self.batch_sizes.get(rows)
         if found is None:
             found = self.batch_sizes[rows] = Executions()
         found.count += 1
-        found.seconds += seconds
-
-    def spent(self, reading: float, waiting: float, predicting: float, writing: float) -> None:
-        """Counts where an answered prediction's time went, in seconds."""
-        self.input_seconds += reading
-        self.queue_seconds += waiting
-        self.infer_seconds += predicting
-        self.output_seconds += writing
-        self.last_us = time.time_ns() // 1000
+        found.seconds += predicting
 
     def observe(self, seconds: float, rows: int) -> None:
         """Counts an answered prediction."""
@@ -92,6 +105,7 @@ class Counters(msgspec.Struct):
         self.batches += other.batches
         self.seconds += other.seconds
         self.fail_seconds += other.fail_seconds
+        self.requests += other.requests
         self.input_seconds += other.input_seconds
         self.queue_seconds += other.queue_seconds
         self.infer_seconds += other.infer_seconds

@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from random import getrandbits
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from urllib.parse import unquote
 import madang
 from madang.deployment.serving._batching import Asker, Batcher, Call, Result, now
 from madang.deployment.serving._endpoints import ServedEndpoint, Version
-from madang.deployment.serving._exchange import Exchange, Limits, date_line
+from madang.deployment.serving._exchange import SMALL_BYTES, Exchange, Limits, date_line
 from madang.deployment.serving._features import FeatureReads
 from madang.deployment.serving._http import Connection
 from madang.deployment.serving._log import PredictionLog, Record
@@ -34,7 +35,6 @@ from madang.deployment.serving._repository import Repository, states
 from madang.deployment.serving._state import AcceptedToken, WantedEndpoint, hash_token
 from madang.deployment.serving._statistics import model_statistics
 from madang.deployment.serving._tensors import (
-    Array,
     InferRequest,
     decode_request,
     encode,
@@ -59,7 +59,6 @@ EXTENSIONS = ("binary_tensor_data", "model_repository", "statistics")
 
 # A longer URL or token is none of ours, and is not remembered: the caches must not grow by it.
 _MAX_KEY_BYTES = 2048
-_SMALL_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True)
@@ -120,9 +119,9 @@ class Service:
             # Without an identity, nothing is said about what exists.
             return _unknown(exchange) if known else _who(exchange.authorization)
         if route.permission:
-            refused = self.refusal(exchange.authorization, route.permission)
-            if refused is not None:
-                return refused
+            token = self._identify(exchange.authorization)
+            if token is None or route.permission not in token.permissions:
+                return self.refusal(exchange.authorization, route.permission)
         if exchange.method not in route.methods:
             return 405, f"use {' or '.join(method.decode() for method in route.methods)} here"
         return None
@@ -317,7 +316,7 @@ class Service:
 
     def infer(self, exchange: Exchange, route: Route) -> None:
         """`POST /v2/models/{name}[/versions/{version}]/infer`."""
-        if self.is_full():
+        if self._batcher.waiting >= self.limits.max_waiting:
             self._fail(exchange, 503, self.full_message(), route.endpoint)
             return
         endpoint, version = self.find(route.endpoint, route.version)
@@ -325,45 +324,47 @@ class Service:
             request, offset = decode_request(exchange.body, exchange.header_length)
             if version is None:
                 version = endpoint.choose(request.id or None)
-            inputs = self.read(request, version, exchange.body, offset)
-            deadline = deadline_of(exchange.started, exchange.timeout_seconds, request)
-        except InvalidInputError as error:
-            self._fail(exchange, 400, str(error), route.endpoint, version)
-            return
-        size = sum(array.nbytes for array in inputs.values())
-        if size > _SMALL_BYTES and not exchange.hold(size):
-            message = "the requests under way take too much memory; try again later"
-            self._fail(exchange, 503, message, route.endpoint, version)
-            return
-        self.add(
-            Call(exchange, request, version, inputs, request.id or new_id(), deadline=deadline)
-        )
-
-    def is_full(self) -> bool:
-        """Whether so many requests wait for models that one more would only wait in vain."""
-        return self._batcher.waiting >= self.limits.max_waiting
+            self.take(exchange, request, version, exchange.body, offset)
+        except MadangError as error:
+            self._fail(exchange, _status(error), str(error), route.endpoint, version)
 
     def full_message(self) -> str:
-        """What is said then."""
+        """What is said when so many requests wait that one more would only wait in vain."""
         return f"{self._batcher.waiting} requests wait for their model; try again later"
 
-    def read(
-        self, request: InferRequest, version: Version, body: bytes, offset: int
-    ) -> dict[str, Array]:
-        """The inputs of a request to a version, checked as the rest of it.
+    def is_full(self) -> bool:
+        """Whether that is so."""
+        return self._batcher.waiting >= self.limits.max_waiting
+
+    def take(
+        self, asker: Asker, request: InferRequest, version: Version, body: bytes, offset: int
+    ) -> None:
+        """Has a request predicted; the asker gets the answer.
+
+        Args:
+            asker: Who asks.
+            request: The request.
+            version: Who answers.
+            body: Where binary tensors are, from `offset` on.
+            offset: See `body`.
 
         Raises:
             InvalidInputError: Says what was expected and what was found.
+            UnavailableError: All requests under way take too much memory.
         """
         inputs = read_inputs(request, version.inputs, body, offset)
-        if request.parameters:
-            check_request(request.parameters)
+        deadline = inf
+        if request.parameters or asker.timeout_seconds is not None:
+            check_request(request.parameters or {})
+            deadline = deadline_of(asker.started, asker.timeout_seconds, request)
         if request.outputs:
             check_outputs(request.outputs, version)
-        return inputs
-
-    def add(self, call: Call) -> None:
-        """Has a request predicted; `call.exchange` gets the answer."""
+        size = 0
+        for array in inputs.values():
+            size += array.nbytes
+        if size > SMALL_BYTES and not asker.hold(size):
+            raise UnavailableError("the requests under way take too much memory; try again later")
+        call = Call(asker, request, version, inputs, request.id or new_id(), deadline=deadline)
         self._batcher.add(call)
 
     def _finish(self, call: Call, result: Result) -> None:
@@ -373,17 +374,9 @@ class Service:
             message = f"the model could not predict: {result}"
             self._fail(exchange, status, message, version.endpoint, version)
             return
-        rendering = now()
         body, header_length = exchange.answer(call, result)
-        done = now()
-        seconds, counters = done - exchange.started, version.counters
-        counters.observe(seconds, call.rows)
-        counters.spent(
-            call.queued - exchange.started,
-            call.begun - call.queued,
-            call.ended - call.begun,
-            done - rendering,
-        )
+        seconds = now() - exchange.started
+        version.counters.observe(seconds, call.rows)
         if version.log:
             self._log.put(Record(call, result, body, header_length, seconds))
 

@@ -25,9 +25,9 @@ def model_statistics(total: Snapshot, versions: Iterable[tuple[str, str]]) -> di
 
 
 def _model(name: str, label: str, counters: Counters) -> dict[str, Any]:
-    count = counters.predictions
+    count = counters.requests
     stats = {
-        "success": _duration(count, counters.seconds),
+        "success": _duration(counters.predictions, counters.seconds),
         "fail": _duration(sum(counters.errors.values()), counters.fail_seconds),
         "queue": _duration(count, counters.queue_seconds),
         "compute_input": _duration(count, counters.input_seconds),
