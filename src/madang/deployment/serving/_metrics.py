@@ -5,6 +5,7 @@ The text format: https://prometheus.io/docs/instrumenting/exposition_formats/
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_left
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,10 +15,31 @@ import msgspec
 BUCKETS_SECONDS = (
     0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0,
 )  # fmt: skip
+_EXACT_ROWS = 16
+
+
+class Executions(msgspec.Struct):
+    """Calls of the model with one size of batch."""
+
+    count: int = 0
+    seconds: float = 0.0
+
+    def add(self, other: Executions) -> None:
+        """Adds another worker's counts."""
+        self.count += other.count
+        self.seconds += other.seconds
 
 
 class Counters(msgspec.Struct):
-    """What was counted for one version behind one endpoint, or for feature reads."""
+    """What was counted for one version behind one endpoint, or for feature reads.
+
+    Attributes:
+        requests: Those that a call of the model answered, be it by an error; the `…_seconds` of
+            reading, waiting, predicting and writing are theirs.
+        last_us: When a prediction was last asked for, in microseconds since 1970 UTC.
+        batch_sizes: Rows of a call of the model to such calls; above 16 rows, by powers of two, so
+            that clients can't make it grow.
+    """
 
     predictions: int = 0
     rows: int = 0
@@ -25,6 +47,43 @@ class Counters(msgspec.Struct):
     seconds: float = 0.0
     buckets: list[int] = msgspec.field(default_factory=lambda: [0] * (len(BUCKETS_SECONDS) + 1))
     errors: dict[str, int] = {}
+    fail_seconds: float = 0.0
+    requests: int = 0
+    input_seconds: float = 0.0
+    queue_seconds: float = 0.0
+    infer_seconds: float = 0.0
+    output_seconds: float = 0.0
+    last_us: int = 0
+    batch_sizes: dict[int, Executions] = {}
+
+    def executed(  # noqa: PLR0917 - called for each batch, where keywords would cost
+        self,
+        rows: int,
+        requests: int,
+        reading: float,
+        waiting: float,
+        predicting: float,
+        writing: float,
+    ) -> None:
+        """Counts a call of the model that answered so many requests, and where their time went.
+
+        Times are in seconds. Each request waited for all of the call, so it counts for each;
+        the others are sums over the requests.
+        """
+        self.batches += 1
+        self.requests += requests
+        self.input_seconds += reading
+        self.queue_seconds += waiting
+        self.infer_seconds += predicting * requests
+        self.output_seconds += writing
+        self.last_us = time.time_ns() // 1000
+        if rows > _EXACT_ROWS:
+            rows = 1 << (rows - 1).bit_length()
+        found = self.batch_sizes.get(rows)
+        if found is None:
+            found = self.batch_sizes[rows] = Executions()
+        found.count += 1
+        found.seconds += predicting
 
     def observe(self, seconds: float, rows: int) -> None:
         """Counts an answered prediction."""
@@ -33,9 +92,11 @@ class Counters(msgspec.Struct):
         self.seconds += seconds
         self.buckets[bisect_left(BUCKETS_SECONDS, seconds)] += 1
 
-    def error(self, status: int) -> None:
+    def error(self, status: int, seconds: float = 0.0) -> None:
         """Counts a refused or failed request."""
         self.errors[str(status)] = self.errors.get(str(status), 0) + 1
+        self.fail_seconds += seconds
+        self.last_us = time.time_ns() // 1000
 
     def add(self, other: Counters) -> None:
         """Adds another worker's counts."""
@@ -43,6 +104,15 @@ class Counters(msgspec.Struct):
         self.rows += other.rows
         self.batches += other.batches
         self.seconds += other.seconds
+        self.fail_seconds += other.fail_seconds
+        self.requests += other.requests
+        self.input_seconds += other.input_seconds
+        self.queue_seconds += other.queue_seconds
+        self.infer_seconds += other.infer_seconds
+        self.output_seconds += other.output_seconds
+        self.last_us = max(self.last_us, other.last_us)
+        for rows, executions in other.batch_sizes.items():
+            self.batch_sizes.setdefault(rows, Executions()).add(executions)
         self.buckets = [a + b for a, b in zip(self.buckets, other.buckets, strict=True)]
         for status, count in other.errors.items():
             self.errors[status] = self.errors.get(status, 0) + count
@@ -62,9 +132,9 @@ class Snapshot(msgspec.Struct):
         """The counters of a version behind an endpoint; made at first use."""
         return self.versions.setdefault(f"{endpoint}/{version}", Counters())
 
-    def error(self, endpoint: str, version: str, status: int) -> None:
+    def error(self, endpoint: str, version: str, status: int, seconds: float = 0.0) -> None:
         """Counts a refused or failed request."""
-        self.of(endpoint, version).error(status)
+        self.of(endpoint, version).error(status, seconds)
 
     def add(self, other: Snapshot) -> None:
         """Adds another worker's counts."""

@@ -33,6 +33,7 @@ from madang.deployment.serving._exchange import Limits
 from madang.deployment.serving._http import Connection
 from madang.deployment.serving._log import PredictionLog, Topics
 from madang.deployment.serving._metrics import Snapshot, merged
+from madang.deployment.serving._repository import Repository
 from madang.deployment.serving._service import Service
 from madang.deployment.serving._state import (
     PERMISSIONS,
@@ -70,6 +71,7 @@ class Worker:
         self._home = home
         self._listener = listener
         self._desired = Desired()
+        self._unloaded = 0
         self._seen: tuple[Any, ...] = ()
         self._seen_tokens: tuple[Any, ...] = ()
         self._models = models or Models(self.files)
@@ -79,7 +81,11 @@ class Worker:
         self._metrics = self.files.metrics / f"{os.getpid()}.json"
         self._ack = self.files.acks / f"{os.getpid()}.json"
         self.service = Service(
-            limits=limits or Limits(), log=self._log, totals=self._totals, online=self._online
+            limits=limits or Limits(),
+            log=self._log,
+            totals=self._totals,
+            online=self._online,
+            repository=Repository(self.files),
         )
 
     async def run(self, drain_seconds: float) -> None:
@@ -142,7 +148,7 @@ class Worker:
             await self._follow_desired()
 
     async def _follow_desired(self) -> None:
-        seen = fingerprint(self.files.desired)
+        seen = (fingerprint(self.files.desired), fingerprint(self.files.unloaded))
         if seen != self._seen or not self.service.started:
             self._seen = seen
             await self._reconcile()
@@ -155,7 +161,7 @@ class Worker:
             tokens = self.files.read_tokens()
             if self.files.token.exists():
                 own = self.files.token.read_text("ascii").strip()
-                tokens[hash_token(own)] = AcceptedToken("local", PERMISSIONS)
+                tokens[hash_token(own)] = AcceptedToken("local", PERMISSIONS, own=True)
         except (MadangError, OSError) as error:
             _LOGGER.error("the accepted tokens stay as they are: %s", error)  # noqa: TRY400
         else:
@@ -166,24 +172,27 @@ class Worker:
         """Moves to what is wanted; an endpoint that can't be loaded stays as it is."""
         try:
             desired = self.files.read_desired()
+            unloaded = self.files.read_unloaded()
         except (MadangError, OSError) as error:
             _LOGGER.error("what is served stays as it is: %s", error)  # noqa: TRY400
             return
         served = self.service.endpoints
+        names = {wanted.name for wanted in desired.endpoints if not unloaded.holds(wanted)}
         changed = [
             wanted
             for wanted in desired.endpoints
-            if wanted.name not in served or served[wanted.name].wanted != wanted
+            if wanted.name in names
+            and (wanted.name not in served or served[wanted.name].wanted != wanted)
         ]
         loaded, errors = await self._loop.run_in_executor(None, self._load, changed)
-        names = {wanted.name for wanted in desired.endpoints}
         endpoints = {name: endpoint for name, endpoint in served.items() if name in names}
         endpoints.update(loaded)
         count_into(self.service.counts, endpoints.values())
-        self._desired = desired
+        self._desired, self._unloaded = desired, unloaded.revision
         # One assignment on the loop's thread: a request sees the old endpoints or the new ones.
         self.service.endpoints = endpoints
         self.service.unserved = {n: why for n, why in errors.items() if n not in endpoints}
+        self.service.unloaded = {e.name: e for e in desired.endpoints if e.name not in names}
         self.service.started = True
         dropped = self._models.keep_only(
             {a.digest for e in endpoints.values() for a in e.wanted.arms}
@@ -212,6 +221,7 @@ class Worker:
             revision=self._desired.revision,
             endpoints={n: e.wanted.revision for n, e in self.service.endpoints.items()},
             errors=errors,
+            unloaded=self._unloaded,
         )
         write_atomically(self._ack, msgspec.json.encode(ack))
 
