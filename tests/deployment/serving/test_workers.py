@@ -371,9 +371,13 @@ def test_what_can_not_be_logged_is_counted_and_answered(stack):
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("local://127.0.0.1:1?worker=2", "no option worker; its options are: workers"),
-        ("local://127.0.0.1:1?workers=0", "from 1 to 256: '0'"),
-        ("local://127.0.0.1:1?workers=x", "from 1 to 256: 'x'"),
+        ("local://127.0.0.1:1?worker=2", "no option worker; its options are: .*workers"),
+        ("local://127.0.0.1:1?workers=0", "from 1 to 256, or a range as in 1-4: '0'"),
+        ("local://127.0.0.1:1?workers=x", "from 1 to 256, .*: 'x'"),
+        ("local://127.0.0.1:1?workers=4-2", "from 1 to 256, .*: '4-2'"),
+        ("local://127.0.0.1:1?workers=1-300", "from 1 to 256, .*: '1-300'"),
+        ("local://127.0.0.1:1?workers=1-2&queue_seconds=0", "seconds above 0: '0'"),
+        ("local://127.0.0.1:1?queue_seconds=soon", "seconds above 0: 'soon'"),
     ],
 )
 def test_a_wrong_url_is_refused(tmp_path, url, message):

@@ -24,6 +24,9 @@ MAX_BATCH_ROWS = 4096
 # NumPy keeps texts at one width: a long text would widen those of all others in the batch.
 _MAX_TEXT_ITEM_BYTES = 1024
 
+# The loop goes from a turn to the next one in less than this, if there is anything to read.
+_AT_ONCE_SECONDS = 0.0002
+
 now = time.perf_counter
 """The clock of latencies, in seconds."""
 
@@ -74,10 +77,12 @@ class Call:
     Attributes:
         deadline: Nobody wants the answer after this, by `now`.
         queued: When it was ready to be predicted, by `now`.
+        unread_seconds: How long it lay in its connection's buffer, about.
     """
 
     __slots__ = (
-        "deadline", "exchange", "id", "inputs", "queued", "request", "rows", "version",
+        "deadline", "exchange", "id", "inputs", "queued", "request", "rows", "unread_seconds",
+        "version",
     )  # fmt: skip
 
     def __init__(
@@ -98,6 +103,7 @@ class Call:
         self.rows = len(next(iter(inputs.values()))) if inputs else 1
         self.deadline = deadline
         self.queued = now()
+        self.unread_seconds = 0.0
 
 
 class Batcher:
@@ -110,14 +116,29 @@ class Batcher:
         self._scheduled = False
         self._threads = ThreadPoolExecutor(4, thread_name_prefix="predict")
         self.waiting = 0
+        self._began = self._ended = 0.0  # the last turn
+        self._unread_seconds = 0.0
 
     def add(self, call: Call) -> None:
         """Takes a call; its result comes in this turn of the loop, or later for a slow model."""
         self.waiting += 1
+        if not self._scheduled:
+            self._turn_begins(call.exchange.started)
+        call.unread_seconds = self._unread_seconds
         self._pending.setdefault(call.version, []).append(call)
         if not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self._flush)
+
+    def _turn_begins(self, moment: float) -> None:
+        """Estimates for how long what is read in this turn lay in its connections' buffers.
+
+        When the loop had to wait for it, no time; else it came while the turn before was under way,
+        on average half of it ago.
+        """
+        waited = moment - self._ended < _AT_ONCE_SECONDS
+        self._unread_seconds = (moment - self._began) / 2 if waited else 0.0
+        self._began = moment
 
     def _flush(self) -> None:
         self._scheduled = False
@@ -128,6 +149,7 @@ class Batcher:
             else:
                 for batch in _batches(calls):
                     self._deliver(batch, *_timed(batch))
+        self._ended = now()
 
     def _wanted(self, calls: list[Call]) -> list[Call]:
         """Without those that nobody waits for any more: they are not computed."""
@@ -171,6 +193,7 @@ class Batcher:
             rows += call.rows
             started += call.exchange.started
             queued += call.queued
+            call.version.counters.waited(begun - call.exchange.started + call.unread_seconds)
             self._finish(call, result)
         count = len(batch)
         self.waiting -= count

@@ -94,7 +94,7 @@ class Exchange:
                 self._compress(body, coding, status, content_type, extra)
                 return
         connection = self.connection
-        if connection.service.draining and connection.is_last(self):
+        if (connection.service.draining or connection.leaves) and connection.is_last(self):
             self.keep_alive = False
         self.response = b"HTTP/1.1 %b\r\n%bcontent-type: %b\r\ncontent-length: %d\r\n%b%b\r\n%b" % (
             _STATUS[status],

@@ -59,6 +59,7 @@ class Connection(asyncio.Protocol):
         self._ended = False  # nothing that still comes is looked at
         self._paused = False  # reading
         self._blocked = False  # the peer does not read what was written
+        self.leaves = False  # its next answer closes it: another worker has more time for it
         self._held = 0  # bytes of bodies, counted in the service too
         self._since = self._loop.time()
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)

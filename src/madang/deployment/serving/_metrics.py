@@ -36,6 +36,9 @@ class Counters(msgspec.Struct):
     Attributes:
         requests: Those that a call of the model answered, be it by an error; the `…_seconds` of
             reading, waiting, predicting and writing are theirs.
+        waited_seconds: From the arrival of each request to the start of its computation, summed;
+            with the time in the connection's buffer, while the worker had other things to do.
+        waited_buckets: The same, counted by `BUCKETS_SECONDS`.
         last_us: When a prediction was last asked for, in microseconds since 1970 UTC.
         batch_sizes: Rows of a call of the model to such calls; above 16 rows, by powers of two, so
             that clients can't make it grow.
@@ -53,6 +56,10 @@ class Counters(msgspec.Struct):
     queue_seconds: float = 0.0
     infer_seconds: float = 0.0
     output_seconds: float = 0.0
+    waited_seconds: float = 0.0
+    waited_buckets: list[int] = msgspec.field(
+        default_factory=lambda: [0] * (len(BUCKETS_SECONDS) + 1)
+    )
     last_us: int = 0
     batch_sizes: dict[int, Executions] = {}
 
@@ -85,6 +92,11 @@ class Counters(msgspec.Struct):
         found.count += 1
         found.seconds += predicting
 
+    def waited(self, seconds: float) -> None:
+        """Counts how long a request waited until its computation began."""
+        self.waited_seconds += seconds
+        self.waited_buckets[bisect_left(BUCKETS_SECONDS, seconds)] += 1
+
     def observe(self, seconds: float, rows: int) -> None:
         """Counts an answered prediction."""
         self.predictions += 1
@@ -110,6 +122,10 @@ class Counters(msgspec.Struct):
         self.queue_seconds += other.queue_seconds
         self.infer_seconds += other.infer_seconds
         self.output_seconds += other.output_seconds
+        self.waited_seconds += other.waited_seconds
+        self.waited_buckets = [
+            a + b for a, b in zip(self.waited_buckets, other.waited_buckets, strict=True)
+        ]
         self.last_us = max(self.last_us, other.last_us)
         for rows, executions in other.batch_sizes.items():
             self.batch_sizes.setdefault(rows, Executions()).add(executions)
@@ -127,6 +143,9 @@ class Snapshot(msgspec.Struct):
     log_lost: int = 0
     log_queued: int = 0
     connections: int = 0
+    workers: int = 0
+    workers_added: int = 0
+    workers_removed: int = 0
 
     def of(self, endpoint: str, version: str) -> Counters:
         """The counters of a version behind an endpoint; made at first use."""
@@ -145,6 +164,9 @@ class Snapshot(msgspec.Struct):
         self.log_lost += other.log_lost
         self.log_queued += other.log_queued
         self.connections += other.connections
+        self.workers += other.workers
+        self.workers_added += other.workers_added
+        self.workers_removed += other.workers_removed
 
 
 def merged(own: Snapshot, folder: Path, own_file: Path) -> Snapshot:
@@ -156,8 +178,17 @@ def merged(own: Snapshot, folder: Path, own_file: Path) -> Snapshot:
     total.add(own)
     for file in folder.glob("*.json"):
         if file != own_file:
-            total.add(msgspec.json.decode(file.read_bytes(), type=Snapshot))
+            total.add(read_snapshot(file))
     return total
+
+
+def read_snapshot(file: Path) -> Snapshot:
+    """What a worker last wrote of its counts.
+
+    Raises:
+        FileNotFoundError: It did not write any yet.
+    """
+    return msgspec.json.decode(file.read_bytes(), type=Snapshot)
 
 
 def exposition(total: Snapshot) -> bytes:
@@ -180,7 +211,14 @@ def exposition(total: Snapshot) -> bytes:
         lines, "madang_prediction_errors_total", "counter", "Refused or failed requests",
         [(f'{labels},status="{s}"', n) for labels, c in named for s, n in sorted(c.errors.items())],
     )  # fmt: skip
-    _histogram(lines, "madang_prediction_seconds", named)
+    _histogram(
+        lines, "madang_prediction_seconds", "From the whole request to its answer",
+        [(labels, c.buckets, c.seconds) for labels, c in named],
+    )  # fmt: skip
+    _histogram(
+        lines, "madang_prediction_queue_seconds", "From a request's arrival to its computation",
+        [(labels, c.waited_buckets, c.waited_seconds) for labels, c in named],
+    )  # fmt: skip
     _features(lines, total.features)
     _family(
         lines, "madang_prediction_log_written_total", "counter", "Events in the prediction log",
@@ -197,6 +235,14 @@ def exposition(total: Snapshot) -> bytes:
     _family(
         lines, "madang_connections", "gauge", "Open connections", [("", total.connections)]
     )  # fmt: skip
+    if total.workers:  # a worker that was started by hand knows of itself alone
+        _family(
+            lines, "madang_workers", "gauge", "Inference workers", [("", total.workers)]
+        )  # fmt: skip
+        _family(
+            lines, "madang_worker_scalings_total", "counter", "Workers added and removed by load",
+            [('direction="up"', total.workers_added), ('direction="down"', total.workers_removed)],
+        )  # fmt: skip
     return ("\n".join(lines) + "\n").encode()
 
 
@@ -221,21 +267,23 @@ def _features(lines: list[str], counters: Counters) -> None:
         lines, "madang_feature_read_errors_total", "counter", "Refused or failed feature reads",
         [(f'status="{status}"', n) for status, n in sorted(counters.errors.items())],
     )  # fmt: skip
-    _histogram(lines, "madang_feature_read_seconds", [("", counters)])
+    _histogram(
+        lines, "madang_feature_read_seconds", "From the whole request to its answer",
+        [("", counters.buckets, counters.seconds)],
+    )  # fmt: skip
 
 
-def _histogram(lines: list[str], name: str, named: list[tuple[str, Counters]]) -> None:
-    lines += [
-        f"# HELP {name} From the whole request to its answer, in seconds.",
-        f"# TYPE {name} histogram",
-    ]
-    for labels, counters in named:
+def _histogram(
+    lines: list[str], name: str, text: str, named: list[tuple[str, list[int], float]]
+) -> None:
+    lines += [f"# HELP {name} {text}, in seconds.", f"# TYPE {name} histogram"]
+    for labels, buckets, seconds in named:
         own, total = f"{{{labels}}}" if labels else "", 0
-        for edge, count in zip((*BUCKETS_SECONDS, "+Inf"), counters.buckets, strict=True):
+        for edge, count in zip((*BUCKETS_SECONDS, "+Inf"), buckets, strict=True):
             total += count
             edges = f'{labels},le="{edge}"' if labels else f'le="{edge}"'
             lines.append(f"{name}_bucket{{{edges}}} {total}")
-        lines.append(f"{name}_sum{own} {counters.seconds}")
+        lines.append(f"{name}_sum{own} {seconds}")
         lines.append(f"{name}_count{own} {total}")
 
 

@@ -17,6 +17,7 @@ import argparse
 import asyncio
 import gc
 import logging
+import math
 import os
 import signal
 import socket
@@ -32,7 +33,7 @@ from madang.deployment.serving._endpoints import Models, ServedEndpoint, count_i
 from madang.deployment.serving._exchange import Limits
 from madang.deployment.serving._http import Connection
 from madang.deployment.serving._log import PredictionLog, Topics
-from madang.deployment.serving._metrics import Snapshot, merged
+from madang.deployment.serving._metrics import Snapshot, merged, read_snapshot
 from madang.deployment.serving._repository import Repository
 from madang.deployment.serving._service import Service
 from madang.deployment.serving._state import (
@@ -232,6 +233,24 @@ class Worker:
             await asyncio.sleep(1)
             self.service.tick(self._loop.time())
             self._write_metrics()
+            self._share_connections()
+
+    def _share_connections(self) -> None:
+        """Lets go of connections when other workers have clearly fewer.
+
+        Who accepts a connection is chance, and a kept one stays where it is, also when a worker is
+        added. Half of the surplus goes at a time: it may come back.
+        """
+        own = len(self.service.connections)
+        counts = [own]
+        for file in self.files.acks.glob("*.json"):
+            if file.name != self._ack.name:
+                with suppress(FileNotFoundError):
+                    counts.append(read_snapshot(self.files.metrics / file.name).connections)
+        surplus = own - sum(counts) / len(counts)
+        if surplus >= max(2, own // 8):
+            for connection in list(self.service.connections)[: math.ceil(surplus / 2)]:
+                connection.leaves = True
 
     def _snapshot(self) -> Snapshot:
         counts = self.service.counts

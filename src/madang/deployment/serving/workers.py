@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import signal
 import socket
@@ -15,12 +16,19 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import msgspec
+
 from madang.deployment.serving._messages import Ended, Forked
+from madang.deployment.serving._metrics import Snapshot
+from madang.deployment.serving._scaling import Meter, Scaling, decide, mean_wait
 from madang.deployment.serving._spawning import Spawning
-from madang.deployment.serving._state import Files, start_ticks
+from madang.deployment.serving._state import Files, start_ticks, write_atomically
 from madang.errors import UnavailableError
 
 _MAX_BACKOFF_SECONDS = 5.0
+_MEASURE_SECONDS = 0.5
+_LEAVE_SECONDS = 30.0
+_LOGGER = logging.getLogger("madang.serving")
 
 
 @dataclass
@@ -67,7 +75,8 @@ class Workers:
         home: The project's `.madang` folder.
         host: The address to listen on.
         port: The port; 0 for any free one (then ask `port`).
-        count: How many processes.
+        count: How many processes; at the start, if `scaling` is given.
+        scaling: Between which numbers, and when, `tend` adds and removes workers.
         arguments: Further arguments of `worker.py`.
     """
 
@@ -78,6 +87,7 @@ class Workers:
         host: str = "127.0.0.1",
         port: int = 8500,
         count: int = 1,
+        scaling: Scaling | None = None,
         arguments: Sequence[str] = (),
     ) -> None:
         self.host = host
@@ -90,6 +100,11 @@ class Workers:
         self._spawning: Spawning | None = None
         self._spawner_code: int | None = None
         self._slots: dict[int, _Slot] = {}
+        self._leaving: list[tuple[int, str, float]] = []  # process, its start, when it is killed
+        self._scaling = scaling or Scaling(count, count)
+        self._meter = Meter(self._files.metrics, self._scaling.calm_seconds)
+        self._changed = self._measured = 0.0
+        self._counts = Snapshot()
 
     def start(self, *, timeout_seconds: float = 60) -> None:
         """Starts the workers and waits until each has worked through what is wanted.
@@ -117,6 +132,8 @@ class Workers:
             self.stop(drain_seconds=0)
             raise
         _end((ack.pid, ack.started) for ack in before)
+        self._changed = time.monotonic()
+        self._write_counts()
 
     def _check_port(self) -> None:
         """Workers share their port by SO_REUSEPORT, so a stranger's must be found before that."""
@@ -204,7 +221,7 @@ class Workers:
         return self._spawning.process.pid if self._spawning else None
 
     def tend(self) -> list[int | None]:
-        """Starts again what died; to be called every now and then, never waits.
+        """Starts again what died, and scales; to be called every now and then, never waits.
 
         A worker that keeps dying at its start is started after growing pauses.
 
@@ -219,7 +236,57 @@ class Workers:
                 lived = time.monotonic() - slot.since
                 self._ask(number, slot.failures + 1 if lived < 2 * _MAX_BACKOFF_SECONDS else 0)
                 codes.append(slot.code)
+        self._see_off()
+        if not self._scaling.is_fixed and time.monotonic() - self._measured >= _MEASURE_SECONDS:
+            self._scale(time.monotonic())
         return codes
+
+    # -- scaling ------------------------------------------------------------------------------
+
+    def _scale(self, now: float) -> None:
+        self._measured = now
+        pids = [slot.pid for slot in self._slots.values() if slot.pid]
+        self._meter.measure(pids, now)
+        if len(pids) < len(self._slots):
+            return  # one is being started
+        by = decide(self._scaling, len(pids), self._meter.samples, self._changed)
+        if by == 0:
+            return
+        self._changed = now
+        if by > 0:
+            self._ask(max(self._slots) + 1)
+            self._counts.workers_added += 1
+        else:
+            self._remove(max(self._slots), now)
+            self._counts.workers_removed += 1
+        self._write_counts()
+        seconds = self._scaling.hot_seconds if by > 0 else self._scaling.calm_seconds
+        waited = mean_wait(s for s in self._meter.samples if s.moment > now - seconds)
+        _LOGGER.info(
+            "inference workers: %d instead of %d: requests waited %.1f ms in the last %g s "
+            "(target: %.1f ms)",
+            len(self._slots), len(pids), waited * 1000, seconds,
+            self._scaling.target_seconds * 1000,
+        )  # fmt: skip
+
+    def _remove(self, number: int, now: float) -> None:
+        """Drains the worker of a slot, and forgets the slot."""
+        slot = self._slots.pop(number)
+        _signal([(slot.pid, slot.started)], signal.SIGTERM)
+        self._leaving.append((slot.pid, slot.started, now + _LEAVE_SECONDS))
+
+    def _see_off(self) -> None:
+        """Kills what was told to leave and did not."""
+        late = [(pid, ticks) for pid, ticks, until in self._leaving if until < time.monotonic()]
+        _signal(late, signal.SIGKILL)
+        self._leaving = [leaving for leaving in self._leaving if _runs(leaving[:2])]
+
+    def _write_counts(self) -> None:
+        """Hands the workers what they can't count, for `/metrics`."""
+        self._counts.workers = len(self._slots)
+        write_atomically(self._files.metrics / "supervisor.json", msgspec.json.encode(self._counts))
+
+    # -- end ----------------------------------------------------------------------------------
 
     def stop(self, *, drain_seconds: float = 10) -> None:
         """Drains and ends the workers; those that are not done in time are killed."""
@@ -232,9 +299,11 @@ class Workers:
         spawning, self._spawning = self._spawning, None
         spawning.close()
         running = [(slot.pid, slot.started) for slot in self._slots.values() if slot.pid]
+        running += [(pid, started) for pid, started, _ in self._leaving]
         _end(running, drain_seconds=drain_seconds)
         spawning.join()
         self._slots.clear()
+        self._leaving.clear()
         self._files.live_acks()  # removes those of the ended
 
     def serve(self, stop: threading.Event, *, drain_seconds: float = 10) -> None:
