@@ -371,7 +371,7 @@ def test_what_can_not_be_logged_is_counted_and_answered(stack):
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("local://127.0.0.1:1?worker=2", "no option worker; its options are: workers"),
+        ("local://127.0.0.1:1?worker=2", "no option worker; its options are: grpc_port, workers"),
         ("local://127.0.0.1:1?workers=0", "from 1 to 256: '0'"),
         ("local://127.0.0.1:1?workers=x", "from 1 to 256: 'x'"),
     ],

@@ -1,7 +1,7 @@
 """Madang's own inference server: worker processes that read a desired-state file.
 
-`local://HOST:PORT?workers=N`; the default is `local://127.0.0.1:8500?workers=1`, and port 0 takes
-any free one. The endpoints' state is in the metadata database; the file is made from it.
+`local://HOST:PORT?workers=N&grpc_port=PORT`; the default is `local://127.0.0.1:8500?workers=1`
+without gRPC, and port 0 takes any free one. The endpoints' state is in the metadata database; the file is made from it.
 """
 
 from __future__ import annotations
@@ -48,11 +48,14 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 class LocalServing(Serving):
     """Endpoints on this machine. Safe for many threads and processes."""
 
-    def __init__(self, context: Context, *, host: str, port: int, workers: int) -> None:
+    def __init__(
+        self, context: Context, *, host: str, port: int, workers: int, grpc_port: int | None
+    ) -> None:
         self._context = context
         self._project = context.project
         self._files = Files(context.home)
         self._host, self._port, self._count = host, port, workers
+        self._grpc_port = grpc_port
         self._client: Any = None
 
     @cached_property
@@ -67,7 +70,7 @@ class LocalServing(Serving):
 
     @classmethod
     def from_url(cls, url: EngineURL, context: Context) -> Self:
-        url.check_options({"workers"})
+        url.check_options({"workers", "grpc_port"})
         text = url.query.get("workers", "1")
         if not text.isdecimal() or not 1 <= int(text) <= 256:
             raise ConfigurationError(f"local://?workers must be a number from 1 to 256: {text!r}")
@@ -76,6 +79,7 @@ class LocalServing(Serving):
             host=url.host or "127.0.0.1",
             port=8500 if url.port is None else url.port,
             workers=int(text),
+            grpc_port=_grpc_port(url.query.get("grpc_port")),
         )
 
     # -- endpoints ----------------------------------------------------------------------------
@@ -146,6 +150,17 @@ class LocalServing(Serving):
         host = f"[{acks[0].host}]" if ":" in acks[0].host else acks[0].host
         return f"http://{host}:{acks[0].port}"
 
+    def grpc_url(self) -> str | None:
+        """Where the workers speak gRPC (`127.0.0.1:PORT`); `None` when they don't."""
+        for ack in self._files.live_acks():
+            if ack.grpc_port is not None:
+                return (
+                    f"[{ack.host}]:{ack.grpc_port}"
+                    if ":" in ack.host
+                    else (f"{ack.host}:{ack.grpc_port}")
+                )
+        return None
+
     def predict(self, name: str, inputs: Any) -> Mapping[str, Any]:
         from madang.deployment.serving._client import Client
 
@@ -178,6 +193,7 @@ class LocalServing(Serving):
             host=self._host,
             port=self._port,
             count=self._count,
+            grpc_port=self._grpc_port,
             arguments=arguments,
         )
 
@@ -218,6 +234,17 @@ class LocalServing(Serving):
         data = msgspec.json.encode(accepted, order="deterministic")
         if not self._files.tokens.exists() or self._files.tokens.read_bytes() != data:
             write_atomically(self._files.tokens, data)
+
+    def record_loads(self) -> None:
+        """Writes to the ledger what clients loaded and unloaded; to be called now and then."""
+        if not self._files.read_unloaded().changes:
+            return
+        with self._files.locked():
+            unloaded = self._files.read_unloaded()
+            self._table.record_loads(unloaded.changes)
+            # Killed before this, the next call finds the same changes, and the ledger has them.
+            recorded = msgspec.structs.replace(unloaded, changes=())
+            write_atomically(self._files.unloaded, msgspec.json.encode(recorded))
 
     # -- state --------------------------------------------------------------------------------
 
@@ -293,6 +320,14 @@ class LocalServing(Serving):
     def close(self) -> None:
         if self._client is not None:
             self._client.close()
+
+
+def _grpc_port(text: str | None) -> int | None:
+    if text is None:
+        return None
+    if not text.isdecimal() or int(text) > 65535:
+        raise ConfigurationError(f"local://?grpc_port must be a port up to 65535: {text!r}")
+    return int(text)
 
 
 def _problem(acks: Sequence[Ack], name: str) -> str:
