@@ -3,6 +3,9 @@
     {"id": …, "endpoint": …, "model": …, "version": 3, "time": …, "latency_seconds": …,
      "inputs": [$request_input, …], "outputs": [$response_output, …]}
 
+Numbers that came or went as binary data have `data_base64` instead of `data`: the same bytes (little
+endian, row by row), so that NaN and the infinities are in the log too.
+
 A request only leaves its bytes here; a thread makes the events and appends them in batches. The
 queue is bounded and never makes a prediction wait: what doesn't fit is counted as lost. What was
 queued is written when the worker drains; a worker that is killed loses what it had not appended,
@@ -14,6 +17,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from binascii import b2a_base64
 from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -24,7 +28,7 @@ import msgspec
 import numpy as np
 
 from madang.deployment.serving._batching import Call
-from madang.deployment.serving._tensors import Array, encode, json_output
+from madang.deployment.serving._tensors import Array, binary_tensor, datatype, encode, json_output
 from madang.errors import InvalidInputError, NotFoundError
 
 INTERVAL_SECONDS = 0.1
@@ -108,7 +112,19 @@ class Record:
 
 
 def _tensors(arrays: dict[str, Array]) -> bytes:
-    return b"[%b]" % b",".join(json_output(encode(n), array) for n, array in arrays.items())
+    return b"[%b]" % b",".join(_tensor(encode(name), array) for name, array in arrays.items())
+
+
+def _tensor(name: bytes, array: Array) -> bytes:
+    """A tensor that travelled as binary data: numbers in base64, which costs a tenth of JSON."""
+    if array.dtype.kind not in "biuf":
+        return json_output(name, array)
+    return b'{"name":%b,"datatype":"%b","shape":%b,"data_base64":"%b"}' % (
+        name,
+        datatype(array).encode(),
+        encode(array.shape),
+        b2a_base64(binary_tensor(array), newline=False),
+    )
 
 
 @lru_cache(maxsize=4)
