@@ -17,6 +17,7 @@ import asyncio
 import gc
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -330,6 +331,8 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
     os.umask(0o077)  # what it writes is for its owner only
+    _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))  # connections, by default of 1024
     # The log's thread gives way to the event loop after 0.2 ms instead of 5.
     sys.setswitchinterval(0.0002)
     gc.set_threshold(20_000, 10, 10)  # a request leaves no cycles
