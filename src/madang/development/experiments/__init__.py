@@ -7,6 +7,7 @@ from typing import cast
 from madang import engines
 from madang.development.experiments.contract import (
     Experiments,
+    JoinsTransactions,
     Metric,
     ModelVersion,
     Registry,
@@ -29,6 +30,7 @@ __all__ = [
     "DEFAULT",
     "ENGINES",
     "Experiments",
+    "JoinsTransactions",
     "Metric",
     "ModelVersion",
     "Registry",

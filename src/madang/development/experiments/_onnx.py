@@ -114,7 +114,7 @@ def _refuse_external(content: bytes) -> None:
         import onnx
     except ModuleNotFoundError as error:
         raise MissingDependencyError("registering an ONNX model", "onnx", "onnx") from error
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+    from google.protobuf.message import DecodeError
 
     try:
         model = onnx.load_model_from_string(content)

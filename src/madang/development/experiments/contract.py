@@ -13,6 +13,7 @@ from madang.engines import Engine
 
 if TYPE_CHECKING:
     from madang.development.experiments.formats import LoadedModel
+    from madang.metadata import Transaction
 
 
 class RunStatus(StrEnum):
@@ -231,6 +232,39 @@ class Experiments(Engine):
         Raises:
             NotFoundError: There is no such run.
         """
+
+
+class JoinsTransactions(ABC):
+    """What an engine can do whose runs are in the metadata database.
+
+    A run starts or ends in the caller's transaction, together with other rows or not at all.
+    """
+
+    @abstractmethod
+    def start_run_in(
+        self,
+        tx: Transaction,
+        experiment: str,
+        *,
+        name: str = "",
+        params: Mapping[str, Any] | None = None,
+        tags: Mapping[str, str] | None = None,
+        parent_id: str | None = None,
+        inputs: Sequence[str] = (),
+    ) -> Run:
+        """As `Experiments.start_run`."""
+
+    @abstractmethod
+    def end_run_in(
+        self,
+        tx: Transaction,
+        run_id: str,
+        status: RunStatus = RunStatus.FINISHED,
+        *,
+        metrics: Sequence[Metric] | Mapping[str, float] = (),
+        tags: Mapping[str, str] | None = None,
+    ) -> Run:
+        """As `Experiments.end_run`."""
 
 
 class Registry(ABC):

@@ -46,6 +46,7 @@ FORMATS = {
     "lightgbm": "madang.development.experiments._lightgbm:LightGBMFormat",
     "object": "madang.development.experiments._object:ObjectFormat",
     "onnx": "madang.development.experiments._onnx:ONNXFormat",
+    "pipeline": "madang.development.experiments._pipeline:PipelineFormat",
     "python": "madang.development.experiments._python:PythonFormat",
     "skops": "madang.development.experiments._skops:SkopsFormat",
     "xgboost": "madang.development.experiments._xgboost:XGBoostFormat",
@@ -257,7 +258,7 @@ def save(
         return import_folder(Path(model), folder, example=example)
     refuse_pickle(model)
     name = format_of(model)
-    form = _format(name)
+    form = format_named(name)
     manifest = Manifest(
         format=name,
         signature=Signature((), ()),
@@ -354,9 +355,11 @@ def load(
 
         return LoadedModel(
             manifest,
-            CompiledModel(folder, lambda: _format(manifest.format).read(folder, manifest, allowed)),
+            CompiledModel(
+                folder, lambda: format_named(manifest.format).read(folder, manifest, allowed)
+            ),
         )
-    predictor = _format(manifest.format).read(folder, manifest, allowed)
+    predictor = format_named(manifest.format).read(folder, manifest, allowed)
     return LoadedModel(manifest, predictor, reason)
 
 
@@ -379,6 +382,15 @@ def detect(model: Any) -> str | None:
         return "onnx"
     if isinstance(model, PythonSource):
         return "python"
+    found = _library_of(model)
+    if found == "skops" and len(getattr(model, "steps", ())) > 1:
+        # A scikit-learn pipeline that ends with another library's model, which skops can't store.
+        last = _library_of(model.steps[-1][1])
+        return found if last in (None, "skops") else "pipeline"
+    return found
+
+
+def _library_of(model: Any) -> str | None:
     for base in type(model).__mro__:
         package = base.__module__.partition(".")[0]
         if package in _HANDLES:
@@ -431,7 +443,13 @@ def _is_onnx_file(model: Any) -> bool:
     return isinstance(model, str | Path) and Path(model).suffix.lower() == ".onnx"
 
 
-def _format(name: str) -> Format:
+def format_named(name: str) -> Format:
+    """One of `FORMATS`, imported.
+
+    Raises:
+        InvalidInputError: There is no such format.
+        MissingDependencyError: Its library is not installed.
+    """
     if name not in FORMATS:
         raise InvalidInputError(
             f"models of format {name!r} can't be loaded; "
