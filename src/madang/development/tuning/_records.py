@@ -347,9 +347,24 @@ class Records:
 
     # -- reports ------------------------------------------------------------------------------
 
-    def report(self, study_id: str, number: int, reports: Mapping[int, Report]) -> None:
-        """Adds reports of a trial that runs in another process than its search."""
+    def report(
+        self, study_id: str, number: int, run_id: str, reports: Mapping[int, Report]
+    ) -> None:
+        """Adds reports of a trial that runs in another process than its search.
+
+        Raises:
+            ConflictError: The trial was started again in the meantime, with another run.
+        """
         with self._database.transaction() as tx:
+            if not tx.execute(
+                "SELECT 1 FROM trial WHERE project = ? AND study_id = ? AND number = ? "
+                "AND run_id = ? AND state = ?",
+                (self._project, study_id, number, run_id, TrialState.RUNNING.value),
+            ):
+                raise ConflictError(
+                    f"trial {number} of study {study_id} no longer runs as {run_id}; "
+                    "what it reports is not kept"
+                )
             self._add_reports(tx, study_id, number, reports)
 
     def reports(self, study_id: str, number: int) -> dict[int, Report]:
