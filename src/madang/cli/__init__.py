@@ -12,12 +12,14 @@ import click
 from madang.cli.lazy import LazyGroup
 
 COMMANDS = {
+    "automl": "madang.cli.automl:automl",
     "config": "madang.cli.platform:config",
     "data": "madang.cli.data:data",
     "deploy": "madang.cli.serving:deploy",
     "doctor": "madang.cli.project:doctor",
     "features": "madang.cli.features:features",
     "init": "madang.cli.project:init",
+    "lab": "madang.cli.lab:lab",
     "ledger": "madang.cli.ledger:ledger",
     "logs": "madang.cli.platform:logs",
     "models": "madang.cli.models:models",

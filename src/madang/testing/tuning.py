@@ -130,6 +130,28 @@ class TuningContract:
         yield module
         sys.modules.pop("tuned", None)
 
+    def test_points_to_try_first(self, tuning: Tuning) -> None:
+        space: Space = {
+            "kind": Branch({"tree": {"depth": Int(2, 8)}, "line": {"rate": Float(0.0, 1.0)}})
+        }
+        first = [{"kind": "line", "rate": 0.25}, {"kind": "tree", "depth": 8}]
+        seen: list[Mapping[str, Any]] = []
+
+        def value(params: Mapping[str, Any]) -> float:
+            seen.append(params)
+            return len(seen)
+
+        study = tuning.tune(value, space, name="s", trials=4, seed=0, first=first)
+        assert [dict(params) for params in seen[:2]] == first
+        assert [dict(trial.params) for trial in study.trials[:2]] == first
+        for point, message in (
+            ({"kind": "tree"}, "has no parameter 'depth'"),
+            ({"kind": "tree", "depth": 9}, "has 'depth' outside of Int"),
+            ({"kind": "tree", "depth": 3, "rate": 0.1}, "has rate, which the space doesn't have"),
+        ):
+            with pytest.raises(InvalidInputError, match=message):
+                tuning.tune(value, space, name="t", trials=1, first=[point])
+
     def test_every_trial_is_a_run(self, stack: Stack, tuning: Tuning) -> None:
         study = tuning.tune(objective, SPACE, name="s", trials=12, seed=1)
         parent = stack.experiments.get_run(study.run_id)

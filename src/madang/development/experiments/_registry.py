@@ -50,6 +50,7 @@ class LocalRegistry(Registry):
         model: Any,
         *,
         example: Any,
+        parity: Any = None,
         run_id: str | None = None,
         inputs: Sequence[str] = (),
         evaluation: Mapping[str, float] | None = None,
@@ -66,7 +67,9 @@ class LocalRegistry(Registry):
         refs = [*([f"run:{run_id}"] if run_id else []), *inputs, *self._code(inputs)]
         location = f"models/{name}/{new_id()}"
         with tempfile.TemporaryDirectory(prefix="madang-model-") as folder:
-            manifest = formats.save(model, Path(folder), example=example, trusted=trusted)
+            manifest = formats.save(
+                model, Path(folder), example=example, parity=parity, trusted=trusted
+            )
             self._store(location, Path(folder), report)
         version = ModelVersion(
             name=name,

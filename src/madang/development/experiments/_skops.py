@@ -15,7 +15,6 @@ from skops.io.exceptions import UnsupportedTypeException
 
 from madang.development.experiments._manifest import Manifest
 from madang.development.experiments._tensors import MATRIX, Arrays, from_example
-from madang.development.experiments.compiled import compile_linear
 from madang.development.experiments.formats import Format, Predictor
 from madang.errors import InvalidInputError, UnsafeModelError
 
@@ -23,6 +22,7 @@ _FILE = "model.skops"
 
 TRUSTED = frozenset(
     {
+        "functools.partial",  # of what is trusted itself
         "numpy.dtype",
         "sklearn.calibration._CalibratedClassifier",
         "sklearn.calibration._SigmoidCalibration",
@@ -32,17 +32,17 @@ TRUSTED = frozenset(
         "sklearn.neighbors._kd_tree.KDTree",
         "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
         "sklearn.tree._tree.Tree",
+        "sklearn.utils.validation.check_array",
     }
 )
-"""Types beyond skops' own list that are always loaded: scikit-learn's containers of fitted numbers,
-which call nothing that the file names."""
+"""Types beyond skops' own list that are always loaded: scikit-learn's containers of fitted numbers
+and its check of an input, which call nothing that the file names."""
 
 # Their `predict` is the class of the largest `predict_proba`, so that one call gives both outputs.
 _ARGMAX = frozenset(
     {
         "DecisionTreeClassifier", "ExtraTreesClassifier", "GaussianNB",
-        "GradientBoostingClassifier", "HistGradientBoostingClassifier", "LogisticRegression",
-        "RandomForestClassifier",
+        "HistGradientBoostingClassifier", "LogisticRegression", "RandomForestClassifier",
     }
 )  # fmt: skip
 
@@ -53,7 +53,7 @@ class SkopsFormat(Format):
     packages = ("scikit-learn", "skops")
 
     def inputs(self, model: Any, example: Any) -> tuple[Arrays, tuple[str, ...]]:
-        return from_example(example, _names(model))
+        return from_example(example, feature_names(model))
 
     def original(self, model: Any, columns: tuple[str, ...]) -> Predictor:
         return SklearnPredictor(model, columns)
@@ -73,8 +73,12 @@ class SkopsFormat(Format):
         model = skops.io.load(folder / _FILE, trusted=sorted(TRUSTED | set(trusted)))
         return SklearnPredictor(model, manifest.columns)
 
-    def compile(self, model: Any, folder: Path, inputs: Arrays) -> dict[str, Any]:
-        return compile_linear(model, folder, inputs)
+    def compile(
+        self, model: Any, folder: Path, inputs: Arrays, parity: Arrays | None
+    ) -> dict[str, Any]:
+        from madang.development.experiments._compile import compile_sklearn
+
+        return compile_sklearn(model, folder, inputs, parity)
 
 
 class SklearnPredictor:
@@ -82,7 +86,7 @@ class SklearnPredictor:
 
     def __init__(self, model: Any, columns: tuple[str, ...]) -> None:
         self.native = model
-        self._columns = columns if _names(model) else ()
+        self._columns = columns if feature_names(model) else ()
         last = model.steps[-1][1] if hasattr(model, "steps") else model
         self._proba = is_classifier(model) and hasattr(model, "predict_proba")
         self._argmax = (
@@ -93,7 +97,7 @@ class SklearnPredictor:
         )
 
     def __call__(self, inputs: Arrays) -> Arrays:
-        rows = self._rows(inputs)
+        rows = self.rows(inputs)
         try:
             outputs = self._predict(rows)
         except (ValueError, TypeError) as error:
@@ -113,7 +117,8 @@ class SklearnPredictor:
         )
         return {"predict": labels, "predict_proba": proba}
 
-    def _rows(self, inputs: Arrays) -> Any:
+    def rows(self, inputs: Arrays) -> Any:
+        """The inputs as what the estimator was fitted on: a matrix, or a table with its columns."""
         if not self._columns and MATRIX in inputs:
             return inputs[MATRIX]
         # Polars is in the core install and scikit-learn reads column names from it; pandas isn't.
@@ -156,7 +161,8 @@ def _plain(array: Any) -> Any:
     return array.astype(np.str_) if array.dtype == object else array
 
 
-def _names(model: Any) -> tuple[str, ...]:
+def feature_names(model: Any) -> tuple[str, ...]:
+    """The columns that an estimator was fitted on; empty when they had no names."""
     return tuple(str(name) for name in getattr(model, "feature_names_in_", ()))
 
 

@@ -282,6 +282,7 @@ class Registry(ABC):
         model: Any,
         *,
         example: Any,
+        parity: Any = None,
         run_id: str | None = None,
         inputs: Sequence[str] = (),
         evaluation: Mapping[str, float] | None = None,
@@ -297,6 +298,8 @@ class Registry(ABC):
             model: A fitted estimator of a supported format (see `formats.py`).
             example: A few input rows (an array of shape (rows, columns) or a table): the signature
                 is taken from it, and the stored model must give equal outputs on it.
+            parity: Further rows, such as the evaluation data, on which a compiled form must give
+                outputs equal to the model's; see `compiled.py`.
             run_id: The run that made it.
             inputs: References to what it was made from.
             evaluation: Metric name to value.

@@ -20,6 +20,8 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.metadata
+import importlib.util
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -42,6 +44,7 @@ from madang.errors import InvalidInputError, MissingDependencyError, UnsafeModel
 FORMATS = {
     "lightgbm": "madang.development.experiments._lightgbm:LightGBMFormat",
     "onnx": "madang.development.experiments._onnx:ONNXFormat",
+    "pipeline": "madang.development.experiments._pipeline:PipelineFormat",
     "skops": "madang.development.experiments._skops:SkopsFormat",
     "xgboost": "madang.development.experiments._xgboost:XGBoostFormat",
 }
@@ -49,6 +52,8 @@ FORMATS = {
 
 # Whose classes a format handles. LightGBM's estimators derive from their own classes first.
 _HANDLES = {"lightgbm": "lightgbm", "xgboost": "xgboost", "onnx": "onnx", "sklearn": "skops"}
+
+_log = logging.getLogger(__name__)
 
 _PICKLES = (".pkl", ".pickle", ".joblib", ".dill", ".pt", ".pth")
 
@@ -106,9 +111,21 @@ class Format(ABC):
             UnsafeModelError: It holds types that are not trusted to load.
         """
 
-    def compile(self, model: Any, folder: Path, inputs: Arrays) -> dict[str, Any]:
-        """Writes a faster form if there is one with equal outputs; returns what was verified."""
-        return {}
+    def compile(
+        self, model: Any, folder: Path, inputs: Arrays, parity: Arrays | None
+    ) -> dict[str, Any]:
+        """Writes a faster form if there is one with equal outputs.
+
+        Args:
+            model: The given object.
+            folder: Where its files go, named `compiled.…`.
+            inputs: The example.
+            parity: Further rows on which outputs must be equal.
+
+        Returns:
+            What was verified, or `not`: why there is no faster form.
+        """
+        return {"not": "this format has no faster form than its own library"}
 
 
 class LoadedModel:
@@ -116,10 +133,12 @@ class LoadedModel:
 
     Attributes:
         manifest: What stands in `model.json`.
+        fallback: Why the compiled form that it has is not used; empty when it is, or has none.
     """
 
-    def __init__(self, manifest: Manifest, predictor: Predictor) -> None:
+    def __init__(self, manifest: Manifest, predictor: Predictor, fallback: str = "") -> None:
         self.manifest = manifest
+        self.fallback = fallback
         self._predictor = predictor
         self._specs = manifest.signature.inputs
 
@@ -165,7 +184,14 @@ class LoadedModel:
         return to_inputs(data, self.signature, self.manifest.columns)
 
 
-def save(model: Any, folder: Path, *, example: Any = None, trusted: Sequence[str] = ()) -> Manifest:
+def save(
+    model: Any,
+    folder: Path,
+    *,
+    example: Any = None,
+    parity: Any = None,
+    trusted: Sequence[str] = (),
+) -> Manifest:
     """Stores a fitted model in an empty folder, and proves that it predicts the same from there.
 
     Equal models give equal files, whatever the time and the process.
@@ -175,6 +201,8 @@ def save(model: Any, folder: Path, *, example: Any = None, trusted: Sequence[str
         folder: Where the files go.
         example: A few input rows: an array of shape (rows, columns) or a table. Without one the
             model has no signature and nothing is proven: it can only be loaded as `native`.
+        parity: Further rows, such as the evaluation data, on which a compiled form must give equal
+            outputs; it must on the example and on rows made around it in any case.
         trusted: Further types that may be loaded, by their full names; loading them may run their
             code, so name only what you would import.
 
@@ -184,7 +212,7 @@ def save(model: Any, folder: Path, *, example: Any = None, trusted: Sequence[str
     """
     refuse_pickle(model)
     name = format_of(model)
-    form = _format(name)
+    form = format_named(name)
     manifest = Manifest(
         format=name,
         signature=Signature((), ()),
@@ -193,20 +221,26 @@ def save(model: Any, folder: Path, *, example: Any = None, trusted: Sequence[str
         trusted=tuple(sorted(trusted)),
     )
     if example is not None:
-        manifest = _proven(form, model, folder, example, manifest)
+        inputs, columns = form.inputs(model, example)
+        manifest = _proven(form, model, folder, inputs, replace(manifest, columns=columns))
+        rows = None if parity is None else _checked(parity, manifest)
+        manifest = replace(manifest, compiled=form.compile(model, folder, inputs, rows))
     return manifest.written(folder)
 
 
-def _proven(form: Format, model: Any, folder: Path, example: Any, manifest: Manifest) -> Manifest:
-    """Adds what the example tells, after the stored model gave the same outputs on it."""
-    inputs, columns = form.inputs(model, example)
-    outputs = form.original(model, columns)(inputs)
-    signature = Signature(_specs(inputs), _specs(outputs))
-    manifest = replace(manifest, signature=signature, columns=columns)
+def _proven(form: Format, model: Any, folder: Path, inputs: Arrays, manifest: Manifest) -> Manifest:
+    """Adds the signature, after the stored model gave the same outputs on the example."""
+    outputs = form.original(model, manifest.columns)(inputs)
+    manifest = replace(manifest, signature=Signature(_specs(inputs), _specs(outputs)))
     stored = form.read(folder, manifest, manifest.trusted)
     _check_equal(stored(inputs), outputs, form.bound, manifest.format)
     write_example(folder, inputs)
-    return replace(manifest, compiled=form.compile(model, folder, inputs))
+    return manifest
+
+
+def _checked(data: Any, manifest: Manifest) -> Arrays:
+    signature = manifest.signature
+    return checked(to_inputs(data, signature, manifest.columns), signature.inputs)
 
 
 def load(
@@ -229,16 +263,28 @@ def load(
     """
     manifest = read_manifest(folder, digest)
     allowed = [*trusted, *(manifest.trusted if digest is not None else ())]
-    if compiled and manifest.compiled:
-        from madang.development.experiments.compiled import CompiledLinear
+    reason = _unusable(manifest) if compiled else ""
+    if reason:
+        _log.warning("a model's original form is used, slower than its compiled form: %s", reason)
+    if compiled and not reason and "kind" in manifest.compiled:
+        from madang.development.experiments.compiled import CompiledModel
 
         return LoadedModel(
             manifest,
-            CompiledLinear(
-                folder, lambda: _format(manifest.format).read(folder, manifest, allowed)
+            CompiledModel(
+                folder, lambda: format_named(manifest.format).read(folder, manifest, allowed)
             ),
         )
-    return LoadedModel(manifest, _format(manifest.format).read(folder, manifest, allowed))
+    predictor = format_named(manifest.format).read(folder, manifest, allowed)
+    return LoadedModel(manifest, predictor, reason)
+
+
+def _unusable(manifest: Manifest) -> str:
+    """Why the compiled form can't be used here; empty when it can, or there is none."""
+    for name in manifest.compiled.get("requirements", ()):
+        if importlib.util.find_spec(name) is None:
+            return str(MissingDependencyError("its compiled form", name, "onnx"))
+    return ""
 
 
 def example_inputs(folder: Path) -> Arrays:
@@ -250,6 +296,15 @@ def detect(model: Any) -> str | None:
     """The format that stores `model`, or `None`; imports nothing."""
     if isinstance(model, bytes | bytearray | memoryview) or _is_onnx_file(model):
         return "onnx"
+    found = _library_of(model)
+    if found == "skops" and len(getattr(model, "steps", ())) > 1:
+        # A scikit-learn pipeline that ends with another library's model, which skops can't store.
+        last = _library_of(model.steps[-1][1])
+        return found if last in (None, "skops") else "pipeline"
+    return found
+
+
+def _library_of(model: Any) -> str | None:
     for base in type(model).__mro__:
         package = base.__module__.partition(".")[0]
         if package in _HANDLES:
@@ -301,7 +356,13 @@ def _is_onnx_file(model: Any) -> bool:
     return isinstance(model, str | Path) and Path(model).suffix.lower() == ".onnx"
 
 
-def _format(name: str) -> Format:
+def format_named(name: str) -> Format:
+    """One of `FORMATS`, imported.
+
+    Raises:
+        InvalidInputError: There is no such format.
+        MissingDependencyError: Its library is not installed.
+    """
     if name not in FORMATS:
         raise InvalidInputError(
             f"models of format {name!r} can't be loaded; "

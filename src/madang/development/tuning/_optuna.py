@@ -140,7 +140,9 @@ class OptunaProposals(Proposals):
         seed: int,
         parallel: bool,
         warm: Sequence[Mapping[str, Any]],
+        first: Sequence[Mapping[str, Any]] = (),
     ) -> None:
+        self._first = list(first)
         self._space = space
         self._directions = directions
         self._sampler = sampler
@@ -155,9 +157,12 @@ class OptunaProposals(Proposals):
             self._study.add_trial(self._frozen(one["params"], one["values"], constraints))
 
     def ask(self, number: int) -> Mapping[str, Any] | None:
+        if number < len(self._first):
+            return self._asked(number, self._first[number])
         if self._grid is None:
             return self._asked(number, None)
-        return self._asked(number, self._grid[number]) if number < len(self._grid) else None
+        place = number - len(self._first)
+        return self._asked(number, self._grid[place]) if place < len(self._grid) else None
 
     def _asked(self, number: int, fixed: Mapping[str, Any] | None) -> Mapping[str, Any]:
         own = int(np.random.SeedSequence([self._seed, number]).generate_state(1)[0])

@@ -95,6 +95,32 @@ def draw(space: Space, suggest: Callable[[str, Leaf], Any]) -> dict[str, Any]:
     return found
 
 
+def fixed(space: Space, point: Mapping[str, Any]) -> dict[str, Any]:
+    """A point of a space, whole and in range.
+
+    Raises:
+        InvalidInputError: A parameter is missing, out of range, or none of the space's.
+    """
+
+    def given(name: str, leaf: Leaf) -> Any:
+        if name not in point:
+            raise InvalidInputError(f"the point {dict(point)} has no parameter {name!r}")
+        try:
+            return place(leaf, point[name])
+        except ValueError as error:
+            raise InvalidInputError(
+                f"the point {dict(point)} has {name!r} outside of {leaf}"
+            ) from error
+
+    found = draw(space, given)
+    unknown = sorted(set(point) - set(found))
+    if unknown:
+        raise InvalidInputError(
+            f"the point {dict(point)} has {', '.join(unknown)}, which the space doesn't have there"
+        )
+    return found
+
+
 def _draw_into(space: Space, suggest: Callable[[str, Leaf], Any], found: dict[str, Any]) -> None:
     for name, spec in space.items():
         if name not in found:

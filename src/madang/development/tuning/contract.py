@@ -317,6 +317,7 @@ class Tuning(Engine):
         max_cost: float | None = None,
         cost_per_second: float = 0.0,
         stop: Stop | None = None,
+        first: Sequence[Mapping[str, Any]] = (),
         warm_start: Sequence[str] = (),
         resume: bool | str = False,
         tags: Mapping[str, str] | None = None,
@@ -343,6 +344,7 @@ class Tuning(Engine):
             max_cost: No new trial starts when those that ended have cost so much.
             cost_per_second: Added to each trial's own cost, for the time that it took.
             stop: Ends the search when nothing is gained.
+            first: Points of the space to try before the sampler chooses, in this order.
             warm_start: Names of studies or ids of runs whose observations the sampler learns from.
             resume: Go on with the newest study of this name, if there is one; or with the study
                 of this run id. `trials` counts all of its trials.

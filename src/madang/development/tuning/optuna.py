@@ -76,6 +76,7 @@ class OptunaTuning(Tuning):
         max_cost: float | None = None,
         cost_per_second: float = 0.0,
         stop: Stop | None = None,
+        first: Sequence[Mapping[str, Any]] = (),
         warm_start: Sequence[str] = (),
         resume: bool | str = False,
         tags: Mapping[str, str] | None = None,
@@ -83,6 +84,7 @@ class OptunaTuning(Tuning):
     ) -> Study:
         asked = _Asked(space, _directions(direction), sampler, seed)
         leaves = asked.checked()
+        begin = [_space.fixed(space, point) for point in first]
         plan = Plan(trials, timeout_seconds, max_cost, cost_per_second, stop, retries, on_trial)
         limits = Limits(workers, trial_timeout_seconds)
         _check_plan(plan, limits, pruner, asked.directions)
@@ -129,6 +131,7 @@ class OptunaTuning(Tuning):
                 seed=int(asked.seed or 0),
                 parallel=evaluator.slots > 1,
                 warm=warm,
+                first=begin,
             )
             search = Search(records, study, proposals, evaluator, plan)
             search.restore(known)

@@ -157,10 +157,18 @@ class Step(Generic[P, R]):
             count += 1
             name = f"{self.name}_{count}"
         call = StepCall(self, name, arguments)
-        kinds = _returns(hints.get("return"))
+        kinds = self._kinds(hints.get("return"))
         call.outputs = tuple(Output(call, i, kind) for i, kind in enumerate(kinds))
         calls.append(call)
         return call.outputs[0] if len(kinds) == 1 else call.outputs
+
+    def arguments_of(self, root: Path) -> Mapping[str, Any]:
+        """Further arguments, which only the project's folder tells; a plain step has none."""
+        return {}
+
+    def _kinds(self, returned: Any) -> tuple[Any, ...]:
+        """The annotations of the values that a call gives; one for each."""
+        return _returns(returned)
 
     def _bind(self, args: Any, kwargs: Any, injected: list[str]) -> dict[str, Any]:
         fillers = {name: None for name in injected if name not in kwargs}
