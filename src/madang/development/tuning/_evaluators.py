@@ -38,6 +38,10 @@ class Evaluator(ABC):
     def collect(self) -> list[tuple[int, Outcome]]:
         """Waits for at least one trial that was started; number and outcome of those that ended."""
 
+    def remember(self, trials: Sequence[Recorded]) -> None:
+        """Takes over what earlier trials of the study reported, where it isn't read elsewhere."""
+        return
+
     def cancel(self) -> None:
         """Ends what runs."""
         return
@@ -59,7 +63,6 @@ class InProcess(Evaluator):
         self._waiting: list[Trial] = []
 
     def remember(self, trials: Sequence[Recorded]) -> None:
-        """Takes over what earlier trials of the study reported."""
         for one in trials:
             values = {step: report.value for step, report in one.reports.items()}
             self._curves.append(Curve(one.trial.number, one.trial.state, values))
@@ -91,6 +94,11 @@ class Limits:
 
     workers: int
     trial_timeout_seconds: float | None
+
+    @property
+    def apart(self) -> bool:
+        """Whether trials need processes of their own."""
+        return self.workers > 1 or self.trial_timeout_seconds is not None
 
 
 class Processes(Evaluator):
