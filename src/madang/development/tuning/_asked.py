@@ -9,11 +9,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from madang.development.tuning import _space
-from madang.development.tuning._evaluators import Limits
+from madang.development.tuning._evaluators import Evaluation
 from madang.development.tuning._records import Records
 from madang.development.tuning._search import Plan
 from madang.development.tuning.contract import Direction, Space
-from madang.development.tuning.pruning import Pruner
 from madang.errors import InvalidInputError, NotFoundError
 
 
@@ -105,9 +104,7 @@ def directions_of(direction: Direction | Mapping[str, Direction]) -> dict[str, D
     return found
 
 
-def check_plan(
-    plan: Plan, limits: Limits, pruner: Pruner | None, directions: Mapping[str, Direction]
-) -> None:
+def check_plan(plan: Plan, how: Evaluation, directions: Mapping[str, Direction]) -> None:
     """Refuses budgets and limits that can't be.
 
     Raises:
@@ -120,7 +117,7 @@ def check_plan(
             "a search without a number of trials needs timeout_seconds or max_cost"
         )
     for what, number, least in (
-        ("workers", limits.workers, 1),
+        ("workers", how.workers, 1),
         ("retries", plan.retries, 0),
         ("max_cost", plan.max_cost, 0),
         ("cost_per_second", plan.cost_per_second, 0),
@@ -129,10 +126,10 @@ def check_plan(
     ):
         if number is not None and not number >= least:
             raise InvalidInputError(f"{what} is {least} or more, found {number}")
-    if limits.trial_timeout_seconds is not None and not limits.trial_timeout_seconds > 0:
-        found = limits.trial_timeout_seconds
+    if how.trial_timeout_seconds is not None and not how.trial_timeout_seconds > 0:
+        found = how.trial_timeout_seconds
         raise InvalidInputError(f"trial_timeout_seconds is above 0, found {found}")
-    if pruner is not None and len(directions) > 1:
+    if how.pruner is not None and len(directions) > 1:
         raise InvalidInputError(
             f"a pruner needs one objective, found {', '.join(directions)}: leave the pruner out"
         )

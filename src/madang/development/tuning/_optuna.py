@@ -26,7 +26,7 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState as OptunaState, create_trial
 
 from madang.development.tuning import _space
-from madang.development.tuning._records import Recorded
+from madang.development.tuning._rows import Recorded
 from madang.development.tuning._search import Proposals
 from madang.development.tuning._space import Leaf
 from madang.development.tuning.contract import (

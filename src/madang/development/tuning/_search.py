@@ -15,7 +15,8 @@ from typing import Any
 
 from madang.development.tuning._evaluators import Evaluator
 from madang.development.tuning._objective import Outcome
-from madang.development.tuning._records import Begin, End, Recorded, Records
+from madang.development.tuning._records import Records
+from madang.development.tuning._rows import Begin, End, Recorded
 from madang.development.tuning.contract import Stop, Study, Trial, TrialState
 from madang.errors import StepFailedError
 

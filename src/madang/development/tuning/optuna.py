@@ -13,8 +13,7 @@ import optuna
 
 from madang.development.tuning import _space
 from madang.development.tuning._asked import Asked, check_plan, directions_of, to_resume
-from madang.development.tuning._evaluators import Evaluator, InProcess, Limits, Processes
-from madang.development.tuning._objective import located
+from madang.development.tuning._evaluators import Evaluation, Evaluator, InProcess, Processes
 from madang.development.tuning._optuna import (
     SAMPLERS,
     OptunaProposals,
@@ -34,7 +33,7 @@ from madang.development.tuning.contract import (
     TrialState,
     Tuning,
 )
-from madang.development.tuning.pruning import Pruner, encode
+from madang.development.tuning.pruning import Pruner
 from madang.engines import Context, EngineURL, Health
 from madang.errors import ConfigurationError, InvalidInputError
 
@@ -85,11 +84,9 @@ class OptunaTuning(Tuning):
         if sampler is not None and sampler not in SAMPLERS:
             raise InvalidInputError(_no_sampler(sampler))
         plan = Plan(trials, timeout_seconds, max_cost, cost_per_second, stop, retries, on_trial)
-        limits = Limits(workers, trial_timeout_seconds)
-        check_plan(plan, limits, pruner, asked.directions)
-        if limits.apart:
-            located(objective)
-            encode(pruner)
+        how = Evaluation(objective, pruner, workers, trial_timeout_seconds)
+        check_plan(plan, how, asked.directions)
+        how.check()
         records = Records(self._context)
         study_id = to_resume(records, name, resume=resume)
         if study_id is None:
@@ -97,12 +94,14 @@ class OptunaTuning(Tuning):
             _check_sampler(asked)
             about = {**(tags or {}), "madang.space": json.dumps(_space.described(space))}
             params = {**asked.params(), "trials": trials}
-            study_id = self._create(records, asked, name, params, about, warm_start)
+            study_id = self._create(
+                records, asked, name, params=params, tags=about, warm_start=warm_start
+            )
         else:
             asked = asked.resumed(records.spec(study_id), study_id)
             records.take(study_id)
         try:
-            search = self._search(records, study_id, asked, objective, pruner, plan, limits)
+            search = self._search(records, study_id, asked, how, plan)
         except BaseException:
             records.release(study_id, TrialState.FAILED)
             records.forget(study_id)
@@ -114,6 +113,7 @@ class OptunaTuning(Tuning):
         records: Records,
         asked: Asked,
         name: str,
+        *,
         params: Mapping[str, Any],
         tags: Mapping[str, str],
         warm_start: Sequence[str],
@@ -124,22 +124,15 @@ class OptunaTuning(Tuning):
         return records.create(name, asked.spec(), params=params, tags=tags, warm=warm, notes=notes)
 
     def _search(
-        self,
-        records: Records,
-        study_id: str,
-        asked: Asked,
-        objective: Objective,
-        pruner: Pruner | None,
-        plan: Plan,
-        limits: Limits,
+        self, records: Records, study_id: str, asked: Asked, how: Evaluation, plan: Plan
     ) -> Search:
         """The search of a study, where it was."""
         study = records.load(study_id)
         warm, known = records.history(study_id)
         evaluator: Evaluator = (
-            Processes(self._context, objective, study, pruner, records=records, limits=limits)
-            if limits.apart
-            else InProcess(self._context, objective, study, pruner)
+            Processes(self._context, study, how, records)
+            if how.apart
+            else InProcess(self._context, study, how)
         )
         evaluator.remember([one for one in known if one.place is not None])
         assert asked.sampler is not None
