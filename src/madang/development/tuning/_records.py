@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -34,6 +34,8 @@ from madang.ledger import is_alive, now_us, this_process
 from madang.metadata import Transaction
 
 _CHUNK = 500  # SQLite takes 999 parameters in its older builds
+_UNSETTLED = 1000
+"""No search has more trials at once, so no older run was left between two writes."""
 
 _active: set[tuple[str, str]] = set()
 """Project and id of the studies that run in this process."""
@@ -247,14 +249,20 @@ class Records:
                 self._begin_row(tx, study.run_id, begin, run_id)
         return started
 
-    def settle(self, trials: Iterable[Recorded]) -> None:
-        """Ends the runs whose trials ended, where a process died between the two."""
+    def settle(self, study: Study, trials: Sequence[Recorded]) -> None:
+        """Brings runs that are elsewhere to what their rows say, where a search died in between."""
         if isinstance(self._experiments, JoinsTransactions):
             return
-        for one in trials:
-            run = self._experiments.get_run(one.trial.run_id)
-            if one.place is not None and run.status is RunStatus.RUNNING:
-                end = End(one.trial, one.place, reports=one.reports)
+        rows = {one.trial.run_id: one for one in trials}
+        nested = self._experiments.runs(study.name, parent_id=study.run_id, limit=_UNSETTLED)
+        for run in nested:
+            row = rows.get(run.id)
+            if run.status is not RunStatus.RUNNING:
+                continue
+            if row is None:  # it was started for a row that never came, or for an earlier attempt
+                self._experiments.end_run(run.id, RunStatus.KILLED)
+            elif row.place is not None:
+                end = End(row.trial, row.place, reports=row.reports)
                 self._experiments.end_run(run.id, **run_end(end))
 
     def _begin_row(self, tx: Transaction, study_id: str, begin: Begin, run_id: str) -> None:

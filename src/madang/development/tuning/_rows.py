@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,6 +63,11 @@ class Recorded:
     seen: int
     place: int | None
     reports: Mapping[int, Report] = field(default_factory=dict)
+
+
+def ended(trials: Sequence[Recorded]) -> list[Recorded]:
+    """Those that ended, in the order in which they did."""
+    return sorted((t for t in trials if t.place is not None), key=lambda t: t.place or 0)
 
 
 def study_of(row: Row) -> Study:
