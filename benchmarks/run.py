@@ -23,6 +23,7 @@ BENCHMARKS = {
     "windows": [],
     "compiled": [],
     "serving": ["--build-peers"],
+    "tuning": [],
     "demo": [],
 }
 """File to its arguments, in the order of running."""

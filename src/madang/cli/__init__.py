@@ -31,6 +31,7 @@ COMMANDS = {
     "search": "madang.cli.repository:search",
     "secret": "madang.cli.security:secret",
     "topics": "madang.cli.topics:topics",
+    "tune": "madang.cli.tuning:tune",
     "undeploy": "madang.cli.serving:undeploy",
     "up": "madang.cli.up:up",
     "user": "madang.cli.security:user",

@@ -139,11 +139,14 @@ class TuningContract:
 
         def value(params: Mapping[str, Any]) -> float:
             seen.append(params)
-            return len(seen)
+            return float(params.get("depth", 1))
 
         study = tuning.tune(value, space, name="s", trials=4, seed=0, first=first)
         assert [dict(params) for params in seen[:2]] == first
         assert [dict(trial.params) for trial in study.trials[:2]] == first
+        fewer = tuning.tune(value, space, name="u", trials=1, seed=0, first=first)
+        longer = tuning.tune(value, space, name="u", trials=4, resume=fewer.run_id)
+        assert [trial.params for trial in longer.trials] == [t.params for t in study.trials]
         for point, message in (
             ({"kind": "tree"}, "has no parameter 'depth'"),
             ({"kind": "tree", "depth": 9}, "has 'depth' outside of Int"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import shutil
@@ -124,6 +125,28 @@ def test_killed_at_every_sync(project):
             assert {number: again.trials[number] for number in told} == told, fault.what
             later = [number for number, _ in evaluated(folder)[len(before) :]]
             assert not set(later) & set(told), fault.what
+            check(stack, folder, trials, wanted)
+
+
+def test_a_full_disk_ends_the_search_and_loses_nothing(project):
+    folder, reset = project
+    trials = 4
+    with madang.open(folder) as stack:
+        wanted = params_of(stack.tuning.tune(value, SPACE, name="s", trials=trials, seed=3))
+    command = [sys.executable, folder / "program.py", folder, str(trials), "1", "late"]
+    each = faults.each("full", command, under=folder, reset=reset, armed=False)
+    for fault in itertools.islice(each, 1, None, 40):
+        done = fault.run()
+        with madang.open(folder) as stack:
+            told = {}
+            if stack.tuning.studies():
+                left = stack.tuning.get("s").trials
+                told = {t.number: t for t in left if t.state is TrialState.FINISHED}
+            # The last writes only move what is durable from the log to the database.
+            assert done.returncode == 1 or len(told) == trials, fault.what
+            assert done.returncode == 0 or "disk is full" in done.stderr, done.stderr
+            again = _resumed(stack, folder, trials)
+            assert {number: again.trials[number] for number in told} == told
             check(stack, folder, trials, wanted)
 
 

@@ -197,6 +197,27 @@ def test_what_died_between_row_and_run_is_settled(stack, monkeypatch):
     assert (run.status, run.metrics) == (RunStatus.FINISHED, {"value": 0.0})
 
 
+def test_a_run_without_its_row_is_ended(stack, monkeypatch):
+    class Died(BaseException):
+        pass
+
+    class Dies(Apart):
+        def start_run(self, *args, **more):
+            run = super().start_run(*args, **more)
+            if more.get("name") == "trial-1":
+                raise Died
+            return run
+
+    monkeypatch.setitem(stack._engines, "experiments", Dies(stack.experiments))
+    with pytest.raises(Died):
+        stack.tuning.tune(lambda _: 0, SPACE, name="s", trials=3)
+    monkeypatch.setitem(stack._engines, "experiments", Apart(stack.experiments.inner))
+    study = stack.tuning.tune(lambda _: 0, SPACE, name="s", trials=3, resume=True)
+    runs = stack.experiments.runs("s", parent_id=study.run_id)
+    assert sorted(run.status for run in runs) == [RunStatus.FINISHED] * 3 + [RunStatus.KILLED]
+    assert {t.run_id for t in study.trials} < {run.id for run in runs}
+
+
 def test_the_sampler_learns_from_earlier_trials(stack):
     space = {"x": Float(0, 100)}
     known = stack.tuning.tune(lambda p: abs(p["x"] - 42), space, name="known", trials=60, seed=0)

@@ -29,6 +29,7 @@ from madang.development.tuning.pruning import (
     Percentile,
     Pruner,
 )
+from madang.development.tuning.studies import StudyDefinition, find_study, study
 
 ENGINES = {"optuna": "madang.development.tuning.optuna:OptunaTuning"}
 DEFAULT = "optuna"
@@ -58,9 +59,12 @@ __all__ = [
     "Space",
     "Stop",
     "Study",
+    "StudyDefinition",
     "Trial",
     "TrialPruned",
     "TrialState",
     "Tuning",
     "connect",
+    "find_study",
+    "study",
 ]

@@ -16,12 +16,43 @@ from madang.development.tuning._objective import (
     evaluate,
     located,
 )
-from madang.development.tuning._records import Recorded, Records
+from madang.development.tuning._records import Records
+from madang.development.tuning._rows import Recorded
 from madang.development.tuning.contract import Objective, Study, Trial, TrialState
 from madang.development.tuning.pruning import Curve, Pruner
 from madang.engines import Context
 from madang.ledger import current_actor, new_id
 from madang.workflow.scheduling.contract import Argument, Scheduling, StepResult, StepTask
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What is evaluated, and how.
+
+    Attributes:
+        workers: How many trials at once.
+        trial_timeout_seconds: How long each may take.
+    """
+
+    objective: Objective
+    pruner: Pruner | None
+    workers: int
+    trial_timeout_seconds: float | None
+
+    @property
+    def apart(self) -> bool:
+        """Whether trials need processes of their own."""
+        return self.workers > 1 or self.trial_timeout_seconds is not None
+
+    def check(self) -> None:
+        """Refuses what other processes can't evaluate, if they must.
+
+        Raises:
+            InvalidInputError: They can't import the objective, or don't know the pruner.
+        """
+        if self.apart:
+            located(self.objective)
+            pruning.encode(self.pruner)
 
 
 class Evaluator(ABC):
@@ -38,6 +69,10 @@ class Evaluator(ABC):
     def collect(self) -> list[tuple[int, Outcome]]:
         """Waits for at least one trial that was started; number and outcome of those that ended."""
 
+    def remember(self, trials: Sequence[Recorded]) -> None:
+        """Takes over what earlier trials of the study reported, where it isn't read elsewhere."""
+        return
+
     def cancel(self) -> None:
         """Ends what runs."""
         return
@@ -48,18 +83,15 @@ class InProcess(Evaluator):
 
     slots = 1
 
-    def __init__(
-        self, context: Context, objective: Objective, study: Study, pruner: Pruner | None
-    ) -> None:
+    def __init__(self, context: Context, study: Study, evaluation: Evaluation) -> None:
         self._context = context
-        self._objective = objective
         self._study = study
-        self._pruner = pruner
+        self._objective = evaluation.objective
+        self._pruner = evaluation.pruner
         self._curves: list[Curve] = []
         self._waiting: list[Trial] = []
 
     def remember(self, trials: Sequence[Recorded]) -> None:
-        """Takes over what earlier trials of the study reported."""
         for one in trials:
             values = {step: report.value for step, report in one.reports.items()}
             self._curves.append(Curve(one.trial.number, one.trial.state, values))
@@ -85,40 +117,25 @@ class InProcess(Evaluator):
         return [(trial.number, outcome)]
 
 
-@dataclass(frozen=True)
-class Limits:
-    """How many trials at once, and how long each may take."""
-
-    workers: int
-    trial_timeout_seconds: float | None
-
-
 class Processes(Evaluator):
     """Each trial is a task of the scheduling engine."""
 
     def __init__(
-        self,
-        context: Context,
-        objective: Objective,
-        study: Study,
-        pruner: Pruner | None,
-        *,
-        records: Records,
-        limits: Limits,
+        self, context: Context, study: Study, evaluation: Evaluation, records: Records
     ) -> None:
         self._context = context
         self._records = records
         self._study = study
-        self._limits = limits
+        self._timeout_seconds = evaluation.trial_timeout_seconds
         self._scheduling: Scheduling = context.component("scheduling")
-        self.slots = min(limits.workers, self._scheduling.slots)
-        module, function, keywords = located(objective)
+        self.slots = min(evaluation.workers, self._scheduling.slots)
+        module, function, keywords = located(evaluation.objective)
         self._task: dict[str, Any] = {
             "module": module,
             "function": function,
             "keywords": keywords,
             "directions": dict(study.directions),
-            "pruner": pruning.encode(pruner),
+            "pruner": pruning.encode(evaluation.pruner),
             "study_id": study.run_id,
         }
         self._tasks: dict[str, int] = {}
@@ -143,7 +160,7 @@ class Processes(Evaluator):
                 env=self._context.stack.project.env if self._context.stack else None,
                 actor=current_actor(),
                 fields={"run": trial.run_id, "step": f"trial-{trial.number}"},
-                timeout_seconds=self._limits.trial_timeout_seconds,
+                timeout_seconds=self._timeout_seconds,
             )
         )
 
@@ -157,7 +174,7 @@ class Processes(Evaluator):
         if result.reason in ("died", "cancelled", "memory"):
             return Outcome(TrialState.KILLED, error=result.error, reports=reports)
         if result.reason:
-            seconds = self._limits.trial_timeout_seconds or 0.0
+            seconds = self._timeout_seconds or 0.0
             return Outcome(
                 TrialState.FAILED,
                 error=result.error,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from madang.development.tuning._records import Report
+from madang.development.tuning._rows import Report
 from madang.development.tuning.contract import (
     ActiveTrial,
     Direction,

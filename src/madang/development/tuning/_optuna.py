@@ -26,7 +26,7 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState as OptunaState, create_trial
 
 from madang.development.tuning import _space
-from madang.development.tuning._records import Recorded
+from madang.development.tuning._rows import Recorded, ended
 from madang.development.tuning._search import Proposals
 from madang.development.tuning._space import Leaf
 from madang.development.tuning.contract import (
@@ -208,7 +208,7 @@ class OptunaProposals(Proposals):
 
     def _replay(self, trials: Sequence[Recorded]) -> None:
         """Asks and tells again in the order in which it was done, with the parameters on record."""
-        told = iter(sorted((t for t in trials if t.place is not None), key=lambda t: t.place or 0))
+        told = iter(ended(trials))
         count = 0
         for one in trials:
             while count < one.seen:

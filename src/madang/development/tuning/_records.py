@@ -4,77 +4,38 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from madang.development.experiments.contract import (
     Experiments,
     JoinsTransactions,
-    Metric,
     RunStatus,
 )
+from madang.development.tuning._rows import (
+    RUN_STATUS,
+    STUDY_COLUMNS,
+    Begin,
+    End,
+    Recorded,
+    Report,
+    recorded,
+    run_begin,
+    run_end,
+    study_of,
+)
 from madang.development.tuning._space import text
-from madang.development.tuning.contract import Direction, Study, Trial, TrialState
+from madang.development.tuning.contract import Study, TrialState
 from madang.development.tuning.pruning import Curve
 from madang.engines import Context
 from madang.errors import ConflictError, NotFoundError
 from madang.ledger import is_alive, now_us, this_process
-from madang.metadata import Row, Transaction
+from madang.metadata import Transaction
 
-_COLUMNS = "id, name, created, owner, state, stopped, spec, notes"
 _CHUNK = 500  # SQLite takes 999 parameters in its older builds
-_RUN_STATUS = {
-    TrialState.RUNNING: RunStatus.RUNNING,
-    TrialState.FINISHED: RunStatus.FINISHED,
-    TrialState.PRUNED: RunStatus.FINISHED,  # MLflow has no word for it; a tag says so
-    TrialState.FAILED: RunStatus.FAILED,
-    TrialState.KILLED: RunStatus.KILLED,
-}
-
-
-@dataclass(frozen=True)
-class Report:
-    """A reported value and its time, microseconds since 1970 UTC."""
-
-    value: float
-    time_us: int
-
-
-@dataclass(frozen=True)
-class Begin:
-    """A trial that is about to start, or to start again."""
-
-    number: int
-    params: Mapping[str, Any]
-    seen: int
-    attempt: int = 1
-
-
-@dataclass(frozen=True)
-class End:
-    """A trial, or an attempt at one, that ended.
-
-    Attributes:
-        trial: As it is now.
-        place: Its place among those that ended, from 0; `None`: it will be tried again.
-    """
-
-    trial: Trial
-    place: int | None
-    tags: Mapping[str, str] = field(default_factory=dict)
-    reports: Mapping[int, Report] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Recorded:
-    """A trial with what only its row knows."""
-
-    trial: Trial
-    seen: int
-    place: int | None
-    reports: Mapping[int, Report] = field(default_factory=dict)
-
+_UNSETTLED = 1000
+"""No search has more trials at once, so no older run was left between two writes."""
 
 _active: set[tuple[str, str]] = set()
 """Project and id of the studies that run in this process."""
@@ -167,9 +128,9 @@ class Records:
         if isinstance(self._experiments, JoinsTransactions):
             with self._database.transaction() as tx:
                 tx.execute(sql, values)
-                self._experiments.end_run_in(tx, study_id, _RUN_STATUS[state], **ending)
+                self._experiments.end_run_in(tx, study_id, RUN_STATUS[state], **ending)
         else:
-            self._experiments.end_run(study_id, _RUN_STATUS[state], **ending)
+            self._experiments.end_run(study_id, RUN_STATUS[state], **ending)
             with self._database.transaction() as tx:
                 tx.execute(sql, values)
 
@@ -192,11 +153,11 @@ class Records:
         """Studies without their trials, newest first."""
         with self._database.transaction(write=False) as tx:
             rows = tx.execute(
-                f"SELECT {_COLUMNS} FROM study WHERE project = ? "  # noqa: S608 - names above
+                f"SELECT {STUDY_COLUMNS} FROM study WHERE project = ? "  # noqa: S608 - names above
                 "ORDER BY created DESC, id DESC LIMIT ?",
                 (self._project, limit),
             )
-        return [_study(row) for row in rows]
+        return [study_of(row) for row in rows]
 
     def load(self, study_id: str) -> Study:
         """A study with its trials.
@@ -229,12 +190,12 @@ class Records:
 
     def _row(self, tx: Transaction, study_id: str) -> Study:
         rows = tx.execute(
-            f"SELECT {_COLUMNS} FROM study WHERE project = ? AND id = ?",  # noqa: S608 - names above
+            f"SELECT {STUDY_COLUMNS} FROM study WHERE project = ? AND id = ?",  # noqa: S608 - names above
             (self._project, study_id),
         )
         if not rows:
             raise self._no_study(study_id)
-        return _study(rows[0])
+        return study_of(rows[0])
 
     def _column(self, tx: Transaction, study_id: str, column: str) -> str:
         rows = tx.execute(
@@ -266,9 +227,9 @@ class Records:
         with self._database.transaction() as tx:
             for end in ended:
                 self._end_row(tx, study.run_id, end)
-                self._experiments.end_run_in(tx, end.trial.run_id, **_run_end(end))
+                self._experiments.end_run_in(tx, end.trial.run_id, **run_end(end))
             for begin in begun:
-                run = self._experiments.start_run_in(tx, **_run_begin(study, begin))
+                run = self._experiments.start_run_in(tx, **run_begin(study, begin))
                 self._begin_row(tx, study.run_id, begin, run.id)
                 started.append((begin, run.id))
         return started
@@ -280,23 +241,29 @@ class Records:
             for end in ended:
                 self._end_row(tx, study.run_id, end)
         for end in ended:
-            self._experiments.end_run(end.trial.run_id, **_run_end(end))
-        runs = [self._experiments.start_run(**_run_begin(study, begin)) for begin in begun]
+            self._experiments.end_run(end.trial.run_id, **run_end(end))
+        runs = [self._experiments.start_run(**run_begin(study, begin)) for begin in begun]
         started = [(begin, run.id) for begin, run in zip(begun, runs, strict=True)]
         with self._database.transaction() as tx:
             for begin, run_id in started:
                 self._begin_row(tx, study.run_id, begin, run_id)
         return started
 
-    def settle(self, trials: Iterable[Recorded]) -> None:
-        """Ends the runs whose trials ended, where a process died between the two."""
+    def settle(self, study: Study, trials: Sequence[Recorded]) -> None:
+        """Brings runs that are elsewhere to what their rows say, where a search died in between."""
         if isinstance(self._experiments, JoinsTransactions):
             return
-        for one in trials:
-            run = self._experiments.get_run(one.trial.run_id)
-            if one.place is not None and run.status is RunStatus.RUNNING:
-                end = End(one.trial, one.place, reports=one.reports)
-                self._experiments.end_run(run.id, **_run_end(end))
+        rows = {one.trial.run_id: one for one in trials}
+        nested = self._experiments.runs(study.name, parent_id=study.run_id, limit=_UNSETTLED)
+        for run in nested:
+            row = rows.get(run.id)
+            if run.status is not RunStatus.RUNNING:
+                continue
+            if row is None:  # it was started for a row that never came, or for an earlier attempt
+                self._experiments.end_run(run.id, RunStatus.KILLED)
+            elif row.place is not None:
+                end = End(row.trial, row.place, reports=row.reports)
+                self._experiments.end_run(run.id, **run_end(end))
 
     def _begin_row(self, tx: Transaction, study_id: str, begin: Begin, run_id: str) -> None:
         if begin.attempt > 1:
@@ -347,9 +314,24 @@ class Records:
 
     # -- reports ------------------------------------------------------------------------------
 
-    def report(self, study_id: str, number: int, reports: Mapping[int, Report]) -> None:
-        """Adds reports of a trial that runs in another process than its search."""
+    def report(
+        self, study_id: str, number: int, run_id: str, reports: Mapping[int, Report]
+    ) -> None:
+        """Adds reports of a trial that runs in another process than its search.
+
+        Raises:
+            ConflictError: The trial was started again in the meantime, with another run.
+        """
         with self._database.transaction() as tx:
+            if not tx.execute(
+                "SELECT 1 FROM trial WHERE project = ? AND study_id = ? AND number = ? "
+                "AND run_id = ? AND state = ?",
+                (self._project, study_id, number, run_id, TrialState.RUNNING.value),
+            ):
+                raise ConflictError(
+                    f"trial {number} of study {study_id} no longer runs as {run_id}; "
+                    "what it reports is not kept"
+                )
             self._add_reports(tx, study_id, number, reports)
 
     def reports(self, study_id: str, number: int) -> dict[int, Report]:
@@ -394,56 +376,4 @@ class Records:
             "WHERE project = ? AND study_id = ? ORDER BY number",
             (self._project, study_id),
         )
-        return [_recorded(row) for row in rows]
-
-
-def _study(row: Row) -> Study:
-    study_id, name, created_us, owner, state, stopped, spec, notes = row
-    directions: dict[str, Direction] = json.loads(spec)["directions"]
-    died = owner and not is_alive(owner)
-    return Study(
-        name=name,
-        run_id=study_id,
-        directions=directions,
-        state=TrialState.KILLED if died else TrialState(state),
-        stopped=stopped,
-        notes=tuple(json.loads(notes)),
-        created_us=created_us,
-    )
-
-
-def _recorded(row: Row) -> Recorded:
-    number, run_id, attempts, state, params, seen, place, outcome = row
-    trial = Trial(
-        number=number,
-        run_id=run_id,
-        params=json.loads(params),
-        state=TrialState(state),
-        attempts=attempts,
-        **json.loads(outcome),
-    )
-    return Recorded(trial, seen, place)
-
-
-def _run_begin(study: Study, begin: Begin) -> dict[str, Any]:
-    return {
-        "experiment": study.name,
-        "name": f"trial-{begin.number}",
-        "params": begin.params,
-        "parent_id": study.run_id,
-    }
-
-
-def _run_end(end: End) -> dict[str, Any]:
-    trial = end.trial
-    # Names with a prefix, so that an objective may be called `cost`.
-    metrics = [Metric(name, value) for name, value in trial.values.items()]
-    metrics += [Metric("trial.report", r.value, step, r.time_us) for step, r in end.reports.items()]
-    metrics += [Metric(f"trial.constraint.{key}", v) for key, v in trial.constraints.items()]
-    metrics += [Metric("trial.cost", trial.cost)] if trial.cost else []
-    tags = dict(end.tags)
-    if trial.error:
-        tags["error"] = trial.error[:1000]
-    if trial.state is TrialState.PRUNED:
-        tags["madang.trial"] = "pruned"
-    return {"status": _RUN_STATUS[trial.state], "metrics": metrics, "tags": tags}
+        return [recorded(row) for row in rows]

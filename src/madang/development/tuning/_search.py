@@ -15,7 +15,8 @@ from typing import Any
 
 from madang.development.tuning._evaluators import Evaluator
 from madang.development.tuning._objective import Outcome
-from madang.development.tuning._records import Begin, End, Recorded, Records
+from madang.development.tuning._records import Records
+from madang.development.tuning._rows import Begin, End, Recorded, ended
 from madang.development.tuning.contract import Stop, Study, Trial, TrialState
 from madang.errors import StepFailedError
 
@@ -83,8 +84,8 @@ class Search:
 
     def restore(self, trials: Sequence[Recorded]) -> None:
         """Goes on with what is on record; what was under way is marked and will run again."""
-        done = sorted((one for one in trials if one.place is not None), key=lambda one: one.place)  # type: ignore[arg-type, return-value]  # not None
-        self._records.settle(done[-self._evaluator.slots :])
+        done = ended(trials)
+        self._records.settle(self._study, trials)
         self._proposals.restore(trials)
         self._trials = {one.trial.number: one.trial for one in trials}
         self._ended = len(done)
@@ -152,9 +153,9 @@ class Search:
 
     def _write(self, begun: Sequence[Begin]) -> None:
         """Records what ended and what starts; then starts it."""
-        ended = self._unwritten
-        if ended or begun:
-            started = self._records.write(self._study, ended, begun)
+        over = self._unwritten
+        if over or begun:
+            started = self._records.write(self._study, over, begun)
             self._unwritten = []
             for begin, run_id in started:
                 earlier = self._trials.get(begin.number)
@@ -170,7 +171,7 @@ class Search:
                 self._started[begin.number] = time.monotonic()
                 self._evaluator.start(trial)
         if self._plan.on_trial is not None:
-            for end in ended:
+            for end in over:
                 if end.place is not None:
                     self._plan.on_trial(end.trial)
 
@@ -238,12 +239,12 @@ class Search:
         """Ends what runs and records the end; failed by an error, killed by a person or signal."""
         self._evaluator.cancel()
         text = f"{type(error).__name__}: {error}"[:1000].encode("utf-8", "backslashreplace")
-        ended = [
+        running = [
             End(replace(self._trials[number], state=TrialState.KILLED, error=text.decode()), None)
             for number in self._running
         ]
         self._running.clear()
-        self._records.write(self._study, [*self._unwritten, *ended], [])
+        self._records.write(self._study, [*self._unwritten, *running], [])
         state = TrialState.FAILED if isinstance(error, Exception) else TrialState.KILLED
         self._records.release(self._study.run_id, state, tags={"error": text.decode()})
 

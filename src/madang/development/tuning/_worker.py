@@ -26,7 +26,8 @@ class _StoredTrial(ReportingTrial):
 
     def report(self, value: float, step: int) -> None:
         super().report(value, step)
-        self._records.report(self._study_id, self.number, {int(step): self.reports[int(step)]})
+        new = {int(step): self.reports[int(step)]}
+        self._records.report(self._study_id, self.number, self.run_id, new)
 
     def _read(self) -> list[Curve]:
         """What the other trials reported; those that ended are read once."""
