@@ -165,6 +165,28 @@ class RegistryContract:
         assert list(stack.storage.list("models/")) == []
         assert stack.ledger.lines(kind="model.*") == []
 
+    def test_a_pickle_that_a_client_uploads_is_kept_and_never_loaded(
+        self, stack: Stack, registry: Registry, tmp_path: Path
+    ) -> None:
+        folder = tmp_path / "uploaded"
+        (folder / "data").mkdir(parents=True)
+        (folder / "data" / "model.pkl").write_bytes(b"\x80\x04cos\nsystem\n.")
+        version = registry.register("m", folder, example=None, tags={"by": "client"})
+        assert (version.format, version.version) == ("object", 1)
+        reason = "data/model.pkl is a pickle, and loading a pickle runs whatever code it holds"
+        with pytest.raises(
+            UnsafeModelError, match=f"kept as an object and is never loaded: {reason}"
+        ):
+            registry.load("m")
+        (line,) = stack.ledger.lines(kind="model.register")
+        assert line.data["reason"] == reason
+        files, back = tmp_path / "files", tmp_path / "back"
+        files.mkdir()
+        back.mkdir()
+        registry.download("m", 1, files)
+        formats.unpack(files, back, digest=version.digest)
+        assert (back / "data" / "model.pkl").read_bytes() == b"\x80\x04cos\nsystem\n."
+
     @pytest.mark.parametrize("file", ["model.json", "model.skops", "compiled.npz", "example.npz"])
     def test_changed_files_are_not_loaded(
         self, stack: Stack, registry: Registry, file: str

@@ -13,7 +13,7 @@ from madang.deployment.serving._batching import Call
 from madang.deployment.serving._endpoints import Version
 from madang.deployment.serving._exchange import Exchange
 from madang.deployment.serving._log import PredictionLog, Record
-from madang.deployment.serving._service import render
+from madang.deployment.serving._rendering import render
 from madang.deployment.serving._state import WantedArm, WantedEndpoint
 from madang.deployment.serving._tensors import decode_request, read_inputs
 from madang.development.experiments import Signature, TensorSpec

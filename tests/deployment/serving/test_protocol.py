@@ -353,7 +353,6 @@ def test_one_long_text_does_not_take_the_memory(server):
         ("DELETE", "/v2/models/sums", 405, "use GET or HEAD here"),
         ("GET", "/v3", 404, "no such path: /v3"),
         ("GET", "/v2/models", 404, "no such path"),
-        ("GET", "/v2/models/sums/stats", 404, "no such path"),
     ],
 )
 def test_a_wrong_path_is_refused_and_says_why(server, method, path, status, message):

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+# It is read at the import: ONNX Runtime 1.32's telemetry starts a thread, and would leave this machine.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 import onnxruntime
 from onnxruntime.capi.onnxruntime_pybind11_state import (
     Fail,
@@ -38,7 +43,7 @@ class ONNXFormat(Format):
     packages = ("onnxruntime", "onnxruntime-gpu")
 
     def inputs(self, model: Any, example: Any) -> tuple[Arrays, tuple[str, ...]]:
-        specs = _session(_bytes(model)).get_inputs()
+        specs = session(_bytes(model)).get_inputs()
         unknown = [spec.type for spec in specs if spec.type not in _TYPES]
         if unknown:
             raise InvalidInputError(f"the ONNX model takes {', '.join(unknown)}, not a tensor")
@@ -50,16 +55,16 @@ class ONNXFormat(Format):
         return {specs[0].name: _cast(np.asarray(example), specs[0])}, ()
 
     def original(self, model: Any, columns: tuple[str, ...]) -> Predictor:
-        return ONNXPredictor(_session(_bytes(model)))
+        return ONNXPredictor(session(_bytes(model)))
 
     def write(self, model: Any, folder: Path, trusted: Sequence[str]) -> dict[str, Any]:
         content = _bytes(model)
-        ONNXPredictor(_session(content))  # refuses what can't be loaded
+        ONNXPredictor(session(content))  # refuses what can't be loaded
         (folder / _FILE).write_bytes(content)
         return {}
 
     def read(self, folder: Path, manifest: Manifest, trusted: Sequence[str]) -> Predictor:
-        return ONNXPredictor(_session((folder / _FILE).read_bytes()))
+        return ONNXPredictor(session((folder / _FILE).read_bytes()))
 
 
 class ONNXPredictor:
@@ -87,7 +92,12 @@ class ONNXPredictor:
         }
 
 
-def _session(content: bytes) -> onnxruntime.InferenceSession:
+def session(content: bytes) -> onnxruntime.InferenceSession:
+    """A session of one thread.
+
+    Raises:
+        InvalidInputError: The bytes are no ONNX model that the runtime can run.
+    """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3  # its warnings go to stderr past Python's logging

@@ -51,6 +51,7 @@ class LocalRegistry(Registry):
         model: Any,
         *,
         example: Any,
+        parity: Any = None,
         run_id: str | None = None,
         inputs: Sequence[str] = (),
         evaluation: Mapping[str, float] | None = None,
@@ -68,7 +69,9 @@ class LocalRegistry(Registry):
         refs = [*([f"run:{run_id}"] if run_id else []), *inputs, *self._code(inputs)]
         location = f"models/{name}/{new_id()}"
         with tempfile.TemporaryDirectory(prefix="madang-model-") as folder:
-            manifest = formats.save(model, Path(folder), example=example, trusted=trusted)
+            manifest = formats.save(
+                model, Path(folder), example=example, parity=parity, trusted=trusted
+            )
             self._store(location, Path(folder), reports)
         version = ModelVersion(
             name=name,
@@ -127,6 +130,7 @@ class LocalRegistry(Registry):
                     "evaluation": dict(found.evaluation),
                     "format": found.format,
                     "location": found.location,
+                    "reason": manifest.facts.get("reason"),  # of an object: why it is one
                     "requirements": dict(manifest.requirements),
                     "trusted": list(manifest.trusted),
                 },

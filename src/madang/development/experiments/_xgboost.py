@@ -12,7 +12,7 @@ import xgboost
 from madang.development.experiments._manifest import Manifest
 from madang.development.experiments._tensors import MATRIX, Arrays, from_example
 from madang.development.experiments.formats import Format, Predictor
-from madang.errors import InvalidInputError
+from madang.errors import IntegrityError, InvalidInputError
 
 _FILE = "model.ubj"
 _ESTIMATORS = (
@@ -40,7 +40,7 @@ class XGBoostFormat(Format):
         return _facts(model)
 
     def read(self, folder: Path, manifest: Manifest, trusted: Sequence[str]) -> Predictor:
-        return XGBoostPredictor(_loaded(folder / _FILE, manifest.facts), manifest.facts)
+        return XGBoostPredictor(loaded(folder / _FILE, manifest.facts), manifest.facts)
 
 
 class XGBoostPredictor:
@@ -62,11 +62,18 @@ class XGBoostPredictor:
         return {"predict": self._classes[proba.argmax(axis=1)], "predict_proba": proba}
 
 
-def _loaded(file: Path, facts: Mapping[str, Any]) -> Any:
-    """What was stored, to run in one thread: a `Booster` or an estimator of XGBoost's."""
+def loaded(file: Path, facts: Mapping[str, Any]) -> Any:
+    """What was stored, to run in one thread: a `Booster` or an estimator of XGBoost's.
+
+    Raises:
+        IntegrityError: The file is no model of XGBoost's JSON or UBJSON.
+    """
     known = facts.get("estimator") in _ESTIMATORS
     model = getattr(xgboost, facts["estimator"])(n_jobs=1) if known else xgboost.Booster()
-    model.load_model(file)
+    try:
+        model.load_model(file)
+    except (xgboost.core.XGBoostError, ValueError, TypeError, KeyError) as error:
+        raise IntegrityError(f"XGBoost can't use {file.name}: {error}") from error
     _booster(model).set_param({"nthread": 1})
     return model
 

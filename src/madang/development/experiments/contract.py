@@ -87,7 +87,8 @@ class ModelVersion:
     """A registered model's version, with everything that it was made from.
 
     Attributes:
-        format: How it is stored: `skops`, `onnx`, `lightgbm`, `xgboost`, … never a pickle.
+        format: How it is stored: `skops`, `onnx`, `lightgbm`, `xgboost`, … or `object`: files that
+            are kept and never loaded, such as pickles.
         digest: SHA-256 over its files.
         location: Key prefix of its files in the project's storage.
         run_id: The run (of an experiment) that made it.
@@ -265,6 +266,7 @@ class Registry(ABC):
         model: Any,
         *,
         example: Any,
+        parity: Any = None,
         run_id: str | None = None,
         inputs: Sequence[str] = (),
         evaluation: Mapping[str, float] | None = None,
@@ -277,9 +279,14 @@ class Registry(ABC):
 
         Args:
             name: `[A-Za-z0-9._-]{1,200}`.
-            model: A fitted estimator of a supported format (see `formats.py`).
+            model: A fitted estimator of a supported format (see `formats.py`), or the path of a
+                folder that one of MLflow's clients wrote: what of it can't be loaded safely is
+                kept as format `object` (see `formats.import_folder`).
             example: A few input rows (an array of shape (rows, columns) or a table): the signature
-                is taken from it, and the stored model must give equal outputs on it.
+                is taken from it, and the stored model must give equal outputs on it. `None` for a
+                folder: its own.
+            parity: Further rows, such as the evaluation data, on which a compiled form must give
+                outputs equal to the model's; see `compiled.py`.
             run_id: The run that made it.
             inputs: References to what it was made from.
             evaluation: Metric name to value; by default the metrics of `report`.
@@ -342,4 +349,5 @@ class Registry(ABC):
         Raises:
             NotFoundError: As `get`.
             IntegrityError: Its files are not what was registered.
+            UnsafeModelError: It is kept as an object.
         """

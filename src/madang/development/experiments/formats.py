@@ -20,6 +20,8 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.metadata
+import importlib.util
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -41,6 +43,7 @@ from madang.errors import InvalidInputError, MissingDependencyError, UnsafeModel
 
 FORMATS = {
     "lightgbm": "madang.development.experiments._lightgbm:LightGBMFormat",
+    "object": "madang.development.experiments._object:ObjectFormat",
     "onnx": "madang.development.experiments._onnx:ONNXFormat",
     "skops": "madang.development.experiments._skops:SkopsFormat",
     "xgboost": "madang.development.experiments._xgboost:XGBoostFormat",
@@ -49,6 +52,8 @@ FORMATS = {
 
 # Whose classes a format handles. LightGBM's estimators derive from their own classes first.
 _HANDLES = {"lightgbm": "lightgbm", "xgboost": "xgboost", "onnx": "onnx", "sklearn": "skops"}
+
+_log = logging.getLogger(__name__)
 
 _PICKLES = (".pkl", ".pickle", ".joblib", ".dill", ".pt", ".pth")
 
@@ -106,9 +111,21 @@ class Format(ABC):
             UnsafeModelError: It holds types that are not trusted to load.
         """
 
-    def compile(self, model: Any, folder: Path, inputs: Arrays) -> dict[str, Any]:
-        """Writes a faster form if there is one with equal outputs; returns what was verified."""
-        return {}
+    def compile(
+        self, model: Any, folder: Path, inputs: Arrays, parity: Arrays | None
+    ) -> dict[str, Any]:
+        """Writes a faster form if there is one with equal outputs.
+
+        Args:
+            model: The given object.
+            folder: Where its files go, named `compiled.…`.
+            inputs: The example.
+            parity: Further rows on which outputs must be equal.
+
+        Returns:
+            What was verified, or `not`: why there is no faster form.
+        """
+        return {"not": "this format has no faster form than its own library"}
 
 
 class LoadedModel:
@@ -116,10 +133,12 @@ class LoadedModel:
 
     Attributes:
         manifest: What stands in `model.json`.
+        fallback: Why the compiled form that it has is not used; empty when it is, or has none.
     """
 
-    def __init__(self, manifest: Manifest, predictor: Predictor) -> None:
+    def __init__(self, manifest: Manifest, predictor: Predictor, fallback: str = "") -> None:
         self.manifest = manifest
+        self.fallback = fallback
         self._predictor = predictor
         self._specs = manifest.signature.inputs
 
@@ -165,16 +184,26 @@ class LoadedModel:
         return to_inputs(data, self.signature, self.manifest.columns)
 
 
-def save(model: Any, folder: Path, *, example: Any = None, trusted: Sequence[str] = ()) -> Manifest:
+def save(
+    model: Any,
+    folder: Path,
+    *,
+    example: Any = None,
+    parity: Any = None,
+    trusted: Sequence[str] = (),
+) -> Manifest:
     """Stores a fitted model in an empty folder, and proves that it predicts the same from there.
 
     Equal models give equal files, whatever the time and the process.
 
     Args:
-        model: An estimator, a booster, or ONNX (bytes, `ModelProto`, or the path of a `.onnx`).
+        model: An estimator, a booster, ONNX (bytes, `ModelProto`, or the path of a `.onnx`), or
+            the path of a folder for `import_folder`.
         folder: Where the files go.
         example: A few input rows: an array of shape (rows, columns) or a table. Without one the
             model has no signature and nothing is proven: it can only be loaded as `native`.
+        parity: Further rows, such as the evaluation data, on which a compiled form must give equal
+            outputs; it must on the example and on rows made around it in any case.
         trusted: Further types that may be loaded, by their full names; loading them may run their
             code, so name only what you would import.
 
@@ -182,6 +211,8 @@ def save(model: Any, folder: Path, *, example: Any = None, trusted: Sequence[str
         InvalidInputError: No format handles the model, or the stored model's outputs differ.
         UnsafeModelError: The model is a pickle, or holds types that are not trusted.
     """
+    if isinstance(model, str | Path) and Path(model).is_dir():
+        return import_folder(Path(model), folder, example=example)
     refuse_pickle(model)
     name = format_of(model)
     form = _format(name)
@@ -193,20 +224,64 @@ def save(model: Any, folder: Path, *, example: Any = None, trusted: Sequence[str
         trusted=tuple(sorted(trusted)),
     )
     if example is not None:
-        manifest = _proven(form, model, folder, example, manifest)
+        inputs, columns = form.inputs(model, example)
+        manifest = _proven(form, model, folder, inputs, replace(manifest, columns=columns))
+        rows = None if parity is None else _checked(parity, manifest)
+        manifest = replace(manifest, compiled=form.compile(model, folder, inputs, rows))
     return manifest.written(folder)
 
 
-def _proven(form: Format, model: Any, folder: Path, example: Any, manifest: Manifest) -> Manifest:
-    """Adds what the example tells, after the stored model gave the same outputs on it."""
-    inputs, columns = form.inputs(model, example)
-    outputs = form.original(model, columns)(inputs)
-    signature = Signature(_specs(inputs), _specs(outputs))
-    manifest = replace(manifest, signature=signature, columns=columns)
+def _proven(form: Format, model: Any, folder: Path, inputs: Arrays, manifest: Manifest) -> Manifest:
+    """Adds the signature, after the stored model gave the same outputs on the example."""
+    outputs = form.original(model, manifest.columns)(inputs)
+    manifest = replace(manifest, signature=Signature(_specs(inputs), _specs(outputs)))
     stored = form.read(folder, manifest, manifest.trusted)
     _check_equal(stored(inputs), outputs, form.bound, manifest.format)
     write_example(folder, inputs)
-    return replace(manifest, compiled=form.compile(model, folder, inputs))
+    return manifest
+
+
+def _checked(data: Any, manifest: Manifest) -> Arrays:
+    signature = manifest.signature
+    return checked(to_inputs(data, signature, manifest.columns), signature.inputs)
+
+
+def import_folder(folder: Path, target: Path, *, example: Any = None) -> Manifest:
+    """Stores a folder that one of MLflow's clients wrote, or any other folder of files.
+
+    A flavor that keeps its library's own safe format (LightGBM's text, XGBoost's JSON, ONNX,
+    skops with trusted types alone) becomes a model of that format; its input example, or else
+    its signature, gives the inputs. Everything else, pickles above all, is kept as an `object`:
+    its files as they are, never loaded, with the reason in the manifest's `facts["reason"]`.
+    No code of the folder runs, and nothing is unpickled.
+
+    Args:
+        folder: With or without an `MLmodel`.
+        target: An empty folder.
+        example: Input rows, in place of the folder's own.
+
+    Raises:
+        InvalidInputError: The folder has links or no files, or its `MLmodel` is no plain YAML.
+    """
+    from madang.development.experiments._mlflow_folder import import_folder
+
+    return import_folder(folder, target, example)
+
+
+def unpack(folder: Path, target: Path, *, digest: str | None = None) -> Manifest:
+    """Writes the files of a model that is kept as an object where they were, below `target`.
+
+    Raises:
+        InvalidInputError: The model is of another format.
+        IntegrityError: A file is not what was stored, or would be put out of `target`.
+    """
+    manifest = read_manifest(folder, digest)
+    if manifest.format != "object":
+        raise InvalidInputError(f"the model is of format {manifest.format}: load it")
+    from madang.development.experiments._object import restore
+
+    restore(folder, manifest, target)
+    return manifest
 
 
 def load(
@@ -229,16 +304,26 @@ def load(
     """
     manifest = read_manifest(folder, digest)
     allowed = [*trusted, *(manifest.trusted if digest is not None else ())]
-    if compiled and manifest.compiled:
-        from madang.development.experiments.compiled import CompiledLinear
+    reason = _unusable(manifest) if compiled else ""
+    if reason:
+        _log.warning("a model's original form is used, slower than its compiled form: %s", reason)
+    if compiled and not reason and "kind" in manifest.compiled:
+        from madang.development.experiments.compiled import CompiledModel
 
         return LoadedModel(
             manifest,
-            CompiledLinear(
-                folder, lambda: _format(manifest.format).read(folder, manifest, allowed)
-            ),
+            CompiledModel(folder, lambda: _format(manifest.format).read(folder, manifest, allowed)),
         )
-    return LoadedModel(manifest, _format(manifest.format).read(folder, manifest, allowed))
+    predictor = _format(manifest.format).read(folder, manifest, allowed)
+    return LoadedModel(manifest, predictor, reason)
+
+
+def _unusable(manifest: Manifest) -> str:
+    """Why the compiled form can't be used here; empty when it can, or there is none."""
+    for name in manifest.compiled.get("requirements", ()):
+        if importlib.util.find_spec(name) is None:
+            return str(MissingDependencyError("its compiled form", name, "onnx"))
+    return ""
 
 
 def example_inputs(folder: Path) -> Arrays:
@@ -345,5 +430,5 @@ def _check_equal(found: Arrays, expected: Arrays, bound: float, name: str) -> No
 
 __all__ = [
     "FORMATS", "MANIFEST", "Arrays", "Format", "LoadedModel", "Manifest", "Predictor",
-    "detect", "example_inputs", "format_of", "largest_difference", "load", "refuse_pickle", "save", "sha256_of",
+    "detect", "example_inputs", "format_of", "import_folder", "largest_difference", "load", "refuse_pickle", "save", "sha256_of", "unpack",
 ]  # fmt: skip
