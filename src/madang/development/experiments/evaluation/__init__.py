@@ -8,6 +8,7 @@ registry.register(…, report=result)
 
 from __future__ import annotations
 
+from madang.development.experiments.evaluation._attribution import Attributions
 from madang.development.experiments.evaluation._calibration import Bin, Calibration, calibration
 from madang.development.experiments.evaluation._comparison import (
     Comparison,
@@ -29,6 +30,7 @@ from madang.development.experiments.evaluation._values import Evaluation
 __all__ = [
     "HIGHER_IS_BETTER",
     "LOWER_IS_BETTER",
+    "Attributions",
     "Bin",
     "Calibration",
     "Change",

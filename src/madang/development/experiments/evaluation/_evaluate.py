@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 
 from madang.development.experiments.evaluation import _draw, _slices
+from madang.development.experiments.evaluation._attribution import attributions
 from madang.development.experiments.evaluation._bootstrap import Array
 from madang.development.experiments.evaluation._calibration import calibration
 from madang.development.experiments.evaluation._comparison import compared
@@ -81,10 +82,10 @@ def evaluate(
         groups: Columns whose values' rates are compared for fairness; two classes only.
         columns: A table with as many rows, whose columns `slices`, `groups` and the search may use
             besides the features, such as what the model must not see.
-        explain: Whether to measure the features' importance and partial dependence; on at most
-            5,000 rows drawn by `seed`.
+        explain: Whether to measure the features' importance, SHAP values and partial dependence;
+            on at most 5,000, 200 and 300 rows drawn by `seed`.
         robust: Whether to measure what happens when each feature is missing, noisy, shifted or
-            new; on the same rows.
+            new; on at most 5,000 rows.
         champion: Another model, to compare with on these rows and on `slices`.
         margin: See `compare`.
         resamples: How many bootstrap samples; 0 for no intervals.
@@ -123,9 +124,8 @@ def evaluate(
             rows, predictions(champion, features, labels, rows.task), masked, margin=margin,
             threshold=threshold, resamples=max(200, resamples), seed=seed,
         )  # fmt: skip
-    return Evaluation(
-        rows.task, len(rows.truth), values, found, charts=_draw.charts(rows, parts), **parts
-    )
+    charts = _draw.charts(rows, parts) | parts.pop("charts", {})
+    return Evaluation(rows.task, len(rows.truth), values, found, charts=charts, **parts)
 
 
 @dataclass(frozen=True)
@@ -220,7 +220,11 @@ class _Probe:
         importance = permutation_importance(self.inputs, self.score, self.metric, random)
         few = self.inputs.take(np.arange(min(_CURVE_ROWS, len(self.inputs))))
         names = [one.feature for one in importance[:_CURVES]]
+        seed = int(random.integers(2**31))
+        found, charts = attributions(self._model, self.inputs, seed)
         return {
+            "attributions": found,
+            "charts": charts,
             "importance": tuple(importance),
             "dependence": tuple(dependence(few, self.answer, names)),
         }

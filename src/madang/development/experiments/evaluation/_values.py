@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from madang.development.experiments.evaluation._attribution import Attributions
 from madang.development.experiments.evaluation._bootstrap import Interval
 from madang.development.experiments.evaluation._calibration import Calibration
 from madang.development.experiments.evaluation._comparison import Comparison
@@ -50,6 +51,7 @@ class Evaluation:
         slices: The slices that were asked for; p-values are corrected for their number.
         found_slices: Slices in which the model does worse, found by search; `None`: not searched.
         fairness: For each grouping that was asked for.
+        attributions: Mean absolute SHAP values.
         importance: The features by permutation importance, the largest first.
         dependence: Partial dependence of the most important features.
         robustness: How the metric falls when inputs go bad.
@@ -68,6 +70,7 @@ class Evaluation:
     slices: tuple[Slice, ...] = ()
     found_slices: tuple[Slice, ...] | None = None
     fairness: tuple[Fairness, ...] = ()
+    attributions: Attributions | None = None
     importance: tuple[Importance, ...] = ()
     dependence: tuple[Dependence, ...] = ()
     robustness: Robustness | None = None
@@ -100,7 +103,7 @@ class Evaluation:
         """The figures as Arrow tables, one for each part of the evaluation that is there.
 
         `metrics` (metric, value, low, high), `calibration`, `thresholds`, `slices` (slice, found,
-        metric, …), `fairness` (column, group, rate, …), `importance`, `dependence`, `robustness`,
+        metric, …), `fairness` (column, group, rate, …), `attributions`, `importance`, `dependence`, `robustness`,
         `comparison` (slice, metric, …; the slice of all rows is null).
         """
         return {name: table for name, part in _TABLES.items() if (table := part(self)) is not None}
@@ -199,6 +202,11 @@ _TABLES: Mapping[str, Callable[[Evaluation], pa.Table | None]] = {
     "thresholds": lambda one: one.thresholds.table if one.thresholds else None,
     "slices": _slices,
     "fairness": _fairness,
+    "attributions": lambda one: _table(
+        [{"feature": key, "mean": value} for key, value in one.attributions.mean.items()]
+        if one.attributions
+        else ()
+    ),
     "importance": lambda one: _table(_plain(one.importance)),
     "dependence": _dependence,
     "robustness": lambda one: _table(_plain(one.robustness.changes) if one.robustness else ()),
