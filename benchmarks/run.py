@@ -21,6 +21,7 @@ BENCHMARKS = {
     "features": [],
     "features_http": [],
     "windows": [],
+    "evaluation": [],
     "serving": ["--build-peers"],
     "demo": [],
 }

@@ -77,13 +77,13 @@ def test_groups_are_named_by_conditions_that_hold_for_their_rows_and_no_other():
     frame = pl.DataFrame(
         {
             "n": [*np.random.default_rng(0).normal(size=98).tolist(), None, None],
-            "it's \"q\"": ["a'b", "c"] * 50,
+            'it\'s "q"': ["a'b", "c"] * 50,
             "flag": [True, False, None, True] * 25,
             "day": pl.Series([20_000, 20_001] * 50).cast(pl.Date),
             "kind": pl.Series(["u", "v"] * 50).cast(pl.Categorical),
             "big": [1_000_000_001, 1_000_000_002] * 50,
         }
-    ).rename({"it's \"q\"": "two words"})
+    ).rename({'it\'s "q"': "two words"})
     for column in frame:
         codes, names = binned(column)
         assert len(names) >= 2

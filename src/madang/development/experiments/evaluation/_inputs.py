@@ -67,7 +67,7 @@ def predictions(model: Any, features: Any, labels: Any, task: Task | None) -> Pr
         InvalidInputError: See `evaluate`.
     """
     truth = np.asarray(labels)
-    predicted, proba, classes = _outputs(model, features)
+    predicted, proba, classes = _outputs(model, features, task)
     if truth.ndim != 1 or len(truth) == 0 or len(truth) != len(predicted):
         raise InvalidInputError(
             f"evaluation needs one label a row: {len(predicted)} rows, labels of {truth.shape}"
@@ -89,7 +89,9 @@ def predictions(model: Any, features: Any, labels: Any, task: Task | None) -> Pr
     )  # fmt: skip
 
 
-def _outputs(model: Any, features: Any) -> tuple[Array, Array | None, Array | None]:
+def _outputs(
+    model: Any, features: Any, task: Task | None
+) -> tuple[Array, Array | None, Array | None]:
     """Predictions, probabilities (or `None`), and the classes in the probabilities' order."""
     if isinstance(model, LoadedModel):
         outputs = model.predict(model.inputs(features))
@@ -100,10 +102,11 @@ def _outputs(model: Any, features: Any) -> tuple[Array, Array | None, Array | No
             )
         found = None if classes is None else np.array(classes)
         return outputs["predict"], outputs.get("predict_proba"), found
-    predicted = np.asarray(model.predict(features))
-    if not hasattr(model, "predict_proba"):
-        return predicted, None, None
-    return predicted, np.asarray(model.predict_proba(features)), np.asarray(model.classes_)
+    if task == "regression" or not hasattr(model, "predict_proba"):
+        return np.asarray(model.predict(features)), None, None
+    # A classification's guesses are taken from the probabilities, so that nothing is asked twice.
+    proba = np.asarray(model.predict_proba(features))
+    return proba, proba, np.asarray(model.classes_)
 
 
 def _numbers(values: Array, what: str) -> Array:
@@ -168,7 +171,8 @@ class Inputs:
 
     Attributes:
         data: The rows as they were handed in.
-        names: The columns: those of a table, or of a matrix `x0`, `x1`, … or the given names.
+        frame: All columns; those of a matrix have the given names, or `x0`, `x1`, ….
+        names: The columns that the model uses: of a table those of the given names that it has.
     """
 
     def __init__(self, data: Any, names: Sequence[str] = ()) -> None:
@@ -178,7 +182,7 @@ class Inputs:
         if self._matrix and len(names) == frame.width:
             frame = frame.rename(dict(zip(frame.columns, names, strict=True)))
         self.frame = frame
-        self.names = frame.columns
+        self.names = [name for name in frame.columns if name in names] or frame.columns
 
     def __len__(self) -> int:
         return self.frame.height
@@ -186,11 +190,11 @@ class Inputs:
     def take(self, rows: Array) -> Inputs:
         """Some rows, by number."""
         if isinstance(self.data, Mapping):
-            return Inputs({k: np.asarray(v)[rows] for k, v in self.data.items()})
+            return Inputs({k: np.asarray(v)[rows] for k, v in self.data.items()}, self.names)
         if hasattr(self.data, "iloc"):
-            return Inputs(self.data.iloc[rows])
+            return Inputs(self.data.iloc[rows], self.names)
         if hasattr(self.data, "take") and not self._matrix:
-            return Inputs(self.data.take(rows))
+            return Inputs(self.data.take(rows), self.names)
         data = self.data if hasattr(self.data, "__arrow_c_stream__") else np.asarray(self.data)
         return Inputs(data[rows], self.names)
 
@@ -218,10 +222,10 @@ class Inputs:
 
 
 def named_inputs(model: Any, features: Any) -> Inputs:
-    """The inputs with the names that the model knows, where a matrix has none."""
+    """The inputs with the names that the model knows."""
     names: Sequence[str] = ()
     if isinstance(model, LoadedModel):
-        names = model.manifest.columns
+        names = model.manifest.columns or [spec.name for spec in model.signature.inputs]
     elif hasattr(model, "feature_names_in_"):
         names = [str(name) for name in model.feature_names_in_]
     return Inputs(features, names)
