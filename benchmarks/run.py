@@ -22,6 +22,7 @@ BENCHMARKS = {
     "features_http": [],
     "windows": [],
     "compiled": [],
+    "evaluation": [],
     "serving": ["--build-peers"],
     "tuning": [],
     "demo": [],
