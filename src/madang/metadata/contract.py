@@ -84,6 +84,25 @@ class Database(Engine):
         """A migration's statement in this engine's own words."""
         return statement
 
+    def like(self, column: str, pattern: str, *, ignore_case: bool = False) -> tuple[str, str]:
+        """A condition with one `?`, and the value for it: whether a text column is like a pattern.
+
+        Args:
+            column: SQL of a text; never of input.
+            pattern: `%` for any text, `_` for any character; there is no escape.
+            ignore_case: Whether upper and lower case are equal (beyond ASCII where the engine can).
+        """
+        # The empty escape: a backslash is a character like any other, as on SQLite.
+        return f"{column} {'ILIKE' if ignore_case else 'LIKE'} ? ESCAPE ''", pattern
+
+    def ordered(self, column: str) -> str:
+        """SQL that compares and orders a text column by its characters' code points."""
+        return column
+
+    def give_back(self) -> None:
+        """Gives the space of deleted rows back to the disk, where the engine doesn't by itself."""
+        return
+
     def damage(self) -> str:
         """What the engine's own check of its files finds; empty when nothing, or without one."""
         return ""

@@ -141,6 +141,9 @@ class PostgreSQLDatabase(Database):
                 if not connection.broken and connection.info.transaction_status != _IDLE:
                     _roll_back(connection)
 
+    def ordered(self, column: str) -> str:
+        return f'{column} COLLATE "C"'
+
     def schema_version(self) -> int:
         with self.transaction(write=False) as tx:
             if tx.execute("SELECT to_regclass('schema_version')")[0][0] is None:

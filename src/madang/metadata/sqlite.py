@@ -42,6 +42,10 @@ _ERRORS: dict[int, tuple[type[MadangError], str]] = {
 _VALUE_ERRORS = (UnicodeEncodeError, OverflowError)
 
 
+# LIKE's wildcards as GLOB's, and GLOB's as plain characters.
+_GLOB = {"%": "*", "_": "?", "*": "[*]", "?": "[?]", "[": "[[]"}
+
+
 class _Connection(sqlite3.Connection):
     """A connection that remembers whether it was told to refuse writing."""
 
@@ -135,6 +139,12 @@ class SQLiteDatabase(Database):
         # Only this spelling makes the key the row's own number, without a second B-tree
         # (https://sqlite.org/lang_createtable.html#rowid); its integers have 64 bits anyway.
         return re.sub(r"\bBIGINT PRIMARY KEY", "INTEGER PRIMARY KEY", statement)
+
+    def like(self, column: str, pattern: str, *, ignore_case: bool = False) -> tuple[str, str]:
+        if ignore_case:
+            return f"{column} LIKE ?", pattern
+        # LIKE ignores the case of ASCII here, GLOB does not (https://sqlite.org/lang_expr.html).
+        return f"{column} GLOB ?", "".join(_GLOB.get(character, character) for character in pattern)
 
     def schema_version(self) -> int:
         with self.transaction(write=False) as tx:

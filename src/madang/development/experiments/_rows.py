@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from madang.development.experiments.contract import Metric, Run, RunStatus
-from madang.errors import NotFoundError
+from madang.development.experiments.values import (
+    DatasetInput,
+    Lifecycle,
+    Metric,
+    ModelOutput,
+    Run,
+    RunStatus,
+)
+from madang.errors import ConflictError, NotFoundError
 from madang.metadata import Row, Transaction
 
 _CHUNK = 500  # SQLite takes 999 parameters in its older builds
@@ -18,10 +26,18 @@ def no_run(run_id: str, project: str) -> NotFoundError:
     return NotFoundError(f"project {project!r} has no run {run_id!r}; see: madang runs")
 
 
-def require_run(tx: Transaction, project: str, run_id: str) -> None:
-    """Raises `NotFoundError` unless the run is there."""
-    if not tx.execute("SELECT 1 FROM run WHERE project = ? AND id = ?", (project, run_id)):
+def require_run(tx: Transaction, project: str, run_id: str, *, active: bool = False) -> None:
+    """Raises unless the run is there, and with `active` is not deleted.
+
+    Raises:
+        NotFoundError: There is no such run.
+        ConflictError: It is deleted.
+    """
+    found = tx.execute("SELECT deleted FROM run WHERE project = ? AND id = ?", (project, run_id))
+    if not found:
         raise no_run(run_id, project)
+    if active and found[0][0] is not None:
+        raise ConflictError(f"run {run_id} is deleted; restore it first")
 
 
 def reserve_points(tx: Transaction, project: str, run_id: str, count: int) -> int:
@@ -29,13 +45,15 @@ def reserve_points(tx: Transaction, project: str, run_id: str, count: int) -> in
 
     Raises:
         NotFoundError: There is no such run.
+        ConflictError: It is deleted.
     """
     found = tx.execute(
-        "UPDATE run SET points = points + ? WHERE project = ? AND id = ? RETURNING points",
+        "UPDATE run SET points = points + ? WHERE project = ? AND id = ? AND deleted IS NULL "
+        "RETURNING points",
         (count, project, run_id),
     )
     if not found:
-        raise no_run(run_id, project)
+        require_run(tx, project, run_id, active=True)
     return int(found[0][0]) - count
 
 
@@ -67,7 +85,7 @@ def insert_points(
     tx.executemany(
         "INSERT INTO run_metric VALUES (?, ?, ?, ?, ?, ?, ?)",
         [
-            (project, run_id, m.key, number, m.step, m.timestamp_us, _stored(m.value))
+            (project, run_id, m.key, number, m.step, m.timestamp_us, stored(m.value))
             for number, m in enumerate(points, first)
         ],
     )
@@ -82,31 +100,43 @@ def insert_points(
         "SET step = excluded.step, time = excluded.time, value = excluded.value "
         "WHERE excluded.step > run_metric_last.step OR "
         "(excluded.step = run_metric_last.step AND excluded.time >= run_metric_last.time)",
-        [(project, run_id, m.key, m.step, m.timestamp_us, _stored(m.value)) for m in last.values()],
+        [(project, run_id, m.key, m.step, m.timestamp_us, stored(m.value)) for m in last.values()],
     )
-
-
-def history(tx: Transaction, project: str, run_id: str, key: str) -> list[Metric]:
-    """All points of a metric by step, time, number."""
-    rows = tx.execute(
-        "SELECT value, step, time FROM run_metric WHERE project = ? AND run_id = ? AND name = ? "
-        "ORDER BY step, time, number",
-        (project, run_id, key),
-    )
-    return [Metric(key, _read(value), step, time) for value, step, time in rows]
 
 
 def runs(tx: Transaction, project: str, where: str, values: Sequence[Any], limit: int) -> list[Run]:
     """Runs, newest first. `where` is SQL of ours over `run r` and `experiment e`."""
     rows = tx.execute(
-        "SELECT r.id, e.name, r.name, r.status, r.started, r.ended, r.parent_id FROM run r "  # noqa: S608 - `where` holds no input
-        "JOIN experiment e ON e.project = r.project AND e.id = r.experiment_id "
-        f"WHERE r.project = ? {where} ORDER BY r.started DESC, r.id DESC LIMIT ?",
+        f"{_SELECT} WHERE r.project = ? {where} ORDER BY r.started DESC, r.id DESC LIMIT ?",
         (project, *values, limit),
     )
+    return _whole(tx, project, rows)
+
+
+def load(tx: Transaction, project: str, ids: Sequence[str]) -> list[Run]:
+    """The runs of these ids, in their order."""
+    rows: list[Row] = []
+    for chunk in chunks(ids):
+        marks = ", ".join("?" * len(chunk))
+        rows += tx.execute(
+            f"{_SELECT} WHERE r.project = ? AND r.id IN ({marks})", (project, *chunk)
+        )
+    found = {run.id: run for run in _whole(tx, project, rows)}
+    return [found[run_id] for run_id in ids]
+
+
+_SELECT = (
+    "SELECT r.id, e.name, r.name, r.status, r.started, r.ended, r.parent_id, r.experiment_id, "
+    "r.actor, r.deleted FROM run r "
+    "JOIN experiment e ON e.project = r.project AND e.id = r.experiment_id"
+)
+
+
+def _whole(tx: Transaction, project: str, rows: Sequence[Row]) -> list[Run]:
     ids = [row[0] for row in rows]
-    texts, tags = params(tx, project, ids), _pairs(tx, "run_tag", project, ids)
-    metrics = _pairs(tx, "run_metric_last", project, ids)
+    texts, tags = params(tx, project, ids), pairs(tx, "run_tag", "run_id", project, ids)
+    points, datasets = _last_points(tx, project, ids), _datasets(tx, project, ids)
+    used, made = _models(tx, project, ids)
     return [
         Run(
             id=row[0],
@@ -116,9 +146,16 @@ def runs(tx: Transaction, project: str, where: str, values: Sequence[Any], limit
             start_us=row[4],
             end_us=row[5],
             params=texts[row[0]],
-            metrics={key: _read(value) for key, value in metrics[row[0]].items()},
+            metrics={key: point.value for key, point in points[row[0]].items()},
             tags=tags[row[0]],
             parent_id=row[6],
+            experiment_id=row[7],
+            user=row[8],
+            lifecycle=Lifecycle.ACTIVE if row[9] is None else Lifecycle.DELETED,
+            points=points[row[0]],
+            datasets=tuple(datasets.get(row[0], ())),
+            model_inputs=tuple(used.get(row[0], ())),
+            model_outputs=tuple(made.get(row[0], ())),
         )
         for row in rows
     ]
@@ -126,33 +163,94 @@ def runs(tx: Transaction, project: str, where: str, values: Sequence[Any], limit
 
 def params(tx: Transaction, project: str, ids: Sequence[str]) -> dict[str, dict[str, str]]:
     """Run id to its parameters."""
-    return _pairs(tx, "run_param", project, ids)
+    return pairs(tx, "run_param", "run_id", project, ids)
 
 
-def _pairs(
-    tx: Transaction, table: str, project: str, ids: Sequence[str]
+def pairs(
+    tx: Transaction, table: str, owner: str, project: str, ids: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = {run_id: {} for run_id in ids}
-    for chunk in _chunks(ids):
-        marks = ", ".join("?" * len(chunk))
-        rows: list[Row] = tx.execute(
-            f"SELECT run_id, name, value FROM {table} "  # noqa: S608 - a table of ours
-            f"WHERE project = ? AND run_id IN ({marks}) ORDER BY name",
-            (project, *chunk),
-        )
-        for run_id, name, value in rows:
-            found[run_id][name] = value
+    """Owner's id to its names and values, by name."""
+    found: dict[str, dict[str, Any]] = {one: {} for one in ids}
+    for one, name, value in of_owners(tx, table, owner, "name, value", "name", project, ids):
+        found[one][name] = value
     return found
 
 
-def _chunks(ids: Sequence[str]) -> Iterator[Sequence[str]]:
+def of_owners(  # noqa: PLR0917 - the parts of one statement
+    tx: Transaction,
+    table: str,
+    owner: str,
+    columns: str,
+    order: str,
+    project: str,
+    ids: Sequence[str],
+) -> Iterator[Row]:
+    """The rows of a table of ours that belong to these owners: the owner's id, then `columns`."""
+    for chunk in chunks(ids):
+        marks = ", ".join("?" * len(chunk))
+        yield from tx.execute(
+            f"SELECT {owner}, {columns} FROM {table} "  # noqa: S608 - tables of ours
+            f"WHERE project = ? AND {owner} IN ({marks}) ORDER BY {order}",
+            (project, *chunk),
+        )
+
+
+def _last_points(tx: Transaction, project: str, ids: Sequence[str]) -> dict[str, dict[str, Metric]]:
+    found: dict[str, dict[str, Metric]] = {one: {} for one in ids}
+    columns = "name, value, step, time"
+    for one, name, value, step, time in of_owners(
+        tx, "run_metric_last", "run_id", columns, "name", project, ids
+    ):
+        found[one][name] = Metric(name, read(value), step, time)
+    return found
+
+
+def _datasets(tx: Transaction, project: str, ids: Sequence[str]) -> dict[str, list[DatasetInput]]:
+    columns = "name, digest, source_type, source, columns, profile, tags"
+
+    def dataset(row: Row) -> DatasetInput:
+        name, digest, source_type, source, schema, profile, tags = row
+        return DatasetInput(name, digest, source_type, source, schema, profile, json.loads(tags))
+
+    return _grouped(
+        of_owners(tx, "run_dataset", "run_id", columns, "number", project, ids), dataset
+    )
+
+
+def _models(
+    tx: Transaction, project: str, ids: Sequence[str]
+) -> tuple[dict[str, list[str]], dict[str, list[ModelOutput]]]:
+    used: dict[str, list[str]] = {}
+    made: dict[str, list[ModelOutput]] = {}
+    columns = "role, model_id, step"
+    for run_id, role, model_id, step in of_owners(
+        tx, "run_model", "run_id", columns, "number", project, ids
+    ):
+        if role == "in":
+            used.setdefault(run_id, []).append(model_id)
+        else:
+            made.setdefault(run_id, []).append(ModelOutput(model_id, step))
+    return used, made
+
+
+def _grouped(rows: Iterator[Row], made: Callable[[Row], Any]) -> dict[str, list[Any]]:
+    found: dict[str, list[Any]] = {}
+    for row in rows:
+        found.setdefault(row[0], []).append(made(row[1:]))
+    return found
+
+
+def chunks(ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    """The ids in parts that one statement takes."""
     for start in range(0, len(ids), _CHUNK):
         yield ids[start : start + _CHUNK]
 
 
-def _stored(value: float) -> float | None:
-    return None if math.isnan(value) else value  # SQLite turns NaN into null by itself
+def stored(value: float) -> float | None:
+    """A number as the database holds it: NaN as null, which SQLite makes of it by itself."""
+    return None if math.isnan(value) else value
 
 
-def _read(value: float | None) -> float:
+def read(value: float | None) -> float:
+    """A number from how the database holds it."""
     return math.nan if value is None else value

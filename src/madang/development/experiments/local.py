@@ -2,40 +2,82 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 from madang.development.experiments import _rows
+from madang.development.experiments._base import check_names
+from madang.development.experiments._files import LocalFiles, require_model
+from madang.development.experiments._filter import Language, Order
+from madang.development.experiments._histories import LocalHistories
+from madang.development.experiments._links import LocalLinks
+from madang.development.experiments._logged import LocalLogged
+from madang.development.experiments._names import in_view
 from madang.development.experiments._registry import LocalRegistry
-from madang.development.experiments.contract import (
-    Experiments,
-    JoinsTransactions,
+from madang.development.experiments._search import Condition, Pairs, Search, Subject
+from madang.development.experiments.contract import Experiments, JoinsTransactions
+from madang.development.experiments.values import (
+    Experiment,
     Metric,
+    Page,
     Run,
     RunStatus,
+    View,
 )
 from madang.engines import Context, EngineURL, Health
 from madang.errors import ConflictError, InvalidInputError, MadangError, NotFoundError
 from madang.ledger import current_actor, new_id, now_us
 from madang.metadata import Transaction
 
-_MAX_NAME = 250  # as in MLflow (mlflow.utils.validation.MAX_ENTITY_KEY_LENGTH)
-_ENDS = (RunStatus.FINISHED, RunStatus.FAILED, RunStatus.KILLED)
+ENDS = (RunStatus.FINISHED, RunStatus.FAILED, RunStatus.KILLED)
+PARENT, RUN_NAME = "mlflow.parentRunId", "mlflow.runName"
+"""Tags by which MLflow's clients nest and name runs (mlflow.utils.mlflow_tags)."""
+
+_JOIN = "{0}.project = r.project AND {0}.run_id = r.id"
+_SUBJECT = Subject(
+    language=Language(
+        texts=("artifact_uri", "run_id", "run_name", "status", "user_id"),
+        numbers=("end_time", "start_time"),
+        entities=("dataset", "metric", "param", "tag"),
+        ordered=("metric", "param", "tag"),
+        aliases={
+            "Created": "start_time",
+            "Run Name": "run_name",
+            "Run name": "run_name",
+            "created": "start_time",
+            "run name": "run_name",
+        },
+    ),
+    source="run r",
+    identity=("r.id",),
+    attributes={
+        "artifact_uri": "('mlflow-artifacts:/runs/' || r.id)",
+        "run_id": "r.id",
+        "run_name": "r.name",
+        "status": "r.status",
+        "user_id": "r.actor",
+        "end_time": "(r.ended / 1000)",
+        "start_time": "(r.started / 1000)",
+    },
+    pairs={
+        "dataset": Pairs("run_dataset", _JOIN),
+        "metric": Pairs("run_metric_last", _JOIN),
+        "param": Pairs("run_param", _JOIN),
+        "tag": Pairs("run_tag", _JOIN),
+    },
+    tail=(Order("attribute", "start_time", ascending=False), Order("attribute", "run_id")),
+)
 
 
-class LocalExperiments(Experiments, JoinsTransactions):
+class LocalExperiments(
+    LocalHistories, LocalFiles, LocalLinks, LocalLogged, Experiments, JoinsTransactions
+):
     """The default engine. One transaction a call."""
 
     def __init__(self, context: Context) -> None:
-        self._context = context
-        self._project = context.project
-        self._database = context.metadata
-        self._ledger = context.ledger
+        super().__init__(context)
         self._registry = LocalRegistry(context)
-        self._experiments: dict[str, str] = {}  # name to id; an experiment never changes its id
 
     @classmethod
     def from_url(cls, url: EngineURL, context: Context) -> Self:
@@ -58,16 +100,18 @@ class LocalExperiments(Experiments, JoinsTransactions):
 
     def start_run(
         self,
-        experiment: str,
+        experiment: str | Experiment,
         *,
         name: str = "",
         params: Mapping[str, Any] | None = None,
         tags: Mapping[str, str] | None = None,
         parent_id: str | None = None,
         inputs: Sequence[str] = (),
+        user: str | None = None,
+        start_us: int | None = None,
     ) -> Run:
         with self._database.transaction() as tx:
-            run = self.start_run_in(
+            return self.start_run_in(
                 tx,
                 experiment,
                 name=name,
@@ -75,69 +119,70 @@ class LocalExperiments(Experiments, JoinsTransactions):
                 tags=tags,
                 parent_id=parent_id,
                 inputs=inputs,
+                user=user,
+                start_us=start_us,
             )
-            experiment_id = self._experiment(tx, experiment)
-        self._experiments[experiment] = experiment_id
-        return run
 
     def start_run_in(
         self,
         tx: Transaction,
-        experiment: str,
+        experiment: str | Experiment,
         *,
         name: str = "",
         params: Mapping[str, Any] | None = None,
         tags: Mapping[str, str] | None = None,
         parent_id: str | None = None,
         inputs: Sequence[str] = (),
+        user: str | None = None,
+        start_us: int | None = None,
     ) -> Run:
-        _check_names("an experiment", [experiment])
+        if isinstance(experiment, str):
+            check_names("an experiment", [experiment])
+        texts = {key: str(value) for key, value in (params or {}).items()}
+        labels = {key: str(value) for key, value in (tags or {}).items()}
         run_id = new_id()
-        run = Run(
-            id=run_id,
-            experiment=experiment,
-            name=name or f"run-{run_id[-6:]}",
-            status=RunStatus.RUNNING,
-            start_us=now_us(),
-            end_us=None,
-            params={key: str(value) for key, value in (params or {}).items()},
-            tags={key: str(value) for key, value in (tags or {}).items()},
-            parent_id=parent_id,
-        )
-        _check_names("a run", [run.name])
-        _check_names("a parameter", run.params)
-        _check_names("a tag", run.tags)
+        # A tag that names or nests the run says the same as the argument, which wins.
+        name = name or labels.pop(RUN_NAME, "") or f"run-{run_id[-6:]}"
+        labels.pop(RUN_NAME, None)
+        if parent_id is not None:
+            labels[PARENT] = parent_id
+        check_names("a run", [name])
+        check_names("a parameter", texts)
+        check_names("a tag", labels)
+        started = now_us() if start_us is None else start_us
         if parent_id is not None:
             _rows.require_run(tx, self._project, parent_id)
+        parent_id = labels.get(PARENT)
+        experiment_id, title = self._experiment_id(tx, experiment)
         tx.execute(
-            "INSERT INTO run VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0)",
-            (self._project, run.id, self._experiment(tx, experiment), run.name, run.status.value,
-             run.start_us, None, parent_id, current_actor()),
+            "INSERT INTO run (project, id, experiment_id, name, status, started, ended, "
+            "parent_id, actor, points) VALUES (?, ?, ?, ?, ?, ?, NULL, ?, ?, 0)",
+            (self._project, run_id, experiment_id, name, RunStatus.RUNNING.value, started,
+             parent_id, user or current_actor()),
         )  # fmt: skip
-        _rows.insert_params(tx, self._project, run.id, run.params)
-        _rows.upsert_tags(tx, self._project, run.id, run.tags)
+        _rows.insert_params(tx, self._project, run_id, texts)
+        _rows.upsert_tags(tx, self._project, run_id, labels)
         self._ledger.append(
             tx,
             "run.start",
-            f"run:{run.id}",
+            f"run:{run_id}",
             inputs=[*([f"run:{parent_id}"] if parent_id else []), *inputs],
-            outputs=[f"run:{run.id}"],
-            data={"experiment": experiment, "name": run.name},
+            outputs=[f"run:{run_id}"],
+            data={"experiment": title, "name": name},
         )
-        return run
-
-    def _experiment(self, tx: Transaction, name: str) -> str:
-        """The experiment's id; it is made when it isn't there."""
-        if name in self._experiments:
-            return self._experiments[name]
-        tx.execute(
-            "INSERT INTO experiment VALUES (?, ?, ?, ?) ON CONFLICT (project, name) DO NOTHING",
-            (self._project, new_id(), name, now_us()),
+        return Run(
+            id=run_id,
+            experiment=title,
+            name=name,
+            status=RunStatus.RUNNING,
+            start_us=started,
+            end_us=None,
+            params=texts,
+            tags=labels,
+            parent_id=parent_id,
+            experiment_id=experiment_id,
+            user=user or current_actor(),
         )
-        found = tx.execute(
-            "SELECT id FROM experiment WHERE project = ? AND name = ?", (self._project, name)
-        )
-        return str(found[0][0])
 
     def log(
         self,
@@ -160,15 +205,43 @@ class LocalExperiments(Experiments, JoinsTransactions):
         tags: Mapping[str, str],
     ) -> None:
         texts = {key: str(value) for key, value in params.items()}
-        _check_names("a parameter", texts)
-        _check_names("a tag", tags)
-        _check_names("a metric", {point.key for point in points})
+        check_names("a parameter", texts)
+        check_names("a tag", tags)
+        check_names("a metric", {point.key for point in points})
         first = _rows.reserve_points(tx, self._project, run_id, len(points))
         if texts:
             _rows.insert_params(tx, self._project, run_id, texts)
             self._check_params(tx, run_id, texts)
-        _rows.upsert_tags(tx, self._project, run_id, tags)
+        self._log_tags(tx, run_id, tags)
         _rows.insert_points(tx, self._project, run_id, points, first)
+        self._log_of_models(tx, run_id, [point for point in points if point.model_id])
+
+    def _log_tags(self, tx: Transaction, run_id: str, tags: Mapping[str, str]) -> None:
+        for tag, column in ((RUN_NAME, "name"), (PARENT, "parent_id")):
+            if tag in tags:
+                tx.execute(
+                    f"UPDATE run SET {column} = ? WHERE project = ? AND id = ?",  # noqa: S608 - names above
+                    (tags[tag], self._project, run_id),
+                )
+        labels = {key: value for key, value in tags.items() if key != RUN_NAME}
+        _rows.upsert_tags(tx, self._project, run_id, labels)
+
+    def _log_of_models(self, tx: Transaction, run_id: str, points: Sequence[Metric]) -> None:
+        for model_id in dict.fromkeys(point.model_id for point in points):
+            require_model(tx, self._project, str(model_id))
+        if points:
+            tx.executemany(
+                "INSERT INTO logged_model_metric VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT "
+                "(project, model_id, name, run_id, dataset_name, dataset_digest) DO UPDATE "
+                "SET step = excluded.step, time = excluded.time, value = excluded.value "
+                "WHERE (excluded.time, excluded.step) >= "
+                "(logged_model_metric.time, logged_model_metric.step)",
+                [
+                    (self._project, m.model_id, m.key, run_id, m.dataset_name or "",
+                     m.dataset_digest or "", m.step, m.timestamp_us, _rows.stored(m.value))
+                    for m in points
+                ],
+            )  # fmt: skip
 
     def _check_params(self, tx: Transaction, run_id: str, texts: Mapping[str, str]) -> None:
         stored = _rows.params(tx, self._project, [run_id])[run_id]
@@ -200,68 +273,126 @@ class LocalExperiments(Experiments, JoinsTransactions):
         tags: Mapping[str, str] | None = None,
     ) -> Run:
         status = RunStatus(status)
-        if status not in _ENDS:
-            raise InvalidInputError(f"a run ends as {', '.join(_ENDS)}, not as {status}")
+        if status not in ENDS:
+            raise InvalidInputError(f"a run ends as {', '.join(ENDS)}, not as {status}")
         self._log(tx, run_id, {}, _points(metrics), tags or {})
         changed = tx.execute(
             "UPDATE run SET status = ?, ended = ? WHERE project = ? AND id = ? AND status <> ? "
             "RETURNING id",
             (status.value, now_us(), self._project, run_id, status.value),
         )
-        run = _rows.runs(tx, self._project, "AND r.id = ?", (run_id,), 1)[0]
+        run = _rows.load(tx, self._project, [run_id])[0]
         if changed:
             self._ledger.append(tx, "run.end", f"run:{run_id}", data=_summary(run))
         return run
+
+    def update_run(
+        self,
+        run_id: str,
+        *,
+        name: str | None = None,
+        status: RunStatus | None = None,
+        end_us: int | None = None,
+    ) -> Run:
+        if name is not None:
+            check_names("a run", [name])
+        with self._database.transaction() as tx:
+            _rows.require_run(tx, self._project, run_id, active=True)
+            before = _rows.load(tx, self._project, [run_id])[0]
+            state = before.status if status is None else RunStatus(status)
+            ended = before.end_us if end_us is None else end_us
+            if status is not None and end_us is None:
+                ended = (before.end_us or now_us()) if state in ENDS else None
+            tx.execute(
+                "UPDATE run SET name = ?, status = ?, ended = ? WHERE project = ? AND id = ?",
+                (name or before.name, state.value, ended, self._project, run_id),
+            )
+            run = _rows.load(tx, self._project, [run_id])[0]
+            if state is not before.status and state in ENDS:
+                self._ledger.append(tx, "run.end", f"run:{run_id}", data=_summary(run))
+            elif run != before:
+                data = {"name": run.name, "status": run.status.value}
+                self._ledger.append(tx, "run.update", f"run:{run_id}", data=data)
+        return run
+
+    def delete_tag(self, run_id: str, key: str) -> None:
+        with self._database.transaction() as tx:
+            _rows.require_run(tx, self._project, run_id, active=True)
+            if not self._delete_pair(tx, "run_tag", {"run_id": run_id}, key):
+                raise NotFoundError(f"run {run_id} has no tag {key!r}")
+            if key == PARENT:
+                tx.execute(
+                    "UPDATE run SET parent_id = NULL WHERE project = ? AND id = ?",
+                    (self._project, run_id),
+                )
+            self._ledger.append(tx, "run.untag", f"run:{run_id}", data={"tag": key})
+
+    def delete_run(self, run_id: str) -> None:
+        with self._database.transaction() as tx:
+            _rows.require_run(tx, self._project, run_id)
+            changed = tx.execute(
+                "UPDATE run SET deleted = ? WHERE project = ? AND id = ? AND deleted IS NULL "
+                "RETURNING id",
+                (now_us(), self._project, run_id),
+            )
+            if changed:
+                self._ledger.append(tx, "run.delete", f"run:{run_id}")
+
+    def restore_run(self, run_id: str) -> None:
+        with self._database.transaction() as tx:
+            _rows.require_run(tx, self._project, run_id)
+            run = _rows.load(tx, self._project, [run_id])[0]
+            self._active(tx, run.experiment_id)
+            changed = tx.execute(
+                "UPDATE run SET deleted = NULL WHERE project = ? AND id = ? "
+                "AND deleted IS NOT NULL RETURNING id",
+                (self._project, run_id),
+            )
+            if changed:
+                self._ledger.append(tx, "run.restore", f"run:{run_id}")
 
     # -- reading ------------------------------------------------------------------------------
 
     def get_run(self, run_id: str) -> Run:
         with self._database.transaction(write=False) as tx:
-            found = _rows.runs(tx, self._project, "AND r.id = ?", (run_id,), 1)
-        if not found:
-            raise _rows.no_run(run_id, self._project)
-        return found[0]
+            _rows.require_run(tx, self._project, run_id)
+            return _rows.load(tx, self._project, [run_id])[0]
 
     def runs(
         self, experiment: str | None = None, *, parent_id: str | None = None, limit: int = 100
     ) -> list[Run]:
-        where, values = "", []
+        where, values = "AND r.deleted IS NULL", []
         if experiment is not None:
-            where, values = " AND e.name = ?", [experiment]
+            where, values = where + " AND e.name = ?", [experiment]
         if parent_id is not None:
             where, values = where + " AND r.parent_id = ?", [*values, parent_id]
         with self._database.transaction(write=False) as tx:
             return _rows.runs(tx, self._project, where, values, limit)
 
-    def metric_history(self, run_id: str, key: str) -> list[Metric]:
+    def search_runs(
+        self,
+        experiment_ids: Sequence[str] | None = None,
+        filter: str = "",
+        *,
+        order_by: Sequence[str] = (),
+        view: View = View.ACTIVE,
+        limit: int = 1000,
+        page_token: str | None = None,
+    ) -> Page[Run]:
+        scope = Condition(f"r.project = ?{in_view('r', view)}", [self._project])
+        if experiment_ids is not None:
+            if not experiment_ids:
+                return Page(())
+            marks = ", ".join("?" * len(experiment_ids))
+            scope.sql += f" AND r.experiment_id IN ({marks})"
+            scope.values += experiment_ids
+        search = Search(
+            self._database, _SUBJECT, scope,
+            filter=filter, order_by=order_by, limit=limit, page_token=page_token,
+        )  # fmt: skip
         with self._database.transaction(write=False) as tx:
-            _rows.require_run(tx, self._project, run_id)
-            return _rows.history(tx, self._project, run_id, key)
-
-    # -- artifacts ----------------------------------------------------------------------------
-
-    def log_artifact(self, run_id: str, path: str, data: bytes | Path) -> None:
-        if not path:
-            raise InvalidInputError("an artifact needs a path, such as plots/roc.png")
-        with self._database.transaction(write=False) as tx:
-            _rows.require_run(tx, self._project, run_id)
-        digest, size = _digest(data)
-        # The file first: a line never names an artifact that isn't there.
-        self._context.component("storage").put(f"runs/{run_id}/{path}", data)
-        self._ledger.record(
-            "run.artifact",
-            f"run:{run_id}",
-            inputs=[f"run:{run_id}"],
-            outputs=[f"artifact:{digest}"],
-            data={"bytes": size, "path": path},
-        )
-
-    def artifacts(self, run_id: str) -> list[str]:
-        with self._database.transaction(write=False) as tx:
-            _rows.require_run(tx, self._project, run_id)
-        prefix = f"runs/{run_id}/"
-        found = self._context.component("storage").list(prefix)
-        return sorted(item.key.removeprefix(prefix) for item in found)
+            found, token = search.run(tx)
+            return Page(tuple(_rows.load(tx, self._project, [row[0] for row in found])), token)
 
 
 def _points(metrics: Sequence[Metric] | Mapping[str, float]) -> list[Metric]:
@@ -269,8 +400,12 @@ def _points(metrics: Sequence[Metric] | Mapping[str, float]) -> list[Metric]:
     if isinstance(metrics, Mapping):
         return [Metric(key, _number(key, value), 0, now) for key, value in metrics.items()]
     return [
-        Metric(m.key, _number(m.key, m.value), int(m.step), m.timestamp_us or now) for m in metrics
-    ]
+        Metric(
+            m.key, _number(m.key, m.value), int(m.step), m.timestamp_us or now,
+            m.model_id, m.dataset_name, m.dataset_digest,
+        )
+        for m in metrics
+    ]  # fmt: skip
 
 
 def _number(key: str, value: Any) -> float:
@@ -290,20 +425,3 @@ def _summary(run: Run) -> dict[str, Any]:
         "params": dict(run.params),
         "status": run.status.value,
     }
-
-
-def _check_names(what: str, names: Iterable[str]) -> None:
-    for name in names:
-        if not isinstance(name, str) or not 0 < len(name) <= _MAX_NAME or not name.isprintable():
-            raise InvalidInputError(
-                f"{what} needs a name of 1 to {_MAX_NAME} printable characters, found {name!r}"
-            )
-
-
-def _digest(data: bytes | Path) -> tuple[str, int]:
-    if isinstance(data, Path):
-        if not data.is_file():
-            raise NotFoundError(f"there is no file {data} to log as an artifact")
-        with data.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest(), data.stat().st_size
-    return hashlib.sha256(data).hexdigest(), len(data)
