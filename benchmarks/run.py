@@ -22,7 +22,10 @@ BENCHMARKS = {
     "features_http": [],
     "windows": [],
     "mlflow": ["--build-peers"],
+    "compiled": [],
+    "evaluation": [],
     "serving": ["--build-peers"],
+    "tuning": [],
     "demo": [],
 }
 """File to its arguments, in the order of running."""

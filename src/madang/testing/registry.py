@@ -52,6 +52,19 @@ def fitted() -> Any:
     return LogisticRegression().fit(ROWS, LABELS)
 
 
+class SmallReport:
+    """What a registry needs of an evaluation."""
+
+    def __init__(self) -> None:
+        self.metrics = {"auc": 0.75}
+
+    def to_html(self) -> str:
+        return "<p>0.75"
+
+    def to_json(self) -> bytes:
+        return b'{"auc": 0.75}'
+
+
 class RegistryContract:
     @pytest.fixture
     def registry(self, stack: Stack) -> Registry:
@@ -142,7 +155,7 @@ class RegistryContract:
     def test_refused_models_leave_nothing(self, stack: Stack, registry: Registry) -> None:
         with pytest.raises(UnsafeModelError, match="a pickle"):
             registry.register("m", b"\x80\x04K\x01.", example=ROWS)
-        with pytest.raises(InvalidInputError, match=r"can't be stored; the formats are: lightgbm"):
+        with pytest.raises(InvalidInputError, match=r"can't be stored; the formats are: catboost"):
             registry.register("m", object(), example=ROWS)
         with pytest.raises(InvalidInputError, match="auc is not a finite number"):
             self.add(registry, evaluation={"auc": math.nan})
@@ -151,6 +164,28 @@ class RegistryContract:
         assert registry.models() == []
         assert list(stack.storage.list("models/")) == []
         assert stack.ledger.lines(kind="model.*") == []
+
+    def test_a_pickle_that_a_client_uploads_is_kept_and_never_loaded(
+        self, stack: Stack, registry: Registry, tmp_path: Path
+    ) -> None:
+        folder = tmp_path / "uploaded"
+        (folder / "data").mkdir(parents=True)
+        (folder / "data" / "model.pkl").write_bytes(b"\x80\x04cos\nsystem\n.")
+        version = registry.register("m", folder, example=None, tags={"by": "client"})
+        assert (version.format, version.version) == ("object", 1)
+        reason = "data/model.pkl is a pickle, and loading a pickle runs whatever code it holds"
+        with pytest.raises(
+            UnsafeModelError, match=f"kept as an object and is never loaded: {reason}"
+        ):
+            registry.load("m")
+        (line,) = stack.ledger.lines(kind="model.register")
+        assert line.data["reason"] == reason
+        files, back = tmp_path / "files", tmp_path / "back"
+        files.mkdir()
+        back.mkdir()
+        registry.download("m", 1, files)
+        formats.unpack(files, back, digest=version.digest)
+        assert (back / "data" / "model.pkl").read_bytes() == b"\x80\x04cos\nsystem\n."
 
     @pytest.mark.parametrize("file", ["model.json", "model.skops", "compiled.npz", "example.npz"])
     def test_changed_files_are_not_loaded(
@@ -163,13 +198,22 @@ class RegistryContract:
         with pytest.raises(IntegrityError, match=file):
             registry.load("m")
 
+    def test_a_report_is_kept_as_page_and_as_data(self, stack: Stack, registry: Registry) -> None:
+        version = self.add(registry, report=SmallReport())
+        assert version.evaluation == {"auc": 0.75}
+        assert stack.storage.get(f"{version.location}/report.html") == b"<p>0.75"
+        assert stack.storage.get(f"{version.location}/evaluation.json") == b'{"auc": 0.75}'
+        assert registry.load("m").manifest.digest == version.digest
+        given = self.add(registry, report=SmallReport(), evaluation={"auc": 0.5})
+        assert given.evaluation == {"auc": 0.5}
+
     def test_a_lost_file_is_found(self, stack: Stack, registry: Registry) -> None:
         stack.storage.delete(f"{self.add(registry).location}/model.skops")
         with pytest.raises(IntegrityError, match=r"the model's file model\.skops is missing"):
             registry.load("m")
 
     def test_download(self, registry: Registry, tmp_path: Path) -> None:
-        self.add(registry, report=b"<html>")
+        self.add(registry, report=SmallReport())
         folder = tmp_path / "files"
         folder.mkdir()
         found = registry.download("m", None, folder)

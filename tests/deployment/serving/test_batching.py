@@ -17,6 +17,13 @@ from madang.development.experiments import Signature, TensorSpec
 from madang.errors import InvalidInputError
 
 
+class Asker:
+    """Who waits for an answer, over whatever."""
+
+    started = 0.0
+    gone = False
+
+
 class Doubling:
     """Answers twice the input; refuses negative values; remembers the sizes of its batches."""
 
@@ -56,7 +63,7 @@ def run(served, arrays, between=None):
 
         batcher = Batcher(finish)
         calls = [
-            Call(None, InferRequest([]), served, {"input": array}, str(i))
+            Call(Asker(), InferRequest([]), served, {"input": array}, str(i))
             for i, array in enumerate(arrays)
         ]
         for call in calls:
@@ -147,7 +154,7 @@ def test_a_slow_model_leaves_the_loop_free_and_what_comes_meanwhile_is_one_batch
         batcher = Batcher(lambda _, result: results.append(result))
 
         def add(value):
-            batcher.add(Call(None, InferRequest([]), served, {"input": rows(value)}, "i"))
+            batcher.add(Call(Asker(), InferRequest([]), served, {"input": rows(value)}, "i"))
 
         add(1)
         while not entered.is_set():  # noqa: ASYNC110 - another thread sets it

@@ -200,6 +200,7 @@ class Held:
         self.draining = False
         self.date = b""
         self.connections = set()
+        self.held_bytes = 0
         self.exchanges = []
 
     def admit(self, exchange):

@@ -371,9 +371,13 @@ def test_what_can_not_be_logged_is_counted_and_answered(stack):
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("local://127.0.0.1:1?worker=2", "no option worker; its options are: workers"),
-        ("local://127.0.0.1:1?workers=0", "from 1 to 256: '0'"),
-        ("local://127.0.0.1:1?workers=x", "from 1 to 256: 'x'"),
+        ("local://127.0.0.1:1?worker=2", "no option worker; its options are: .*workers"),
+        ("local://127.0.0.1:1?workers=0", "from 1 to 256, or a range as in 1-4: '0'"),
+        ("local://127.0.0.1:1?workers=x", "from 1 to 256, .*: 'x'"),
+        ("local://127.0.0.1:1?workers=4-2", "from 1 to 256, .*: '4-2'"),
+        ("local://127.0.0.1:1?workers=1-300", "from 1 to 256, .*: '1-300'"),
+        ("local://127.0.0.1:1?workers=1-2&queue_seconds=0", "seconds above 0: '0'"),
+        ("local://127.0.0.1:1?queue_seconds=soon", "seconds above 0: 'soon'"),
     ],
 )
 def test_a_wrong_url_is_refused(tmp_path, url, message):
@@ -394,6 +398,18 @@ def test_the_worker_imports_nothing_that_it_does_not_need(stack):
             loaded = maps.read()
     assert "numpy" in loaded
     for package in ("pyarrow", "sklearn", "scipy", "polars", "duckdb", "deltalake", "pandas"):
+        assert f"/{package}/" not in loaded, package
+
+
+def test_a_worker_that_logs_does_without_pandas(stack):
+    """pyarrow imports pandas for conversions from lists, and 30 MB with it."""
+    with stack.serving.workers() as workers:
+        answer = stack.serving.predict("sums", ROWS)
+        assert [event["id"] for event in logged(stack, "sums", 1)] == [answer["id"]]
+        with open(f"/proc/{workers.pids()[0]}/maps") as maps:
+            loaded = maps.read()
+    assert "/pyarrow/" in loaded
+    for package in ("sklearn", "scipy", "polars", "duckdb", "pandas"):
         assert f"/{package}/" not in loaded, package
 
 

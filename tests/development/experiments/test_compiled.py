@@ -15,6 +15,7 @@ from sklearn.linear_model import (
     Ridge,
     SGDRegressor,
 )
+from sklearn.neighbors import KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import (
     MaxAbsScaler,
@@ -55,7 +56,7 @@ def pair(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
     manifest = formats.save(model.fit(rows, labels), folder, example=rows[:5])
     assert manifest.compiled["kind"] == "linear"
-    assert manifest.compiled["rows"] == 1005
+    assert manifest.compiled["rows"] == 1005 + 300  # around the example; with NaN and infinities
     assert manifest.compiled["max_difference"] <= manifest.compiled["bound"] == 1e-9
     fast, original = formats.load(folder), formats.load(folder, compiled=False)
     assert type(fast._predictor) is not type(original._predictor)
@@ -110,33 +111,35 @@ class _Tripled(Ridge):
 
 
 @pytest.mark.parametrize(
-    "model",
+    ("model", "reason"),
     [
-        make_pipeline(PolynomialFeatures(2), Ridge()),
-        make_pipeline(MinMaxScaler(clip=True), Ridge()),
-        _Tripled(),
+        (make_pipeline(PolynomialFeatures(2), Ridge()), "PolynomialFeatures has no compiled form"),
+        (_Tripled(), "_Tripled has no compiled form"),
+        (KNeighborsRegressor(), "KNeighborsRegressor has no compiled form"),
     ],
-    ids=["polynomial", "clipped", "own class"],
+    ids=["polynomial", "own class", "another"],
 )
-def test_what_is_not_linear_stays_as_it_is(tmp_path, model):
+def test_what_has_no_compiled_form_stays_as_it_is(tmp_path, model, reason):
     name = f"{_Tripled.__module__}._Tripled"
     model.fit(DIABETES, PROGRESS)
     manifest = formats.save(model, tmp_path, example=DIABETES[:3], trusted=[name])
-    assert manifest.compiled == {}
-    assert not (tmp_path / "compiled.npz").exists()
-    found = formats.load(tmp_path, digest=manifest.digest).predict({"input": DIABETES})
+    assert list(manifest.compiled) == ["not"]
+    assert manifest.compiled["not"].endswith(reason)
+    assert not list(tmp_path.glob("compiled.*"))
+    loaded = formats.load(tmp_path, digest=manifest.digest)
+    assert loaded.fallback == ""
+    found = loaded.predict({"input": DIABETES})
     np.testing.assert_allclose(found["predict"], model.predict(DIABETES))
 
 
 def test_a_form_that_differs_is_not_used(tmp_path, monkeypatch):
-    from madang.development.experiments import compiled
+    from madang.development.experiments import _linear
 
     model = Ridge().fit(DIABETES, PROGRESS)
-    real = compiled._arrays
-    monkeypatch.setattr(
-        compiled, "_arrays", lambda m, link: real(m, link) | {"bias": np.array([1e-3])}
-    )
+    monkeypatch.setattr(_linear, "_fused", lambda scalers, n: (np.full(n, 1e-3), np.ones(n)))
     manifest = formats.save(model, tmp_path, example=DIABETES[:3])
-    assert manifest.compiled == {}
+    assert manifest.compiled["not"].startswith("its outputs differ by ")
+    assert manifest.compiled["not"].endswith("(allowed: 1e-09)")
+    assert not list(tmp_path.glob("compiled.*"))
     found = formats.load(tmp_path).predict({"input": DIABETES})["predict"]
     np.testing.assert_array_equal(found, model.predict(DIABETES))

@@ -36,7 +36,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from madang.data.collection._batches import STORED_SCHEMA, Batch
+from madang.data.collection._batches import STORED_SCHEMA, Batch, fixed_width
 from madang.data.collection.contract import EVENT_SCHEMA
 
 MAGIC = b"MDL1"
@@ -96,7 +96,7 @@ def encode(
         batch = pa.RecordBatch.from_arrays(columns, schema=_SPARSE_SCHEMA)
     body = batch.serialize()
     padding = _ZEROS[: -body.size % HEADER_BYTES]
-    times = batch.column(0).view(pa.int64()).to_numpy()
+    times = fixed_width(batch.column(0), np.int64)
     low, high = (int(times.min()), int(times.max())) if len(times) else (0, NO_TIME)
     length = body.size + len(padding)
     head = _HEADER.pack(
@@ -150,7 +150,7 @@ def pieces(batch: Batch) -> Iterator[Batch]:
     sizes = np.full(batch.num_rows, 16, np.int64)
     for name in ("key", "value"):
         lengths = pc.binary_length(batch.column(name)).fill_null(0)
-        sizes += lengths.to_numpy(zero_copy_only=False)
+        sizes += fixed_width(lengths, np.int32)
     ends, start = np.cumsum(sizes), 0
     while start < batch.num_rows:
         before = int(ends[start - 1]) if start else 0

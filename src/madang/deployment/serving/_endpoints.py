@@ -141,14 +141,24 @@ class Models:
         """
         return ServedEndpoint(wanted, [self._version(wanted, arm) for arm in wanted.arms])
 
+    def load(self, wanted: WantedEndpoint) -> None:
+        """Loads the models of an endpoint and calls none, so that it may be done before a fork."""
+        for arm in wanted.arms:
+            self._model(arm)
+
+    def _model(self, arm: WantedArm) -> Model:
+        from madang.development.experiments import formats
+
+        if arm.digest not in self._loaded:
+            folder = self._files.models / arm.digest
+            self._loaded[arm.digest] = formats.load(folder, digest=arm.digest)
+        return self._loaded[arm.digest]
+
     def _version(self, wanted: WantedEndpoint, arm: WantedArm) -> Version:
         from madang.development.experiments import formats
 
-        folder = self._files.models / arm.digest
-        if arm.digest not in self._loaded:
-            self._loaded[arm.digest] = formats.load(folder, digest=arm.digest)
-        version = Version(wanted, arm, self._loaded[arm.digest])
-        version.warm_up(_first_rows(formats.example_inputs(folder)))
+        version = Version(wanted, arm, self._model(arm))
+        version.warm_up(_first_rows(formats.example_inputs(self._files.models / arm.digest)))
         return version
 
     def keep_only(self, digests: set[str]) -> bool:

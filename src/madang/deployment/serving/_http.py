@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import Protocol, cast
 
 import httptools
 
-from madang.deployment.serving._exchange import Exchange, Limits, decompressed
+from madang.deployment.serving._codings import decompressed
+from madang.deployment.serving._exchange import SMALL_BYTES, TOO_MUCH, Exchange, Limits
 from madang.errors import InvalidInputError
 
 
@@ -24,6 +26,7 @@ class Service(Protocol):
     draining: bool
     date: bytes
     connections: set[Connection]
+    held_bytes: int
 
     def admit(self, exchange: Exchange) -> tuple[int, str] | None:
         """Asked when the headers are there, before a body is read: an error to refuse it."""
@@ -48,11 +51,14 @@ class Connection(asyncio.Protocol):
         self._size = 0
         self._header_bytes = 0
         self._in_headers = False
+        self._expects = False  # an interim answer before the body
         self._began_here = self._completed_here = False  # in the data at hand
         self._refusal: tuple[int, str] | None = None
         self._ended = False  # nothing that still comes is looked at
         self._paused = False  # reading
         self._blocked = False  # the peer does not read what was written
+        self.leaves = False  # its next answer closes it: another worker has more time for it
+        self._held = 0  # bytes of bodies, counted in the service too
         self._since = self._loop.time()
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)
 
@@ -60,15 +66,34 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        connections = self.service.connections
-        if len(connections) >= self._limits.max_connections:
+        connections, limit = self.service.connections, self._limits.max_connections
+        if len(connections) >= 2 * limit:
+            self._transport.abort()  # a flood: even to say so would take too much
+        elif len(connections) >= limit and not self._make_room():
             self._refuse(503, f"the server has {len(connections)} connections; try again later")
         connections.add(self)
+
+    def _make_room(self) -> bool:
+        """Drops the connection that has been without an admitted request for longest."""
+        waiting = [connection for connection in self.service.connections if connection.is_spare()]
+        if not waiting:
+            return False
+        oldest = min(waiting, key=lambda connection: connection._since)
+        oldest.abort()
+        self.service.connections.discard(oldest)
+        return True
 
     def connection_lost(self, error: Exception | None) -> None:
         self.service.connections.discard(self)
         self._ended = True
+        for exchange in self._exchanges:
+            exchange.gone = True
         self._exchanges.clear()
+        self._release(self._held)
+
+    def _release(self, count: int) -> None:
+        self._held -= count
+        self.service.held_bytes -= count
 
     def eof_received(self) -> bool:
         if not self._exchanges:
@@ -87,7 +112,9 @@ class Connection(asyncio.Protocol):
             # An offer to speak another protocol is not taken; what follows can't be parsed.
             if self._exchanges:
                 self._exchanges[-1].keep_alive = False
-            self._ended = True
+                self._ended = True
+            elif not self._ended:
+                self._end()
         except httptools.HttpParserError as error:
             self._refusal = self._refusal or (400, f"this is not HTTP/1.1: {error}")
         if self._in_headers:
@@ -122,6 +149,7 @@ class Connection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         self._current = Exchange(self)
         self._in_headers = self._began_here = True
+        self._expects = False
         self._header_bytes = 0
         self._parts.clear()
         self._size = 0
@@ -151,15 +179,22 @@ class Connection(asyncio.Protocol):
         elif name == b"content-length":
             if int(value) > self._limits.max_body_bytes:
                 self._refusal = self._refusal or self._too_large()
-        elif name == b"inference-header-content-length":
-            if not value.isdigit() or len(value) > 12:
-                self._refusal = (400, "Inference-Header-Content-Length is not a number")
-            else:
-                exchange.header_length = int(value)
-        elif name == b"content-encoding":
-            exchange.encoding = value.lower()
-        elif name == b"expect" and value.lower() == b"100-continue":
-            self._continue()
+        else:
+            take = _HEADERS.get(name)
+            if take is not None:
+                take(self, exchange, value)
+
+    def _take_header_length(self, exchange: Exchange, value: bytes) -> None:
+        if value.isdigit() and len(value) <= 12:
+            exchange.header_length = int(value)
+        else:
+            self._refusal = (400, "Inference-Header-Content-Length is not a number")
+
+    def _take_timeout(self, exchange: Exchange, value: bytes) -> None:
+        if value.isdigit() and len(value) <= 12:
+            exchange.timeout_seconds = int(value) / 1000 or None
+        else:
+            self._refusal = (400, "X-Request-Timeout-Ms is not a number of milliseconds")
 
     def on_headers_complete(self) -> None:
         self._in_headers = False
@@ -170,6 +205,8 @@ class Connection(asyncio.Protocol):
         exchange.keep_alive = self._parser.should_keep_alive()
         self._refusal = self.service.admit(exchange)
         self._size = 0
+        if self._expects and self._refusal is None:
+            self._continue()
 
     def on_body(self, part: bytes) -> None:
         if self._refusal is None:
@@ -177,8 +214,18 @@ class Connection(asyncio.Protocol):
             if self._size > self._limits.max_body_bytes:
                 self._refusal = self._too_large()
                 self._parts.clear()
+            elif self._size > SMALL_BYTES and not self._hold_body(part):
+                self._refusal = (503, TOO_MUCH)
+                self._parts.clear()
             elif self._current is not None and self._current.method == b"POST":
                 self._parts.append(part)  # another method's body means nothing and is not kept
+
+    def _hold_body(self, part: bytes) -> bool:
+        """Counts a large body when it is large, and then each part of it."""
+        exchange = self._current
+        if exchange is None:
+            return True
+        return self.hold(exchange, len(part) if exchange.held else self._size)
 
     def on_message_complete(self) -> None:
         exchange, self._current = self._current, None
@@ -202,7 +249,18 @@ class Connection(asyncio.Protocol):
         except InvalidInputError as error:
             exchange.fail(415, str(error))
             return False
-        return True
+        size = len(exchange.body)
+        if size <= SMALL_BYTES or self.hold(exchange, size):
+            return True
+        exchange.fail(503, TOO_MUCH)
+        return False
+
+    def hold(self, exchange: Exchange, count: int) -> bool:
+        """Counts what a request takes beside its body; whether that is within the limit of all."""
+        exchange.held += count
+        self._held += count
+        self.service.held_bytes += count
+        return self.service.held_bytes <= self._limits.max_held_bytes
 
     def _continue(self) -> None:
         """Answers `Expect: 100-continue` in its turn (RFC 9110, section 10.1.1)."""
@@ -226,6 +284,8 @@ class Connection(asyncio.Protocol):
             exchange = exchanges.popleft()
             ready.append(cast("bytes", exchange.response))
             keep = exchange.keep_alive
+            if exchange.held:
+                self._release(exchange.held)
         if not ready or self._transport.is_closing():
             return
         self._transport.write(ready[0] if len(ready) == 1 else b"".join(ready))
@@ -256,6 +316,7 @@ class Connection(asyncio.Protocol):
     def _end(self) -> None:
         """Closes so that the answer arrives: with unread bytes, close() would reset it away."""
         self._ended = True
+        self._since = self._loop.time()
         self._exchanges.clear()
         if self._transport.can_write_eof():
             self._transport.write_eof()
@@ -266,9 +327,7 @@ class Connection(asyncio.Protocol):
     def check_time(self, now: float) -> None:
         """Called now and then: ends what takes too long."""
         waited = now - self._since
-        if self._transport.is_closing():
-            return
-        if self._blocked:
+        if self._blocked or self._transport.is_closing():
             if waited > self._limits.write_timeout_seconds:
                 self._transport.abort()
         elif self._exchanges or self._ended:
@@ -280,6 +339,12 @@ class Connection(asyncio.Protocol):
         elif waited > self._limits.idle_timeout_seconds:
             self._transport.close()
 
+    def is_spare(self) -> bool:
+        """Whether no admitted request is under way: it may be dropped when room is needed."""
+        return (
+            not self._exchanges and not self._ended and (self._current is None or self._in_headers)
+        )
+
     def close_idle(self) -> bool:
         """Closes the connection if nothing is under way on it; says whether it is closed."""
         if not self._exchanges and self._current is None:
@@ -289,3 +354,24 @@ class Connection(asyncio.Protocol):
     def abort(self) -> None:
         """Drops the connection."""
         self._transport.abort()
+
+
+def _take_expect(connection: Connection, _: Exchange, value: bytes) -> None:
+    connection._expects = value.lower() == b"100-continue"
+
+
+def _take_encoding(_: Connection, exchange: Exchange, value: bytes) -> None:
+    exchange.encoding = value.lower()
+
+
+def _take_accept(_: Connection, exchange: Exchange, value: bytes) -> None:
+    exchange.accept = value
+
+
+_HEADERS: dict[bytes, Callable[[Connection, Exchange, bytes], None]] = {
+    b"accept-encoding": _take_accept,
+    b"content-encoding": _take_encoding,
+    b"expect": _take_expect,
+    b"inference-header-content-length": Connection._take_header_length,
+    b"x-request-timeout-ms": Connection._take_timeout,
+}

@@ -5,32 +5,49 @@ Every route needs a token with a permission, except those in `PUBLIC`.
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from random import getrandbits
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 import madang
-from madang.deployment.serving._batching import Batcher, Call, Result, now
+from madang.deployment.serving._batching import Asker, Batcher, Call, Result, now
 from madang.deployment.serving._endpoints import ServedEndpoint, Version
-from madang.deployment.serving._exchange import Exchange, Limits, date_line
+from madang.deployment.serving._exchange import SMALL_BYTES, TOO_MUCH, Exchange, Limits, date_line
 from madang.deployment.serving._features import FeatureReads
 from madang.deployment.serving._http import Connection
 from madang.deployment.serving._log import PredictionLog, Record
 from madang.deployment.serving._metrics import Snapshot, exposition
-from madang.deployment.serving._state import AcceptedToken, hash_token
+from madang.deployment.serving._parameters import (
+    check_load,
+    check_outputs,
+    check_request,
+    deadline_of,
+    load_parameters,
+    wants_ready_only,
+)
+from madang.deployment.serving._repository import Repository, states
+from madang.deployment.serving._state import AcceptedToken, WantedEndpoint, hash_token
+from madang.deployment.serving._statistics import model_statistics
 from madang.deployment.serving._tensors import (
-    Parameters,
-    binary_output,
+    InferRequest,
     decode_request,
     encode,
-    json_output,
     read_inputs,
 )
-from madang.errors import InvalidInputError, MadangError
+from madang.errors import (
+    AuthenticationError,
+    InvalidInputError,
+    MadangError,
+    NotFoundError,
+    UnavailableError,
+)
 
 if TYPE_CHECKING:
     from madang.data.features import OnlineStore
@@ -38,7 +55,14 @@ if TYPE_CHECKING:
 PUBLIC = frozenset({"/v2/health/live", "/v2/health/ready"})
 """The only routes that need no token."""
 
-_OCTETS = b"application/octet-stream"
+EXTENSIONS = ("binary_tensor_data", "model_repository", "statistics")
+"""What the server speaks beside the protocol itself, by Triton's names."""
+
+_LOGGER = logging.getLogger("madang.serving")
+_FAULT = "the server failed to answer; the worker's log says why"
+
+# A longer URL or token is none of ours, and is not remembered: the caches must not grow by it.
+_MAX_KEY_BYTES = 2048
 
 
 @dataclass(frozen=True)
@@ -62,18 +86,23 @@ class Service:
         log: PredictionLog,
         totals: Callable[[], Snapshot],
         online: Callable[[], tuple[OnlineStore, Path]],
+        repository: Repository,
     ) -> None:
         self.limits = limits
         self.draining = False
         self.date = date_line()
         self.connections: set[Connection] = set()
+        self.held_bytes = 0
         self.endpoints: dict[str, ServedEndpoint] = {}
         self.unserved: dict[str, str] = {}
+        self.unloaded: dict[str, WantedEndpoint] = {}
         self.started = False  # the first desired state was worked through
         self.counts = Snapshot()
         self.totals = totals
         self._features = FeatureReads(online, self.counts.features)
         self._log = log
+        self._repository = repository
+        self._tasks: set[asyncio.Task[None]] = set()
         self._batcher = Batcher(self._finish)
         self._routes: dict[bytes, Route | None] = {}
         self._tokens: dict[str, AcceptedToken] = {}
@@ -92,21 +121,30 @@ class Service:
         if route is None:
             known = self._identify(exchange.authorization)
             # Without an identity, nothing is said about what exists.
-            return _unknown(exchange) if known else _who(exchange)
+            return _unknown(exchange) if known else _who(exchange.authorization)
         if route.permission:
             token = self._identify(exchange.authorization)
-            if token is None:
-                return _who(exchange)
-            if route.permission not in token.permissions:
-                return 403, f"{token.name} lacks the permission {route.permission}"
+            if token is None or route.permission not in token.permissions:
+                return self.refusal(exchange.authorization, route.permission)
         if exchange.method not in route.methods:
             return 405, f"use {' or '.join(method.decode() for method in route.methods)} here"
+        return None
+
+    def refusal(self, authorization: bytes, permission: str) -> tuple[int, str] | None:
+        """Why whoever sends this `Authorization` may not do something, or nothing."""
+        token = self._identify(authorization)
+        if token is None:
+            return _who(authorization)
+        if permission not in token.permissions:
+            return 403, f"{token.name} lacks the permission {permission}"
         return None
 
     def _identify(self, authorization: bytes) -> AcceptedToken | None:
         try:
             token = self._known[authorization]
         except KeyError:
+            if len(authorization) > _MAX_KEY_BYTES:
+                return None
             token = self._look_up(authorization)
             if len(self._known) > 10_000:
                 self._known.clear()
@@ -127,6 +165,8 @@ class Service:
         try:
             return self._routes[url]
         except KeyError:
+            if len(url) > _MAX_KEY_BYTES:
+                return None
             if len(self._routes) > 4096:
                 self._routes.clear()
             found = self._routes[url] = find_route(url)
@@ -139,50 +179,104 @@ class Service:
         if route is None:  # admitted only if it was found; said again for the type checker
             exchange.fail(404, "no such path")
             return
-        route.handler(self, exchange, route)
+        try:
+            route.handler(self, exchange, route)
+        except MadangError as error:
+            self._fail(exchange, status_of(error), str(error), route.endpoint)
+        except Exception:  # one request must not end the connection's others
+            _LOGGER.exception("a request of %s failed", route.endpoint or "the server")
+            self._fail(exchange, 500, _FAULT, route.endpoint)
 
     def live(self, exchange: Exchange, route: Route) -> None:
         """`GET /v2/health/live`."""
         exchange.respond(b'{"live":true}')
 
+    def is_ready(self) -> bool:
+        """Whether every wanted endpoint is served, except those that a client unloaded."""
+        return self.started and not self.draining and not self.unserved
+
     def ready(self, exchange: Exchange, route: Route) -> None:
-        """`GET /v2/health/ready`: whether every wanted endpoint is served."""
-        ready = self.started and not self.draining and not self.unserved
+        """`GET /v2/health/ready`."""
+        ready = self.is_ready()
         exchange.respond(b'{"ready":true}' if ready else b'{"ready":false}', 200 if ready else 503)
 
     def server(self, exchange: Exchange, route: Route) -> None:
         """`GET /v2`."""
-        extensions = ["binary_tensor_data", "model_repository"]
-        exchange.respond(
-            encode({"name": "madang", "version": madang.__version__, "extensions": extensions})
-        )
+        exchange.respond(encode(server_metadata()))
 
     def model(self, exchange: Exchange, route: Route) -> None:
         """`GET /v2/models/{name}[/versions/{version}]`."""
-        found = self._find(exchange, route)
-        if found is not None:
-            endpoint, version = found
-            described = version or endpoint.main
-            exchange.respond(encode(described.metadata(endpoint.versions)))
+        exchange.respond(encode(self.describe(route.endpoint, route.version)))
+
+    def describe(self, name: str, label: str | None) -> dict[str, Any]:
+        """`$metadata_model_response`; raises as `find`."""
+        endpoint, version = self.find(name, label)
+        return (version or endpoint.main).metadata(endpoint.versions)
 
     def model_ready(self, exchange: Exchange, route: Route) -> None:
         """`GET /v2/models/{name}[/versions/{version}]/ready`."""
-        found = self._find(exchange, route)
-        if found is not None:
-            exchange.respond(encode({"name": route.endpoint, "ready": True}))
+        self.find(route.endpoint, route.version)
+        exchange.respond(encode({"name": route.endpoint, "ready": True}))
+
+    def model_statistics(self, exchange: Exchange, route: Route) -> None:
+        """`GET /v2/models[/{name}[/versions/{version}]]/stats` (the statistics extension)."""
+        exchange.respond(encode(self.statistics(route.endpoint, route.version)))
+
+    def statistics(self, name: str, label: str | None) -> dict[str, Any]:
+        """`$stats_model_response` of a version, an endpoint, or everything; raises as `find`."""
+        if name:
+            endpoint, version = self.find(name, label)
+            pairs = [(name, version.label)] if version else [(name, v) for v in endpoint.versions]
+        else:
+            pairs = [(n, v) for n, found in sorted(self.endpoints.items()) for v in found.versions]
+        return model_statistics(self.totals(), pairs)
 
     def index(self, exchange: Exchange, route: Route) -> None:
         """`POST /v2/repository/index` (the model repository extension)."""
-        rows = [
-            {"name": name, "version": label, "state": "READY", "reason": ""}
-            for name, endpoint in sorted(self.endpoints.items())
-            for label in endpoint.versions
-        ]
-        rows += [
-            {"name": name, "version": "", "state": "UNAVAILABLE", "reason": reason}
-            for name, reason in sorted(self.unserved.items())
-        ]
-        exchange.respond(encode(rows))
+        exchange.respond(encode(self.repository_index(ready=wants_ready_only(exchange.body))))
+
+    def repository_index(self, *, ready: bool) -> list[dict[str, str]]:
+        """`$repository_index_response`; only what is ready, if so asked."""
+        served = {name: list(endpoint.versions) for name, endpoint in self.endpoints.items()}
+        return states(served, {} if ready else self.unserved, {} if ready else self.unloaded)
+
+    def load(self, exchange: Exchange, route: Route) -> None:
+        """`POST /v2/repository/models/{name}/load`."""
+        self._change(exchange, route.endpoint, load=True)
+
+    def unload(self, exchange: Exchange, route: Route) -> None:
+        """`POST /v2/repository/models/{name}/unload`."""
+        self._change(exchange, route.endpoint, load=False)
+
+    def _change(self, exchange: Exchange, name: str, *, load: bool) -> None:
+        parameters = load_parameters(exchange.body)
+
+        async def change() -> None:
+            try:
+                await self.change(exchange.authorization, name, parameters, load=load)
+            except MadangError as error:
+                self._fail(exchange, status_of(error), str(error), name)
+            else:
+                exchange.respond(b"{}")
+
+        task = asyncio.get_running_loop().create_task(change())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def change(
+        self, authorization: bytes, name: str, parameters: Iterable[str], *, load: bool
+    ) -> None:
+        """Loads or unloads an endpoint in every worker, in the name of the token's user.
+
+        Raises:
+            MadangError: As `Repository.change`; or the token was revoked meanwhile.
+        """
+        check_load(parameters)
+        token = self._identify(authorization)
+        if token is None:
+            raise AuthenticationError(_who(authorization)[1])
+        actor = "" if token.own else f"user:{token.name}"
+        await self._repository.change(name, load=load, actor=actor)
 
     def metrics(self, exchange: Exchange, route: Route) -> None:
         """`GET /metrics`: the counts of all workers."""
@@ -193,67 +287,107 @@ class Service:
         """`POST /features/read`: online feature values, as on the API."""
         self._features.answer(exchange)
 
-    def _find(
-        self, exchange: Exchange, route: Route
-    ) -> tuple[ServedEndpoint, Version | None] | None:
-        """The route's endpoint and version, if it names one; else answers, and returns nothing."""
-        endpoint = self.endpoints.get(route.endpoint)
+    def find(self, name: str, label: str | None) -> tuple[ServedEndpoint, Version | None]:
+        """An endpoint, and the version of it that a label names, if one does.
+
+        Raises:
+            NotFoundError: There is no such endpoint or version.
+            UnavailableError: It is not served now.
+        """
+        endpoint = self.endpoints.get(name)
         if endpoint is None:
-            reason = self.unserved.get(route.endpoint)
-            known = ", ".join(sorted(self.endpoints)) or "none"
-            message = (
-                f"the endpoint {route.endpoint!r} is not served yet"
-                + (f": {reason}" if reason else "; it is being loaded")
-                if reason is not None or not self.started
-                else f"there is no endpoint {route.endpoint!r}; endpoints: {known}"
-            )
-            self._fail(exchange, 404 if self.started and reason is None else 503, message)
-            return None
-        if route.version is None:
+            raise self._absent(name)
+        if not label:
             return endpoint, None
-        version = endpoint.versions.get(route.version)
+        version = endpoint.versions.get(label)
         if version is None:
             known = ", ".join(endpoint.versions)
-            message = f"{route.endpoint!r} has no version {route.version!r}; versions: {known}"
-            self._fail(exchange, 404, message, endpoint.wanted.name)
-            return None
+            raise NotFoundError(f"{name!r} has no version {label!r}; versions: {known}")
         return endpoint, version
+
+    def _absent(self, name: str) -> MadangError:
+        if name in self.unloaded:
+            return UnavailableError(
+                f"the endpoint {name!r} is unloaded; "
+                f"load it: POST /v2/repository/models/{name}/load"
+            )
+        reason = self.unserved.get(name)
+        if reason is not None:
+            return UnavailableError(f"the endpoint {name!r} is not served yet: {reason}")
+        if not self.started:
+            return UnavailableError(f"the endpoint {name!r} is not served yet; it is being loaded")
+        known = ", ".join(sorted(self.endpoints)) or "none"
+        return NotFoundError(f"there is no endpoint {name!r}; endpoints: {known}")
 
     # -- prediction ---------------------------------------------------------------------------
 
     def infer(self, exchange: Exchange, route: Route) -> None:
         """`POST /v2/models/{name}[/versions/{version}]/infer`."""
-        found = self._find(exchange, route)
-        if found is None:
-            return
-        endpoint, version = found
+        if self._batcher.waiting >= self.limits.max_waiting:
+            self.check_room()
+        endpoint, version = self.find(route.endpoint, route.version)
         try:
             request, offset = decode_request(exchange.body, exchange.header_length)
             if version is None:
                 version = endpoint.choose(request.id or None)
-            inputs = read_inputs(request, version.inputs, exchange.body, offset)
-            for output in request.outputs or ():
-                _check_output(output.name, version)
-        except InvalidInputError as error:
-            self._fail(exchange, 400, str(error), route.endpoint, version)
-            return
-        self._batcher.add(Call(exchange, request, version, inputs, request.id or new_id()))
+            self.take(exchange, request, version, exchange.body, offset)
+        except MadangError as error:
+            self._fail(exchange, status_of(error), str(error), route.endpoint, version)
+
+    def check_room(self) -> None:
+        """Asked before a request is parsed, which is more work than to refuse it.
+
+        Raises:
+            UnavailableError: So many requests wait that one more would only wait in vain.
+        """
+        waiting = self._batcher.waiting
+        if waiting >= self.limits.max_waiting:
+            raise UnavailableError(f"{waiting} requests wait for their model; try again later")
+
+    def take(
+        self, asker: Asker, request: InferRequest, version: Version, body: bytes, offset: int
+    ) -> None:
+        """Has a request predicted; the asker gets the answer.
+
+        Args:
+            asker: Who asks.
+            request: The request.
+            version: Who answers.
+            body: Where binary tensors are, from `offset` on.
+            offset: See `body`.
+
+        Raises:
+            InvalidInputError: Says what was expected and what was found.
+            UnavailableError: All requests under way take too much memory.
+        """
+        inputs = read_inputs(request, version.inputs, body, offset)
+        deadline = inf
+        if request.parameters or asker.timeout_seconds is not None:
+            check_request(request.parameters or {})
+            deadline = deadline_of(asker.started, asker.timeout_seconds, request)
+        if request.outputs:
+            check_outputs(request.outputs, version)
+        size = 0
+        for array in inputs.values():
+            size += array.nbytes
+        if size > SMALL_BYTES and not asker.hold(size):
+            raise UnavailableError(TOO_MUCH)
+        call = Call(asker, request, version, inputs, request.id or new_id(), deadline=deadline)
+        self._batcher.add(call)
 
     def _finish(self, call: Call, result: Result) -> None:
         exchange, version = call.exchange, call.version
         if isinstance(result, Exception):
-            status = result.status if isinstance(result, MadangError) else 500
-            if isinstance(result, InvalidInputError):
-                status = 400
+            status = status_of(result)
             message = f"the model could not predict: {result}"
             self._fail(exchange, status, message, version.endpoint, version)
             return
-        body, header_length = render(call, result)
-        if header_length is None:
-            exchange.respond(body)
-        else:
-            extra = b"inference-header-content-length: %d\r\n" % header_length
-            exchange.respond(body, content_type=_OCTETS, extra=extra)
+        try:
+            body, header_length = exchange.answer(call, result)
+        except Exception:  # the outputs are any model's own; the others of the batch get theirs
+            _LOGGER.exception("a prediction of %s could not be answered", version.endpoint)
+            self._fail(exchange, 500, _FAULT, version.endpoint, version)
+            return
         seconds = now() - exchange.started
         version.counters.observe(seconds, call.rows)
         if version.log:
@@ -261,14 +395,21 @@ class Service:
 
     def _fail(
         self,
-        exchange: Exchange,
+        exchange: Asker,
         status: int,
         message: str,
         endpoint: str = "",
         version: Version | None = None,
     ) -> None:
-        self.counts.error(endpoint, version.label if version else "", status)
+        self.count_error(endpoint, version, status, now() - exchange.started)
         exchange.fail(status, message)
+
+    def count_error(
+        self, endpoint: str, version: Version | None, status: int, seconds: float
+    ) -> None:
+        """Counts a request that was not answered with a prediction."""
+        known = endpoint if endpoint in self.endpoints else ""
+        self.counts.error(known, version.label if version else "", status, seconds)
 
     # -- life ---------------------------------------------------------------------------------
 
@@ -283,42 +424,23 @@ class Service:
         """Ends the prediction threads, and closes the online store."""
         self._batcher.close()
         self._features.close()
+        self._repository.close()
 
 
-def render(call: Call, outputs: dict[str, Any]) -> tuple[bytes, int | None]:
-    """`$inference_response`: the body, and where its JSON ends if binary data follows."""
-    request, names = call.request, call.version.output_names
-    everything = bool(request.parameters and request.parameters.get("binary_data_output"))
-    if request.outputs:
-        wanted = [
-            (output.name, _is_binary(output.parameters, everything)) for output in request.outputs
-        ]
-    else:
-        wanted = [(name, everything) for name in outputs]
-    parts, blobs = [], []
-    for name, binary in wanted:
-        if binary:
-            part, blob = binary_output(names[name], outputs[name])
-            blobs.append(blob)
-        else:
-            part = json_output(names[name], outputs[name])
-        parts.append(part)
-    head = b'%b%b,"outputs":[%b]}' % (call.version.head, encode(call.id), b",".join(parts))
-    return (head + b"".join(blobs), len(head)) if blobs else (head, None)
+def status_of(error: Exception) -> int:
+    """The HTTP status that answers an error."""
+    if isinstance(error, InvalidInputError):
+        return 400
+    return error.status if isinstance(error, MadangError) else 500
 
 
-def _is_binary(parameters: Parameters | None, default: bool) -> bool:  # noqa: FBT001 - private
-    return bool(parameters.get("binary_data", default)) if parameters else default
+def server_metadata() -> dict[str, Any]:
+    """`$metadata_server_response`."""
+    return {"name": "madang", "version": madang.__version__, "extensions": list(EXTENSIONS)}
 
 
-def _check_output(name: str, version: Version) -> None:
-    if name not in version.output_names:
-        known = ", ".join(version.output_names)
-        raise InvalidInputError(f"there is no output {name!r}; outputs: {known}")
-
-
-def _who(exchange: Exchange) -> tuple[int, str]:
-    if not exchange.authorization:
+def _who(authorization: bytes) -> tuple[int, str]:
+    if not authorization:
         return 401, "send a token: Authorization: Bearer TOKEN"
     return 401, "the token is unknown, expired or revoked"
 
@@ -337,7 +459,17 @@ _FIXED = {
     ("features", "read"): Route(Service.features, (b"POST",), "feature:read"),
     ("metrics",): Route(Service.metrics),
 }
-_OF_MODEL = {(): Route(Service.model), ("ready",): Route(Service.model_ready), ("infer",): _INFER}
+_STATS = Route(Service.model_statistics)
+_OF_MODEL: dict[tuple[str, ...], Route] = {
+    (): Route(Service.model),
+    ("ready",): Route(Service.model_ready),
+    ("infer",): _INFER,
+    ("stats",): _STATS,
+}
+_OF_REPOSITORY: dict[tuple[str, ...], Route] = {
+    ("load",): Route(Service.load, (b"POST",), "endpoint:write"),
+    ("unload",): Route(Service.unload, (b"POST",), "endpoint:write"),
+}
 
 
 def find_route(url: bytes) -> Route | None:
@@ -346,12 +478,18 @@ def find_route(url: bytes) -> Route | None:
     parts = tuple(unquote(part) for part in path.strip("/").split("/"))
     if parts in _FIXED:
         return _FIXED[parts]
-    if parts[:2] != ("v2", "models") or len(parts) < 3:
+    if parts == ("v2", "models", "stats"):  # so an endpoint of this name is asked by its version
+        return _STATS
+    version = None
+    if parts[:3] == ("v2", "repository", "models") and len(parts) == 5:
+        name, route = parts[3], _OF_REPOSITORY.get(parts[4:])
+    elif parts[:2] == ("v2", "models") and len(parts) >= 3:
+        name, rest = parts[2], parts[3:]
+        if len(rest) >= 2 and rest[0] == "versions":
+            version, rest = rest[1], rest[2:]
+        route = _OF_MODEL.get(rest)
+    else:
         return None
-    name, rest, version = parts[2], parts[3:], None
-    if len(rest) >= 2 and rest[0] == "versions":
-        version, rest = rest[1], rest[2:]
-    route = _OF_MODEL.get(rest)
     if route is None:
         return None
     return Route(route.handler, route.methods, route.permission, name, version)

@@ -3,6 +3,7 @@
 Everything lies in `<home>/serving/`:
 
     desired.json         what is to be served, with a revision (written by the control side)
+    unloaded.json        endpoints that clients unloaded (any worker, see `_repository.py`)
     tokens.json          SHA-256 of each accepted token, with what it may do (control side)
     token                a token of this machine's own user, mode 0600 (control side)
     models/DIGEST/       the files of each wanted model version (control side)
@@ -17,6 +18,7 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,7 +30,7 @@ from madang.errors import IntegrityError
 
 _T = TypeVar("_T")
 
-PERMISSIONS = ("endpoint:predict", "endpoint:read", "feature:read")
+PERMISSIONS = ("endpoint:predict", "endpoint:read", "endpoint:write", "feature:read")
 """What a worker's routes ask for."""
 
 
@@ -69,12 +71,54 @@ class Desired(msgspec.Struct, frozen=True):
     endpoints: tuple[WantedEndpoint, ...] = ()
 
 
+class LoadChange(msgspec.Struct, frozen=True):
+    """A client's load or unload that the ledger does not hold yet.
+
+    Attributes:
+        actor: Who wanted it, as the ledger names them; empty for this machine's own user.
+    """
+
+    id: str
+    endpoint: str
+    load: bool
+    actor: str
+    time_us: int
+
+    @classmethod
+    def now(cls, endpoint: str, *, load: bool, actor: str) -> LoadChange:
+        """A change that happens now."""
+        return cls(secrets.token_hex(16), endpoint, load, actor, time.time_ns() // 1000)
+
+
+class Unloaded(msgspec.Struct, frozen=True):
+    """What clients unloaded.
+
+    Attributes:
+        revision: Grows with every request.
+        endpoints: Endpoint to the revision of it that is not to be served.
+        changes: What the control process has to write to the ledger, oldest first.
+    """
+
+    revision: int = 0
+    endpoints: dict[str, int] = {}
+    changes: tuple[LoadChange, ...] = ()
+
+    def holds(self, endpoint: WantedEndpoint) -> bool:
+        """Whether this revision of the endpoint is unloaded."""
+        return self.endpoints.get(endpoint.name) == endpoint.revision
+
+
 class AcceptedToken(msgspec.Struct, frozen=True):
-    """Whose token it is, which of `PERMISSIONS` it has, and until when."""
+    """Whose token it is, which of `PERMISSIONS` it has, and until when.
+
+    Attributes:
+        own: It is this machine's own token, of no user.
+    """
 
     name: str
     permissions: tuple[str, ...]
     expires_us: int | None = None
+    own: bool = False
 
 
 class Ack(msgspec.Struct, frozen=True):
@@ -86,6 +130,8 @@ class Ack(msgspec.Struct, frozen=True):
         revision: The newest desired revision that it has worked through.
         endpoints: Endpoint to the endpoint's revision that is served.
         errors: Endpoint to the reason why its wanted revision is not served.
+        unloaded: The newest revision of `unloaded.json` that it has worked through.
+        grpc_port: Where it speaks gRPC, if it does.
     """
 
     pid: int
@@ -95,6 +141,8 @@ class Ack(msgspec.Struct, frozen=True):
     revision: int
     endpoints: dict[str, int] = {}
     errors: dict[str, str] = {}
+    unloaded: int = 0
+    grpc_port: int | None = None
 
 
 class Files:
@@ -103,6 +151,7 @@ class Files:
     def __init__(self, home: Path) -> None:
         self.folder = home / "serving"
         self.desired = self.folder / "desired.json"
+        self.unloaded = self.folder / "unloaded.json"
         self.tokens = self.folder / "tokens.json"
         self.token = self.folder / "token"
         self.models = self.folder / "models"
@@ -118,6 +167,10 @@ class Files:
     def read_desired(self) -> Desired:
         """The desired state; revision 0 when nothing was ever deployed."""
         return _read(self.desired, Desired) or Desired()
+
+    def read_unloaded(self) -> Unloaded:
+        """What clients unloaded."""
+        return _read(self.unloaded, Unloaded) or Unloaded()
 
     def read_tokens(self) -> dict[str, AcceptedToken]:
         """SHA-256 (hex) of each accepted token to what it may do."""

@@ -29,7 +29,13 @@ DATATYPES: dict[str, np.dtype[Any]] = {
     "FP16": np.dtype("<f2"), "FP32": np.dtype("<f4"), "FP64": np.dtype("<f8"),
     "BYTES": np.dtype("U"),
 }  # fmt: skip
-_NAMES = {dtype: name for name, dtype in DATATYPES.items() if name != "BYTES"}
+# By NumPy's character, which is quicker to look up than the type and the same for either byte order.
+_NAMES = {
+    char: name.encode()
+    for char in "?bBhHiIlLqQefd"
+    for name, dtype in DATATYPES.items()
+    if np.dtype(char) == dtype
+}
 
 # NumPy keeps texts at one width, so one long text among many rows would take rows x width.
 _MAX_TEXT_BYTES = 64 * 1024 * 1024
@@ -95,8 +101,10 @@ def decode_request(body: bytes, header_length: int | None) -> tuple[InferRequest
     else:
         head, header_length = body, len(body)
     try:
+        if not head.isascii():
+            head.decode()  # what is skipped is not checked otherwise, and the log takes it over
         request = _decode(head)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidInputError(f"the body is not an inference request: {error}") from error
     if request.id is not None and len(request.id) > 256:
         raise InvalidInputError("the request's id has more than 256 characters")
@@ -146,11 +154,12 @@ def _check(tensor: RequestInput, spec: TensorSpec) -> None:
     shape, wanted = tensor.shape, spec.shape
     if len(shape) == 2 and len(wanted) == 1 and shape[1] == 1:
         shape = tensor.shape = shape[:1]  # a column may come as (rows, 1)
-    fits = len(shape) == len(wanted) and all(
-        found == size or (size == -1 and found >= 0)
-        for found, size in zip(shape, wanted, strict=True)
-    )
-    if not fits or 0 in shape:
+    fits = len(shape) == len(wanted)
+    if fits:
+        for found, size in zip(shape, wanted, strict=True):
+            if size not in (found, -1) or found < 1:
+                fits = False
+    if not fits:
         raise InvalidInputError(
             f"input {tensor.name!r} has shape {shape}; expected {list(wanted)} "
             "(-1 stands for any number from 1)"
@@ -172,7 +181,7 @@ def _from_json(tensor: RequestInput) -> Array:
         wrong = next(i for i, value in enumerate(data) if type(value) not in allowed)
         raise InvalidInputError(
             f"input {tensor.name!r} of {tensor.datatype} takes {words}; "
-            f"value {wrong} is {msgspec.json.encode(data[wrong]).decode()[:60]}"
+            f"value {wrong} is {_shown(data[wrong])}"
         )
     if len(data) != math.prod(tensor.shape):
         raise InvalidInputError(
@@ -187,6 +196,12 @@ def _from_json(tensor: RequestInput) -> Array:
         raise InvalidInputError(
             f"input {tensor.name!r}: a value does not fit into {tensor.datatype}: {error}"
         ) from error
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list | dict):  # of any depth
+        return "an array" if isinstance(value, list) else "an object"
+    return encode(value).decode()[:60]
 
 
 def _flattened(data: list[Any], shape: Sequence[int], name: str) -> list[Any]:
@@ -260,27 +275,32 @@ def json_output(name: bytes, array: Array) -> bytes:
     """One `$response_output` with its data as JSON; `name` is the name as a JSON string."""
     return b'{"name":%b,"datatype":"%b","shape":%b,"data":%b}' % (
         name,
-        _datatype(array),
+        _NAMES.get(array.dtype.char, b"BYTES"),
         encode(array.shape),
-        encode(array.ravel().tolist()),
+        encode((array if array.ndim == 1 else array.ravel()).tolist()),
     )
 
 
 def binary_output(name: bytes, array: Array) -> tuple[bytes, bytes]:
     """One `$response_output` whose data follows after the JSON, and that data."""
-    if array.dtype.kind in "UOS":
-        items = [str(value).encode() for value in array.ravel().tolist()]
-        data = b"".join(len(item).to_bytes(4, "little") + item for item in items)
-    else:
-        data = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes()
+    data = binary_tensor(array)
     header = b'{"name":%b,"datatype":"%b","shape":%b,"parameters":{"binary_data_size":%d}}' % (
         name,
-        _datatype(array),
+        _NAMES.get(array.dtype.char, b"BYTES"),
         encode(array.shape),
         len(data),
     )
     return header, data
 
 
-def _datatype(array: Array) -> bytes:
-    return _NAMES.get(array.dtype, "BYTES").encode()
+def binary_tensor(array: Array) -> bytes:
+    """An array's values as binary data: little-endian; texts each after their length."""
+    if array.dtype.kind in "UOS":
+        items = [str(value).encode() for value in array.ravel().tolist()]
+        return b"".join(len(item).to_bytes(4, "little") + item for item in items)
+    return np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes()
+
+
+def datatype(array: Array) -> str:
+    """The protocol's name of an array's type."""
+    return _NAMES.get(array.dtype.char, b"BYTES").decode()

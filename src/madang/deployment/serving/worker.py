@@ -4,7 +4,8 @@
 
 It reads only files (see `_state.py`): it needs no database and no other process to be alive, and
 goes on when they are killed. Several workers share one port: they inherit its listening socket
-(`--fd`), or each binds it with SO_REUSEPORT.
+(`--fd`), or each binds it with SO_REUSEPORT. `madang up` does not start it by this command, but forks
+it (`spawner.py`).
 
 SIGTERM or SIGINT drains it: no new connections, every request under way is answered, the
 prediction log is written. A second signal, or `--drain-seconds`, ends it at once.
@@ -16,7 +17,9 @@ import argparse
 import asyncio
 import gc
 import logging
+import math
 import os
+import resource
 import signal
 import socket
 import sys
@@ -29,9 +32,11 @@ import uvloop
 
 from madang.deployment.serving._endpoints import Models, ServedEndpoint, count_into, read_error
 from madang.deployment.serving._exchange import Limits
+from madang.deployment.serving._grpc_port import require_grpc
 from madang.deployment.serving._http import Connection
 from madang.deployment.serving._log import PredictionLog, Topics
-from madang.deployment.serving._metrics import Snapshot, merged
+from madang.deployment.serving._metrics import Snapshot, merged, read_snapshot
+from madang.deployment.serving._repository import Repository
 from madang.deployment.serving._service import Service
 from madang.deployment.serving._state import (
     PERMISSIONS,
@@ -48,6 +53,7 @@ from madang.errors import MadangError, UnavailableError
 
 if TYPE_CHECKING:
     from madang.data.features import OnlineStore
+    from madang.deployment.serving._grpc import GrpcServer
 
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 0.3
@@ -57,22 +63,36 @@ _LOGGER = logging.getLogger("madang.serving")
 class Worker:
     """One worker: its socket, its service, and the files that it follows."""
 
-    def __init__(self, home: Path, listener: socket.socket, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        home: Path,
+        listener: socket.socket,
+        limits: Limits | None = None,
+        models: Models | None = None,
+        grpc_port: int | None = None,
+    ) -> None:
         self.files = Files(home)
         self.files.make()
         self._home = home
         self._listener = listener
         self._desired = Desired()
+        self._unloaded = 0
         self._seen: tuple[Any, ...] = ()
         self._seen_tokens: tuple[Any, ...] = ()
-        self._models = Models(self.files)
+        self._models = models or Models(self.files)
         self._stop = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._log = PredictionLog(self._topics)
         self._metrics = self.files.metrics / f"{os.getpid()}.json"
         self._ack = self.files.acks / f"{os.getpid()}.json"
+        self._grpc_port = grpc_port
+        self._grpc: GrpcServer | None = None
         self.service = Service(
-            limits=limits or Limits(), log=self._log, totals=self._totals, online=self._online
+            limits=limits or Limits(),
+            log=self._log,
+            totals=self._totals,
+            online=self._online,
+            repository=Repository(self.files),
         )
 
     async def run(self, drain_seconds: float) -> None:
@@ -80,10 +100,13 @@ class Worker:
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._on_signal)
         self._follow_tokens()
-        await self._follow_desired()  # until then, connections wait in the socket's queue
+        self._grpc = self._open_grpc()
+        await self._follow_desired()  # until then, connections wait in the sockets' queues
         server = await self._loop.create_server(
             lambda: Connection(self.service), sock=self._listener, backlog=1024
         )
+        if self._grpc is not None:
+            await self._grpc.start()
         followers: list[asyncio.Task[Any]] = [
             asyncio.create_task(self._follow()),
             asyncio.create_task(self._tick()),
@@ -98,6 +121,17 @@ class Worker:
         for task in done:
             task.result()
 
+    def _open_grpc(self) -> GrpcServer | None:
+        """Opens the gRPC port, if there is to be one."""
+        if self._grpc_port is None:
+            return None
+        require_grpc()
+        from madang.deployment.serving._grpc import GrpcServer
+
+        server = GrpcServer(self.service, self._listener.getsockname()[0], self._grpc_port)
+        self._grpc_port = server.port
+        return server
+
     def _on_signal(self) -> None:
         self._stop.set()
 
@@ -106,6 +140,7 @@ class Worker:
         self._ack.unlink(missing_ok=True)  # nobody waits for a worker that leaves
         await asyncio.sleep(0.01)  # accept what waits in the backlog
         server.close()
+        grpc = asyncio.create_task(self._grpc.stop(drain_seconds)) if self._grpc else None
         start = self._loop.time()
         while self._are_open(self._loop.time() - start) and not self._stop.is_set():
             if self._loop.time() - start > drain_seconds:
@@ -114,6 +149,10 @@ class Worker:
                 await asyncio.wait_for(self._stop.wait(), 0.02)
         for connection in list(self.service.connections):
             connection.abort()
+        if grpc is not None:
+            stopped = asyncio.create_task(self._stop.wait())  # a second signal ends it at once
+            await asyncio.wait([grpc, stopped], return_when=asyncio.FIRST_COMPLETED)
+            stopped.cancel()
         self.service.close()
         await self._loop.run_in_executor(None, self._log.close, max(1.0, drain_seconds / 2))
         self._write_metrics()
@@ -135,7 +174,7 @@ class Worker:
             await self._follow_desired()
 
     async def _follow_desired(self) -> None:
-        seen = fingerprint(self.files.desired)
+        seen = (fingerprint(self.files.desired), fingerprint(self.files.unloaded))
         if seen != self._seen or not self.service.started:
             self._seen = seen
             await self._reconcile()
@@ -148,7 +187,7 @@ class Worker:
             tokens = self.files.read_tokens()
             if self.files.token.exists():
                 own = self.files.token.read_text("ascii").strip()
-                tokens[hash_token(own)] = AcceptedToken("local", PERMISSIONS)
+                tokens[hash_token(own)] = AcceptedToken("local", PERMISSIONS, own=True)
         except (MadangError, OSError) as error:
             _LOGGER.error("the accepted tokens stay as they are: %s", error)  # noqa: TRY400
         else:
@@ -159,24 +198,27 @@ class Worker:
         """Moves to what is wanted; an endpoint that can't be loaded stays as it is."""
         try:
             desired = self.files.read_desired()
+            unloaded = self.files.read_unloaded()
         except (MadangError, OSError) as error:
             _LOGGER.error("what is served stays as it is: %s", error)  # noqa: TRY400
             return
         served = self.service.endpoints
+        names = {wanted.name for wanted in desired.endpoints if not unloaded.holds(wanted)}
         changed = [
             wanted
             for wanted in desired.endpoints
-            if wanted.name not in served or served[wanted.name].wanted != wanted
+            if wanted.name in names
+            and (wanted.name not in served or served[wanted.name].wanted != wanted)
         ]
         loaded, errors = await self._loop.run_in_executor(None, self._load, changed)
-        names = {wanted.name for wanted in desired.endpoints}
         endpoints = {name: endpoint for name, endpoint in served.items() if name in names}
         endpoints.update(loaded)
         count_into(self.service.counts, endpoints.values())
-        self._desired = desired
+        self._desired, self._unloaded = desired, unloaded.revision
         # One assignment on the loop's thread: a request sees the old endpoints or the new ones.
         self.service.endpoints = endpoints
         self.service.unserved = {n: why for n, why in errors.items() if n not in endpoints}
+        self.service.unloaded = {e.name: e for e in desired.endpoints if e.name not in names}
         self.service.started = True
         dropped = self._models.keep_only(
             {a.digest for e in endpoints.values() for a in e.wanted.arms}
@@ -205,6 +247,8 @@ class Worker:
             revision=self._desired.revision,
             endpoints={n: e.wanted.revision for n, e in self.service.endpoints.items()},
             errors=errors,
+            unloaded=self._unloaded,
+            grpc_port=self._grpc_port,
         )
         write_atomically(self._ack, msgspec.json.encode(ack))
 
@@ -215,6 +259,24 @@ class Worker:
             await asyncio.sleep(1)
             self.service.tick(self._loop.time())
             self._write_metrics()
+            self._share_connections()
+
+    def _share_connections(self) -> None:
+        """Lets go of connections when other workers have clearly fewer.
+
+        Who accepts a connection is chance, and a kept one stays where it is, also when a worker is
+        added. Half of the surplus goes at a time: it may come back.
+        """
+        own = len(self.service.connections)
+        counts = [own]
+        for file in self.files.acks.glob("*.json"):
+            if file.name != self._ack.name:
+                with suppress(FileNotFoundError):
+                    counts.append(read_snapshot(self.files.metrics / file.name).connections)
+        surplus = own - sum(counts) / len(counts)
+        if surplus >= max(2, own // 8):
+            for connection in list(self.service.connections)[: math.ceil(surplus / 2)]:
+                connection.leaves = True
 
     def _snapshot(self) -> Snapshot:
         counts = self.service.counts
@@ -277,30 +339,48 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Runs a worker until it is told to stop."""
-    parser = argparse.ArgumentParser(prog="madang.deployment.serving.worker")
+def make_parser(program: str) -> argparse.ArgumentParser:
+    """What a worker can be told, on a command line of its own or by its spawner's."""
+    parser = argparse.ArgumentParser(prog=program)
     parser.add_argument("--home", type=Path, required=True, help="the project's .madang folder")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8500)
     parser.add_argument("--fd", type=int, help="an inherited listening socket")
+    parser.add_argument("--grpc-port", type=int, help="speak gRPC there too (extra grpc)")
     parser.add_argument("--drain-seconds", type=float, default=10)
     parser.add_argument("--max-body-bytes", type=int, default=Limits.max_body_bytes)
-    given = parser.parse_args(arguments)
+    return parser
+
+
+def prepare_process() -> None:
+    """Sets up what holds for a whole process: its log, and how it shares its time."""
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
     os.umask(0o077)  # what it writes is for its owner only
+    _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))  # connections, by default of 1024
     # The log's thread gives way to the event loop after 0.2 ms instead of 5.
     sys.setswitchinterval(0.0002)
     gc.set_threshold(20_000, 10, 10)  # a request leaves no cycles
+
+
+def run(given: argparse.Namespace, listener: socket.socket, models: Models | None = None) -> None:
+    """Runs a worker until it is told to stop; `models` are loaded already."""
+
+    async def serve() -> None:
+        limits = Limits(max_body_bytes=given.max_body_bytes)
+        await Worker(given.home, listener, limits, models, given.grpc_port).run(given.drain_seconds)
+
+    uvloop.run(serve())
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs a worker of its own, until it is told to stop."""
+    given = make_parser("madang.deployment.serving.worker").parse_args(arguments)
+    prepare_process()
     listener = (
         socket.socket(fileno=given.fd) if given.fd is not None else listen(given.host, given.port)
     )
-
-    async def run() -> None:
-        limits = Limits(max_body_bytes=given.max_body_bytes)
-        await Worker(given.home, listener, limits).run(given.drain_seconds)
-
-    uvloop.run(run())
+    run(given, listener)
     return 0
 
 

@@ -160,9 +160,7 @@ class LightGBMPredictor:
         Of its parameters those are kept that are JSON scalars: the rest matters to fitting alone.
         """
         if self._native is None:
-            import lightgbm
-
-            booster = lightgbm.Booster(model_str=self._file.read_text("utf-8"))
+            booster = booster_from(self._file)
             known = self._facts.get("estimator") in _ESTIMATORS
             self._native = _estimator(booster, self._facts) if known else booster
         return self._native
@@ -173,6 +171,20 @@ class LightGBMPredictor:
             self._library.LGBM_FastConfigFree(self._row)
         if getattr(self, "_handle", None):
             self._library.LGBM_BoosterFree(self._handle)
+
+
+def booster_from(file: Path) -> Any:
+    """LightGBM's own booster from its text.
+
+    Raises:
+        IntegrityError: The file is no such text.
+    """
+    import lightgbm
+
+    try:
+        return lightgbm.Booster(model_str=file.read_text("utf-8"))
+    except (lightgbm.basic.LightGBMError, ValueError) as error:
+        raise IntegrityError(f"LightGBM can't use {file.name}: {error}") from error
 
 
 def _estimator(booster: Any, facts: Mapping[str, Any]) -> Any:

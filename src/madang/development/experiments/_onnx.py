@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+# Since 1.29 the official Linux builds report sessions to their maker, unless told not to before
+# the library is loaded (https://github.com/microsoft/onnxruntime/blob/main/docs/Privacy.md).
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime
 from onnxruntime.capi.onnxruntime_pybind11_state import (
     Fail,
@@ -19,7 +24,7 @@ from onnxruntime.capi.onnxruntime_pybind11_state import (
 from madang.development.experiments._manifest import Manifest
 from madang.development.experiments._tensors import Array, Arrays, columns_of, stacked
 from madang.development.experiments.formats import Format, Predictor
-from madang.errors import InvalidInputError
+from madang.errors import InvalidInputError, MissingDependencyError
 
 _FILE = "model.onnx"
 _UNUSABLE = (Fail, InvalidArgument, InvalidGraph, InvalidProtobuf, RuntimeException)
@@ -38,7 +43,7 @@ class ONNXFormat(Format):
     packages = ("onnxruntime", "onnxruntime-gpu")
 
     def inputs(self, model: Any, example: Any) -> tuple[Arrays, tuple[str, ...]]:
-        specs = _session(_bytes(model)).get_inputs()
+        specs = session(_bytes(model)).get_inputs()
         unknown = [spec.type for spec in specs if spec.type not in _TYPES]
         if unknown:
             raise InvalidInputError(f"the ONNX model takes {', '.join(unknown)}, not a tensor")
@@ -50,16 +55,17 @@ class ONNXFormat(Format):
         return {specs[0].name: _cast(np.asarray(example), specs[0])}, ()
 
     def original(self, model: Any, columns: tuple[str, ...]) -> Predictor:
-        return ONNXPredictor(_session(_bytes(model)))
+        return ONNXPredictor(session(_bytes(model)))
 
     def write(self, model: Any, folder: Path, trusted: Sequence[str]) -> dict[str, Any]:
         content = _bytes(model)
-        ONNXPredictor(_session(content))  # refuses what can't be loaded
+        _refuse_external(content)
+        ONNXPredictor(session(content))  # refuses what can't be loaded
         (folder / _FILE).write_bytes(content)
         return {}
 
     def read(self, folder: Path, manifest: Manifest, trusted: Sequence[str]) -> Predictor:
-        return ONNXPredictor(_session((folder / _FILE).read_bytes()))
+        return ONNXPredictor(session((folder / _FILE).read_bytes()))
 
 
 class ONNXPredictor:
@@ -87,7 +93,12 @@ class ONNXPredictor:
         }
 
 
-def _session(content: bytes) -> onnxruntime.InferenceSession:
+def session(content: bytes) -> onnxruntime.InferenceSession:
+    """A session of one thread.
+
+    Raises:
+        InvalidInputError: The bytes are no ONNX model that the runtime can run.
+    """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3  # its warnings go to stderr past Python's logging
@@ -95,6 +106,36 @@ def _session(content: bytes) -> onnxruntime.InferenceSession:
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except _UNUSABLE as error:
         raise InvalidInputError(f"these bytes are no usable ONNX model: {error}") from error
+
+
+def _refuse_external(content: bytes) -> None:
+    """Raises `InvalidInputError` when tensors lie in other files: a model is one file."""
+    try:
+        import onnx
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError("registering an ONNX model", "onnx", "onnx") from error
+    from google.protobuf.message import DecodeError
+
+    try:
+        model = onnx.load_model_from_string(content)
+    except DecodeError as error:
+        raise InvalidInputError(f"these bytes are no usable ONNX model: {error}") from error
+    for tensor in _messages(model, onnx.TensorProto):
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            raise InvalidInputError(
+                f"the ONNX model keeps its tensor {tensor.name!r} in another file; save it as one: "
+                "onnx.save(onnx.load(path), path, save_as_external_data=False)"
+            )
+
+
+def _messages(message: Any, kind: type[Any]) -> Iterator[Any]:
+    """All protobuf messages of a kind below one, wherever they stand."""
+    if isinstance(message, kind):
+        yield message
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for item in [value] if hasattr(value, "ListFields") else value:
+                yield from _messages(item, kind)
 
 
 def _bytes(model: Any) -> bytes:

@@ -15,13 +15,15 @@ from madang.development.experiments import _rows
 from madang.development.experiments._manifest import MANIFEST
 from madang.development.experiments._registered import COLUMNS, REPORT, check_model_name
 from madang.development.experiments._versions import LocalVersions
-from madang.development.experiments.contract import Registry
+from madang.development.experiments.contract import Registry, Report
 from madang.development.experiments.values import OBJECT_FORMAT, ModelVersion, VersionDetails
 from madang.errors import InvalidInputError, NotFoundError, UnsafeModelError
 from madang.ledger import current_actor, new_id, now_us
 
 if TYPE_CHECKING:
     from madang.development.experiments.formats import LoadedModel
+
+EVALUATION = "evaluation.json"
 
 
 class LocalRegistry(LocalVersions, Registry):
@@ -35,10 +37,11 @@ class LocalRegistry(LocalVersions, Registry):
         model: Any,
         *,
         example: Any,
+        parity: Any = None,
         run_id: str | None = None,
         inputs: Sequence[str] = (),
         evaluation: Mapping[str, float] | None = None,
-        report: bytes | None = None,
+        report: bytes | Report | None = None,
         tags: Mapping[str, str] | None = None,
         description: str = "",
         trusted: Sequence[str] = (),
@@ -46,13 +49,16 @@ class LocalRegistry(LocalVersions, Registry):
         from madang.development.experiments import formats
 
         check_model_name(name)
-        values = _finite(evaluation or {})
+        reports, measured = _reports(report)
+        values = _finite(measured if evaluation is None else evaluation)
         self._check_run(run_id)
         refs = [*([f"run:{run_id}"] if run_id else []), *inputs, *self._code(inputs)]
         location = f"models/{name}/{new_id()}"
         with tempfile.TemporaryDirectory(prefix="madang-model-") as folder:
-            manifest = formats.save(model, Path(folder), example=example, trusted=trusted)
-            self._store(location, Path(folder), report)
+            manifest = formats.save(
+                model, Path(folder), example=example, parity=parity, trusted=trusted
+            )
+            self._store(location, Path(folder), reports)
         now = now_us()
         version = ModelVersion(
             name=name,
@@ -73,6 +79,7 @@ class LocalRegistry(LocalVersions, Registry):
         )
         line = {
             "compiled": dict(manifest.compiled),
+            "reason": manifest.facts.get("reason"),  # of an object: why it is one
             "requirements": dict(manifest.requirements),
             "trusted": list(manifest.trusted),
         }
@@ -91,11 +98,11 @@ class LocalRegistry(LocalVersions, Registry):
         ref = self._context.component("code_versions").current().ref
         return [] if ref == "code:none" else [ref]
 
-    def _store(self, location: str, folder: Path, report: bytes | None) -> None:
+    def _store(self, location: str, folder: Path, reports: Mapping[str, bytes]) -> None:
         for file in sorted(folder.iterdir()):
             self._storage.put(f"{location}/{file.name}", file)
-        if report is not None:
-            self._storage.put(f"{location}/{REPORT}", report)
+        for file_name, content in reports.items():
+            self._storage.put(f"{location}/{file_name}", content)
 
     # -- reading ------------------------------------------------------------------------------
 
@@ -163,7 +170,7 @@ class LocalRegistry(LocalVersions, Registry):
         prefix = found.location + "/"
         for item in self._storage.list(prefix):
             file = item.key.removeprefix(prefix)
-            if file != REPORT:
+            if file not in (REPORT, EVALUATION):
                 # A key has no `..` and no empty part, so that this stays in the folder.
                 (folder / file).parent.mkdir(parents=True, exist_ok=True)
                 (folder / file).write_bytes(self._storage.get(item.key))
@@ -192,6 +199,15 @@ class LocalRegistry(LocalVersions, Registry):
 
 def _refs(prefix: str, inputs: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(ref for ref in inputs if ref.startswith(prefix)))
+
+
+def _reports(report: bytes | Report | None) -> tuple[dict[str, bytes], Mapping[str, float]]:
+    """A report's files, and the metrics that it holds as data."""
+    if report is None:
+        return {}, {}
+    if isinstance(report, bytes | bytearray | memoryview):
+        return {REPORT: bytes(report)}, {}
+    return {REPORT: report.to_html().encode(), EVALUATION: report.to_json()}, report.metrics
 
 
 def _finite(evaluation: Mapping[str, float]) -> dict[str, float]:

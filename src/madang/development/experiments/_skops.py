@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,19 @@ from skops.io.exceptions import UnsupportedTypeException
 
 from madang.development.experiments._manifest import Manifest
 from madang.development.experiments._tensors import MATRIX, Arrays, from_example
-from madang.development.experiments.compiled import compile_linear
 from madang.development.experiments.formats import Format, Predictor
-from madang.errors import InvalidInputError, UnsafeModelError
+from madang.errors import (
+    IntegrityError,
+    InvalidInputError,
+    MissingDependencyError,
+    UnsafeModelError,
+)
 
 _FILE = "model.skops"
 
 TRUSTED = frozenset(
     {
+        "functools.partial",  # of what is trusted itself
         "numpy.dtype",
         "sklearn.calibration._CalibratedClassifier",
         "sklearn.calibration._SigmoidCalibration",
@@ -32,17 +38,36 @@ TRUSTED = frozenset(
         "sklearn.neighbors._kd_tree.KDTree",
         "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
         "sklearn.tree._tree.Tree",
+        "sklearn.utils.validation.check_array",
     }
 )
-"""Types beyond skops' own list that are always loaded: scikit-learn's containers of fitted numbers,
-which call nothing that the file names."""
+"""Types beyond skops' own list that are always loaded: scikit-learn's containers of fitted numbers
+and its check of an input, which call nothing that the file names."""
+
+LIGHTGBM = frozenset(
+    {
+        "collections.OrderedDict",
+        "lightgbm.basic.Booster",
+        "lightgbm.sklearn.LGBMClassifier",
+        "lightgbm.sklearn.LGBMRanker",
+        "lightgbm.sklearn.LGBMRegressor",
+    }
+)
+"""What MLflow keeps a LightGBM estimator in. The booster's text is all that is taken from it."""
+
+_DAMAGED = (
+    AttributeError, EOFError, IndexError, KeyError, NotImplementedError, OSError, RecursionError,
+    TypeError, ValueError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
+"""What skops raises when a file is not what it wrote."""
+_SMALL_BYTES = 64 << 20
+_EXPANSION = 100
 
 # Their `predict` is the class of the largest `predict_proba`, so that one call gives both outputs.
 _ARGMAX = frozenset(
     {
         "DecisionTreeClassifier", "ExtraTreesClassifier", "GaussianNB",
-        "GradientBoostingClassifier", "HistGradientBoostingClassifier", "LogisticRegression",
-        "RandomForestClassifier",
+        "HistGradientBoostingClassifier", "LogisticRegression", "RandomForestClassifier",
     }
 )  # fmt: skip
 
@@ -50,10 +75,10 @@ _ARGMAX = frozenset(
 class SkopsFormat(Format):
     """Fitted scikit-learn estimators and pipelines."""
 
-    packages = ("scikit-learn", "skops")
+    packages = ("polars", "scikit-learn", "skops")  # Polars carries the columns' names
 
     def inputs(self, model: Any, example: Any) -> tuple[Arrays, tuple[str, ...]]:
-        return from_example(example, _names(model))
+        return from_example(example, feature_names(model))
 
     def original(self, model: Any, columns: tuple[str, ...]) -> Predictor:
         return SklearnPredictor(model, columns)
@@ -64,17 +89,19 @@ class SkopsFormat(Format):
         except UnsupportedTypeException as error:
             raise InvalidInputError(f"skops can't store this model: {error}") from error
         _canonicalize(folder / _FILE)
-        _refuse_untrusted(folder, trusted)
+        _refuse_untrusted(folder / _FILE, trusted)
         classes = getattr(model, "classes_", None)
         return {} if classes is None else {"classes": np.asarray(classes).tolist()}
 
     def read(self, folder: Path, manifest: Manifest, trusted: Sequence[str]) -> Predictor:
-        _refuse_untrusted(folder, trusted)
-        model = skops.io.load(folder / _FILE, trusted=sorted(TRUSTED | set(trusted)))
-        return SklearnPredictor(model, manifest.columns)
+        return SklearnPredictor(load_skops(folder / _FILE, trusted), manifest.columns)
 
-    def compile(self, model: Any, folder: Path, inputs: Arrays) -> dict[str, Any]:
-        return compile_linear(model, folder, inputs)
+    def compile(
+        self, model: Any, folder: Path, inputs: Arrays, parity: Arrays | None
+    ) -> dict[str, Any]:
+        from madang.development.experiments._compile import compile_sklearn
+
+        return compile_sklearn(model, folder, inputs, parity)
 
 
 class SklearnPredictor:
@@ -82,7 +109,7 @@ class SklearnPredictor:
 
     def __init__(self, model: Any, columns: tuple[str, ...]) -> None:
         self.native = model
-        self._columns = columns if _names(model) else ()
+        self._columns = columns if feature_names(model) else ()
         last = model.steps[-1][1] if hasattr(model, "steps") else model
         self._proba = is_classifier(model) and hasattr(model, "predict_proba")
         self._argmax = (
@@ -93,7 +120,7 @@ class SklearnPredictor:
         )
 
     def __call__(self, inputs: Arrays) -> Arrays:
-        rows = self._rows(inputs)
+        rows = self.rows(inputs)
         try:
             outputs = self._predict(rows)
         except (ValueError, TypeError) as error:
@@ -113,7 +140,8 @@ class SklearnPredictor:
         )
         return {"predict": labels, "predict_proba": proba}
 
-    def _rows(self, inputs: Arrays) -> Any:
+    def rows(self, inputs: Arrays) -> Any:
+        """The inputs as what the estimator was fitted on: a matrix, or a table with its columns."""
         if not self._columns and MATRIX in inputs:
             return inputs[MATRIX]
         # Polars is in the core install and scikit-learn reads column names from it; pandas isn't.
@@ -156,13 +184,44 @@ def _plain(array: Any) -> Any:
     return array.astype(np.str_) if array.dtype == object else array
 
 
-def _names(model: Any) -> tuple[str, ...]:
+def feature_names(model: Any) -> tuple[str, ...]:
+    """The columns that an estimator was fitted on; empty when they had no names."""
     return tuple(str(name) for name in getattr(model, "feature_names_in_", ()))
 
 
-def _refuse_untrusted(folder: Path, trusted: Sequence[str]) -> None:
+def load_skops(file: Path, trusted: Iterable[str] = ()) -> Any:
+    """What a skops file holds, if all its types are trusted.
+
+    Raises:
+        UnsafeModelError: Some are not; lists them.
+        IntegrityError: The file is damaged, or would expand to more than its size explains.
+    """
+    try:
+        _refuse_bomb(file)
+        _refuse_untrusted(file, trusted)
+        return skops.io.load(file, trusted=sorted(TRUSTED | set(trusted)))
+    except UnsafeModelError:
+        raise
+    except ModuleNotFoundError as error:
+        module = (error.name or "").partition(".")[0]
+        raise MissingDependencyError(f"the model in {file.name}", module, module) from error
+    except _DAMAGED as error:
+        raise IntegrityError(f"{file.name} can't be read by skops: {error!r}") from error
+
+
+def _refuse_bomb(file: Path) -> None:
+    with zipfile.ZipFile(file) as archive:
+        expanded = sum(member.file_size for member in archive.infolist())
+    if expanded > max(_SMALL_BYTES, _EXPANSION * file.stat().st_size):
+        raise IntegrityError(
+            f"{file.name} has {file.stat().st_size} bytes and says that it expands to {expanded}; "
+            "it is not read: no model is so repetitive"
+        )
+
+
+def _refuse_untrusted(file: Path, trusted: Iterable[str]) -> None:
     """Raises `UnsafeModelError` for types that are neither skops', nor ours, nor the caller's."""
-    found = set(skops.io.get_untrusted_types(file=folder / _FILE)) - TRUSTED - set(trusted)
+    found = set(skops.io.get_untrusted_types(file=file)) - TRUSTED - set(trusted)
     if found:
         names = sorted(found)
         raise UnsafeModelError(

@@ -16,7 +16,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from madang.development.experiments.values import (
     AliasGuard,
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from madang.development.experiments.formats import LoadedModel
+    from madang.metadata import Transaction
 
 
 class NamedExperiments(ABC):
@@ -408,6 +409,58 @@ class RunFiles(ABC):
         Raises:
             NotFoundError: There is no such run.
         """
+
+
+class JoinsTransactions(ABC):
+    """What an engine can do whose runs are in the metadata database.
+
+    A run starts or ends in the caller's transaction, together with other rows or not at all.
+    """
+
+    @abstractmethod
+    def start_run_in(
+        self,
+        tx: Transaction,
+        experiment: str | Experiment,
+        *,
+        name: str = "",
+        params: Mapping[str, Any] | None = None,
+        tags: Mapping[str, str] | None = None,
+        parent_id: str | None = None,
+        inputs: Sequence[str] = (),
+        user: str | None = None,
+        start_us: int | None = None,
+    ) -> Run:
+        """As `Experiments.start_run`."""
+
+    @abstractmethod
+    def end_run_in(
+        self,
+        tx: Transaction,
+        run_id: str,
+        status: RunStatus = RunStatus.FINISHED,
+        *,
+        metrics: Sequence[Metric] | Mapping[str, float] = (),
+        tags: Mapping[str, str] | None = None,
+    ) -> Run:
+        """As `Experiments.end_run`."""
+
+
+class Report(Protocol):
+    """An evaluation that a registry keeps beside a model; `evaluation.Evaluation` is one."""
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """Metric name to value."""
+        ...
+
+    def to_html(self) -> str:
+        """One page that needs nothing else."""
+        ...
+
+    def to_json(self) -> bytes:
+        """The same as a JSON document."""
+        ...
 
 
 class RunLinks(ABC):
@@ -785,10 +838,11 @@ class Registry(RegisteredModels, ModelVersions):
         model: Any,
         *,
         example: Any,
+        parity: Any = None,
         run_id: str | None = None,
         inputs: Sequence[str] = (),
         evaluation: Mapping[str, float] | None = None,
-        report: bytes | None = None,
+        report: bytes | Report | None = None,
         tags: Mapping[str, str] | None = None,
         description: str = "",
         trusted: Sequence[str] = (),
@@ -800,10 +854,13 @@ class Registry(RegisteredModels, ModelVersions):
             model: A fitted estimator of a supported format (see `formats.py`).
             example: A few input rows (an array of shape (rows, columns) or a table): the signature
                 is taken from it, and the stored model must give equal outputs on it.
+            parity: Further rows, such as the evaluation data, on which a compiled form must give
+                outputs equal to the model's; see `compiled.py`.
             run_id: The run that made it.
             inputs: References to what it was made from.
-            evaluation: Metric name to value.
-            report: An evaluation report (HTML), kept as `report.html` at the version's location.
+            evaluation: Metric name to value; by default the metrics of `report`.
+            report: An evaluation report: HTML, kept as `report.html` at the version's location, or
+                an `Evaluation`, which is kept as `evaluation.json` as well.
             tags: Free labels.
             description: For people.
             trusted: Further types, by full name, that may be loaded with it; an explicit choice

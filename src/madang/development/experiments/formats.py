@@ -20,9 +20,11 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.metadata
+import importlib.util
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -40,15 +42,24 @@ from madang.development.experiments.contract import Signature, TensorSpec
 from madang.errors import InvalidInputError, MissingDependencyError, UnsafeModelError
 
 FORMATS = {
+    "catboost": "madang.development.experiments._catboost:CatBoostFormat",
     "lightgbm": "madang.development.experiments._lightgbm:LightGBMFormat",
+    "object": "madang.development.experiments._object:ObjectFormat",
     "onnx": "madang.development.experiments._onnx:ONNXFormat",
+    "pipeline": "madang.development.experiments._pipeline:PipelineFormat",
+    "python": "madang.development.experiments._python:PythonFormat",
     "skops": "madang.development.experiments._skops:SkopsFormat",
     "xgboost": "madang.development.experiments._xgboost:XGBoostFormat",
 }
 """Format to `module:Class`, imported on first use."""
 
 # Whose classes a format handles. LightGBM's estimators derive from their own classes first.
-_HANDLES = {"lightgbm": "lightgbm", "xgboost": "xgboost", "onnx": "onnx", "sklearn": "skops"}
+_HANDLES = {
+    "catboost": "catboost", "lightgbm": "lightgbm", "onnx": "onnx", "sklearn": "skops",
+    "xgboost": "xgboost",
+}  # fmt: skip
+
+_log = logging.getLogger(__name__)
 
 _PICKLES = (".pkl", ".pickle", ".joblib", ".dill", ".pt", ".pth")
 
@@ -64,6 +75,35 @@ class Predictor(Protocol):
     def native(self) -> Any:
         """The library's own object."""
         ...
+
+
+@dataclass(frozen=True)
+class PythonSource:
+    """A model given as Python source: a folder of modules and of the data files that they read.
+
+    The class that `entry` names has a class method `load(folder: Path)`, which returns an object
+    with `predict(inputs)`: input name to array, to output name to array. Modules of the folder
+    import each other relatively (`from . import layers`).
+
+    Attributes:
+        folder: Its files; no links.
+        entry: `MODULE:CLASS`.
+        requirements: Distributions that the code imports; their versions are recorded.
+    """
+
+    folder: str | Path
+    entry: str = "model:Model"
+    requirements: tuple[str, ...] = ()
+
+    @property
+    def trust(self) -> str:
+        """What allows this code to be loaded: `register(…, trusted=[source.trust])`.
+
+        It names the SHA-256 of all `.py` files, so that it means this code and no other.
+        """
+        from madang.development.experiments._python import source_digest
+
+        return f"python:{source_digest(self.folder)}"
 
 
 class Format(ABC):
@@ -106,9 +146,29 @@ class Format(ABC):
             UnsafeModelError: It holds types that are not trusted to load.
         """
 
-    def compile(self, model: Any, folder: Path, inputs: Arrays) -> dict[str, Any]:
-        """Writes a faster form if there is one with equal outputs; returns what was verified."""
-        return {}
+    def requirements(self, model: Any) -> dict[str, str]:
+        """Distribution to its version here, of what loading the model needs."""
+        found = {}
+        for name in ("numpy", *self.packages):
+            with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # another build
+                found[name] = importlib.metadata.version(name)
+        return found
+
+    def compile(
+        self, model: Any, folder: Path, inputs: Arrays, parity: Arrays | None
+    ) -> dict[str, Any]:
+        """Writes a faster form if there is one with equal outputs.
+
+        Args:
+            model: The given object.
+            folder: Where its files go, named `compiled.…`.
+            inputs: The example.
+            parity: Further rows on which outputs must be equal.
+
+        Returns:
+            What was verified, or `not`: why there is no faster form.
+        """
+        return {"not": "this format has no faster form than its own library"}
 
 
 class LoadedModel:
@@ -116,10 +176,12 @@ class LoadedModel:
 
     Attributes:
         manifest: What stands in `model.json`.
+        fallback: Why the compiled form that it has is not used; empty when it is, or has none.
     """
 
-    def __init__(self, manifest: Manifest, predictor: Predictor) -> None:
+    def __init__(self, manifest: Manifest, predictor: Predictor, fallback: str = "") -> None:
         self.manifest = manifest
+        self.fallback = fallback
         self._predictor = predictor
         self._specs = manifest.signature.inputs
 
@@ -165,16 +227,26 @@ class LoadedModel:
         return to_inputs(data, self.signature, self.manifest.columns)
 
 
-def save(model: Any, folder: Path, *, example: Any = None, trusted: Sequence[str] = ()) -> Manifest:
+def save(
+    model: Any,
+    folder: Path,
+    *,
+    example: Any = None,
+    parity: Any = None,
+    trusted: Sequence[str] = (),
+) -> Manifest:
     """Stores a fitted model in an empty folder, and proves that it predicts the same from there.
 
     Equal models give equal files, whatever the time and the process.
 
     Args:
-        model: An estimator, a booster, or ONNX (bytes, `ModelProto`, or the path of a `.onnx`).
+        model: An estimator, a booster, ONNX (bytes, `ModelProto`, or the path of a `.onnx`), or
+            the path of a folder for `import_folder`; or `PythonSource`.
         folder: Where the files go.
         example: A few input rows: an array of shape (rows, columns) or a table. Without one the
             model has no signature and nothing is proven: it can only be loaded as `native`.
+        parity: Further rows, such as the evaluation data, on which a compiled form must give equal
+            outputs; it must on the example and on rows made around it in any case.
         trusted: Further types that may be loaded, by their full names; loading them may run their
             code, so name only what you would import.
 
@@ -182,31 +254,77 @@ def save(model: Any, folder: Path, *, example: Any = None, trusted: Sequence[str
         InvalidInputError: No format handles the model, or the stored model's outputs differ.
         UnsafeModelError: The model is a pickle, or holds types that are not trusted.
     """
+    if isinstance(model, str | Path) and Path(model).is_dir():
+        return import_folder(Path(model), folder, example=example)
     refuse_pickle(model)
     name = format_of(model)
-    form = _format(name)
+    form = format_named(name)
     manifest = Manifest(
         format=name,
         signature=Signature((), ()),
         facts=form.write(model, folder, trusted),
-        requirements=_requirements(form),
+        requirements=form.requirements(model),
         trusted=tuple(sorted(trusted)),
     )
     if example is not None:
-        manifest = _proven(form, model, folder, example, manifest)
+        inputs, columns = form.inputs(model, example)
+        manifest = _proven(form, model, folder, inputs, replace(manifest, columns=columns))
+        rows = None if parity is None else _checked(parity, manifest)
+        manifest = replace(manifest, compiled=form.compile(model, folder, inputs, rows))
     return manifest.written(folder)
 
 
-def _proven(form: Format, model: Any, folder: Path, example: Any, manifest: Manifest) -> Manifest:
-    """Adds what the example tells, after the stored model gave the same outputs on it."""
-    inputs, columns = form.inputs(model, example)
-    outputs = form.original(model, columns)(inputs)
-    signature = Signature(_specs(inputs), _specs(outputs))
-    manifest = replace(manifest, signature=signature, columns=columns)
+def _proven(form: Format, model: Any, folder: Path, inputs: Arrays, manifest: Manifest) -> Manifest:
+    """Adds the signature, after the stored model gave the same outputs on the example."""
+    outputs = form.original(model, manifest.columns)(inputs)
+    manifest = replace(manifest, signature=Signature(_specs(inputs), _specs(outputs)))
     stored = form.read(folder, manifest, manifest.trusted)
     _check_equal(stored(inputs), outputs, form.bound, manifest.format)
     write_example(folder, inputs)
-    return replace(manifest, compiled=form.compile(model, folder, inputs))
+    return manifest
+
+
+def _checked(data: Any, manifest: Manifest) -> Arrays:
+    signature = manifest.signature
+    return checked(to_inputs(data, signature, manifest.columns), signature.inputs)
+
+
+def import_folder(folder: Path, target: Path, *, example: Any = None) -> Manifest:
+    """Stores a folder that one of MLflow's clients wrote, or any other folder of files.
+
+    A flavor that keeps its library's own safe format (LightGBM's text, XGBoost's JSON, ONNX,
+    skops with trusted types alone) becomes a model of that format; its input example, or else
+    its signature, gives the inputs. Everything else, pickles above all, is kept as an `object`:
+    its files as they are, never loaded, with the reason in the manifest's `facts["reason"]`.
+    No code of the folder runs, and nothing is unpickled.
+
+    Args:
+        folder: With or without an `MLmodel`.
+        target: An empty folder.
+        example: Input rows, in place of the folder's own.
+
+    Raises:
+        InvalidInputError: The folder has links or no files, or its `MLmodel` is no plain YAML.
+    """
+    from madang.development.experiments._mlflow_folder import import_folder
+
+    return import_folder(folder, target, example)
+
+
+def unpack(folder: Path, target: Path, *, digest: str | None = None) -> Manifest:
+    """Writes the files of a model that is kept as an object where they were, below `target`.
+
+    Raises:
+        InvalidInputError: The model is of another format.
+        IntegrityError: A file is not what was stored, or would be put out of `target`.
+    """
+    manifest = read_manifest(folder, digest)
+    if manifest.format != "object":
+        raise InvalidInputError(f"the model is of format {manifest.format}: load it")
+    from madang.development.experiments._object import restore
+
+    restore(folder, manifest, target)
+    return manifest
 
 
 def load(
@@ -229,16 +347,28 @@ def load(
     """
     manifest = read_manifest(folder, digest)
     allowed = [*trusted, *(manifest.trusted if digest is not None else ())]
-    if compiled and manifest.compiled:
-        from madang.development.experiments.compiled import CompiledLinear
+    reason = _unusable(manifest) if compiled else ""
+    if reason:
+        _log.warning("a model's original form is used, slower than its compiled form: %s", reason)
+    if compiled and not reason and "kind" in manifest.compiled:
+        from madang.development.experiments.compiled import CompiledModel
 
         return LoadedModel(
             manifest,
-            CompiledLinear(
-                folder, lambda: _format(manifest.format).read(folder, manifest, allowed)
+            CompiledModel(
+                folder, lambda: format_named(manifest.format).read(folder, manifest, allowed)
             ),
         )
-    return LoadedModel(manifest, _format(manifest.format).read(folder, manifest, allowed))
+    predictor = format_named(manifest.format).read(folder, manifest, allowed)
+    return LoadedModel(manifest, predictor, reason)
+
+
+def _unusable(manifest: Manifest) -> str:
+    """Why the compiled form can't be used here; empty when it can, or there is none."""
+    for name in manifest.compiled.get("requirements", ()):
+        if importlib.util.find_spec(name) is None:
+            return str(MissingDependencyError("its compiled form", name, "onnx"))
+    return ""
 
 
 def example_inputs(folder: Path) -> Arrays:
@@ -250,6 +380,17 @@ def detect(model: Any) -> str | None:
     """The format that stores `model`, or `None`; imports nothing."""
     if isinstance(model, bytes | bytearray | memoryview) or _is_onnx_file(model):
         return "onnx"
+    if isinstance(model, PythonSource):
+        return "python"
+    found = _library_of(model)
+    if found == "skops" and len(getattr(model, "steps", ())) > 1:
+        # A scikit-learn pipeline that ends with another library's model, which skops can't store.
+        last = _library_of(model.steps[-1][1])
+        return found if last in (None, "skops") else "pipeline"
+    return found
+
+
+def _library_of(model: Any) -> str | None:
     for base in type(model).__mro__:
         package = base.__module__.partition(".")[0]
         if package in _HANDLES:
@@ -268,7 +409,8 @@ def format_of(model: Any) -> str:
         raise InvalidInputError(
             f"a model of type {type(model).__module__}.{type(model).__qualname__} can't be stored; "
             f"the formats are: {', '.join(sorted(FORMATS))} (scikit-learn estimators and "
-            "pipelines, LightGBM and XGBoost models, ONNX bytes); convert it to ONNX"
+            "pipelines, CatBoost, LightGBM and XGBoost models, ONNX bytes, PythonSource); "
+            "convert it to ONNX"
         )
     return name
 
@@ -301,7 +443,13 @@ def _is_onnx_file(model: Any) -> bool:
     return isinstance(model, str | Path) and Path(model).suffix.lower() == ".onnx"
 
 
-def _format(name: str) -> Format:
+def format_named(name: str) -> Format:
+    """One of `FORMATS`, imported.
+
+    Raises:
+        InvalidInputError: There is no such format.
+        MissingDependencyError: Its library is not installed.
+    """
     if name not in FORMATS:
         raise InvalidInputError(
             f"models of format {name!r} can't be loaded; "
@@ -316,14 +464,6 @@ def _format(name: str) -> Format:
             raise
         raise MissingDependencyError(f"the model format {name!r}", missing, name) from error
     return form
-
-
-def _requirements(form: Format) -> dict[str, str]:
-    found = {}
-    for name in ("numpy", *form.packages):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # another build
-            found[name] = importlib.metadata.version(name)
-    return found
 
 
 def _specs(arrays: Arrays) -> tuple[TensorSpec, ...]:
@@ -344,6 +484,6 @@ def _check_equal(found: Arrays, expected: Arrays, bound: float, name: str) -> No
 
 
 __all__ = [
-    "FORMATS", "MANIFEST", "Arrays", "Format", "LoadedModel", "Manifest", "Predictor",
-    "detect", "example_inputs", "format_of", "largest_difference", "load", "refuse_pickle", "save", "sha256_of",
+    "FORMATS", "MANIFEST", "Arrays", "Format", "LoadedModel", "Manifest", "Predictor", "PythonSource",
+    "detect", "example_inputs", "format_of", "import_folder", "largest_difference", "load", "refuse_pickle", "save", "sha256_of", "unpack",
 ]  # fmt: skip

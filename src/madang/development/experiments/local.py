@@ -16,7 +16,7 @@ from madang.development.experiments._logged import LocalLogged
 from madang.development.experiments._names import in_view
 from madang.development.experiments._registry import LocalRegistry
 from madang.development.experiments._search import Condition, Pairs, Search, Subject
-from madang.development.experiments.contract import Experiments
+from madang.development.experiments.contract import Experiments, JoinsTransactions
 from madang.development.experiments.values import (
     Experiment,
     Metric,
@@ -70,7 +70,9 @@ _SUBJECT = Subject(
 )
 
 
-class LocalExperiments(LocalHistories, LocalFiles, LocalLinks, LocalLogged, Experiments):
+class LocalExperiments(
+    LocalHistories, LocalFiles, LocalLinks, LocalLogged, Experiments, JoinsTransactions
+):
     """The default engine. One transaction a call."""
 
     def __init__(self, context: Context) -> None:
@@ -108,6 +110,32 @@ class LocalExperiments(LocalHistories, LocalFiles, LocalLinks, LocalLogged, Expe
         user: str | None = None,
         start_us: int | None = None,
     ) -> Run:
+        with self._database.transaction() as tx:
+            return self.start_run_in(
+                tx,
+                experiment,
+                name=name,
+                params=params,
+                tags=tags,
+                parent_id=parent_id,
+                inputs=inputs,
+                user=user,
+                start_us=start_us,
+            )
+
+    def start_run_in(
+        self,
+        tx: Transaction,
+        experiment: str | Experiment,
+        *,
+        name: str = "",
+        params: Mapping[str, Any] | None = None,
+        tags: Mapping[str, str] | None = None,
+        parent_id: str | None = None,
+        inputs: Sequence[str] = (),
+        user: str | None = None,
+        start_us: int | None = None,
+    ) -> Run:
         if isinstance(experiment, str):
             check_names("an experiment", [experiment])
         texts = {key: str(value) for key, value in (params or {}).items()}
@@ -122,27 +150,26 @@ class LocalExperiments(LocalHistories, LocalFiles, LocalLinks, LocalLogged, Expe
         check_names("a parameter", texts)
         check_names("a tag", labels)
         started = now_us() if start_us is None else start_us
-        with self._database.transaction() as tx:
-            if parent_id is not None:
-                _rows.require_run(tx, self._project, parent_id)
-            parent_id = labels.get(PARENT)
-            experiment_id, title = self._experiment_id(tx, experiment)
-            tx.execute(
-                "INSERT INTO run (project, id, experiment_id, name, status, started, ended, "
-                "parent_id, actor, points) VALUES (?, ?, ?, ?, ?, ?, NULL, ?, ?, 0)",
-                (self._project, run_id, experiment_id, name, RunStatus.RUNNING.value, started,
-                 parent_id, user or current_actor()),
-            )  # fmt: skip
-            _rows.insert_params(tx, self._project, run_id, texts)
-            _rows.upsert_tags(tx, self._project, run_id, labels)
-            self._ledger.append(
-                tx,
-                "run.start",
-                f"run:{run_id}",
-                inputs=[*([f"run:{parent_id}"] if parent_id else []), *inputs],
-                outputs=[f"run:{run_id}"],
-                data={"experiment": title, "name": name},
-            )
+        if parent_id is not None:
+            _rows.require_run(tx, self._project, parent_id)
+        parent_id = labels.get(PARENT)
+        experiment_id, title = self._experiment_id(tx, experiment)
+        tx.execute(
+            "INSERT INTO run (project, id, experiment_id, name, status, started, ended, "
+            "parent_id, actor, points) VALUES (?, ?, ?, ?, ?, ?, NULL, ?, ?, 0)",
+            (self._project, run_id, experiment_id, name, RunStatus.RUNNING.value, started,
+             parent_id, user or current_actor()),
+        )  # fmt: skip
+        _rows.insert_params(tx, self._project, run_id, texts)
+        _rows.upsert_tags(tx, self._project, run_id, labels)
+        self._ledger.append(
+            tx,
+            "run.start",
+            f"run:{run_id}",
+            inputs=[*([f"run:{parent_id}"] if parent_id else []), *inputs],
+            outputs=[f"run:{run_id}"],
+            data={"experiment": title, "name": name},
+        )
         return Run(
             id=run_id,
             experiment=title,
@@ -233,20 +260,30 @@ class LocalExperiments(LocalHistories, LocalFiles, LocalLinks, LocalLogged, Expe
         metrics: Sequence[Metric] | Mapping[str, float] = (),
         tags: Mapping[str, str] | None = None,
     ) -> Run:
+        with self._database.transaction() as tx:
+            return self.end_run_in(tx, run_id, status, metrics=metrics, tags=tags)
+
+    def end_run_in(
+        self,
+        tx: Transaction,
+        run_id: str,
+        status: RunStatus = RunStatus.FINISHED,
+        *,
+        metrics: Sequence[Metric] | Mapping[str, float] = (),
+        tags: Mapping[str, str] | None = None,
+    ) -> Run:
         status = RunStatus(status)
         if status not in ENDS:
             raise InvalidInputError(f"a run ends as {', '.join(ENDS)}, not as {status}")
-        points = _points(metrics)
-        with self._database.transaction() as tx:
-            self._log(tx, run_id, {}, points, tags or {})
-            changed = tx.execute(
-                "UPDATE run SET status = ?, ended = ? WHERE project = ? AND id = ? AND status <> ? "
-                "RETURNING id",
-                (status.value, now_us(), self._project, run_id, status.value),
-            )
-            run = _rows.load(tx, self._project, [run_id])[0]
-            if changed:
-                self._ledger.append(tx, "run.end", f"run:{run_id}", data=_summary(run))
+        self._log(tx, run_id, {}, _points(metrics), tags or {})
+        changed = tx.execute(
+            "UPDATE run SET status = ?, ended = ? WHERE project = ? AND id = ? AND status <> ? "
+            "RETURNING id",
+            (status.value, now_us(), self._project, run_id, status.value),
+        )
+        run = _rows.load(tx, self._project, [run_id])[0]
+        if changed:
+            self._ledger.append(tx, "run.end", f"run:{run_id}", data=_summary(run))
         return run
 
     def update_run(
