@@ -98,12 +98,6 @@ class LocalRegistry(LocalVersions, Registry):
         ref = self._context.component("code_versions").current().ref
         return [] if ref == "code:none" else [ref]
 
-    def _store(self, location: str, folder: Path, reports: Mapping[str, bytes]) -> None:
-        for file in sorted(folder.iterdir()):
-            self._storage.put(f"{location}/{file.name}", file)
-        for file_name, content in reports.items():
-            self._storage.put(f"{location}/{file_name}", content)
-
     # -- reading ------------------------------------------------------------------------------
 
     def get(self, name: str, version: int | str | None = None) -> ModelVersion:
@@ -167,27 +161,20 @@ class LocalRegistry(LocalVersions, Registry):
                 f"the files of {found.ref} are not in the project's storage; its source is "
                 f"{found.source!r}"
             )
-        prefix = found.location + "/"
-        for item in self._storage.list(prefix):
-            file = item.key.removeprefix(prefix)
-            if file not in (REPORT, EVALUATION):
-                # A key has no `..` and no empty part, so that this stays in the folder.
-                (folder / file).parent.mkdir(parents=True, exist_ok=True)
-                (folder / file).write_bytes(self._storage.get(item.key))
+        self._fetch(found.location, folder)
+        for report in (REPORT, EVALUATION):
+            (folder / report).unlink(missing_ok=True)
         return found
 
     def load(self, name: str, version: int | str | None = None) -> LoadedModel:
         from madang.development.experiments import formats
 
         found = self.get(name, version)
-        if found.format == OBJECT_FORMAT:
-            raise UnsafeModelError(
-                f"{found.ref} is kept as a client uploaded it, and is never loaded: it may hold a "
-                "pickle; register the fitted model with registry.register to serve it"
-            )
         folder = Path(tempfile.mkdtemp(prefix="madang-model-"))
         try:
             self.download(found.name, found.version, folder)
+            if found.format == OBJECT_FORMAT and not (folder / MANIFEST).exists():
+                raise UnsafeModelError(_never_loaded(found, folder))
             model = formats.load(folder, digest=found.digest)
         except BaseException:
             shutil.rmtree(folder)
@@ -195,6 +182,19 @@ class LocalRegistry(LocalVersions, Registry):
         # A compiled model reads its library's own file only when somebody asks for `native`.
         weakref.finalize(model, shutil.rmtree, folder)
         return model
+
+
+def _never_loaded(version: ModelVersion, folder: Path) -> str:
+    """Why files that a client uploaded are not loaded; found out by looking at them again."""
+    from madang.development.experiments import formats
+
+    with tempfile.TemporaryDirectory(prefix="madang-model-") as target:
+        manifest = formats.import_folder(folder, Path(target))
+    reason = manifest.facts.get("reason", "it has neither an input example nor a signature")
+    return (
+        f"{version.ref} is kept as an object and is never loaded: {reason}; load its files yourself "
+        "where you trust them, and register the fitted model"
+    )
 
 
 def _refs(prefix: str, inputs: Sequence[str]) -> tuple[str, ...]:

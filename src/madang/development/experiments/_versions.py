@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -28,7 +30,7 @@ from madang.development.experiments.values import (
     Signature,
 )
 from madang.errors import InvalidInputError, NotFoundError
-from madang.ledger import current_actor, now_us
+from madang.ledger import current_actor, new_id, now_us
 from madang.metadata import Row, Transaction
 
 _MAX_PAGE = 200_000  # MLflow's (SEARCH_MODEL_VERSION_MAX_RESULTS_THRESHOLD)
@@ -85,7 +87,7 @@ class LocalVersions(LocalModels, ModelVersions):
             if model_id is not None:
                 require_model(tx, self._project, model_id)
             known = self._of_version(tx, source)
-        stored = known or self._uploaded(source)
+        stored, reason = (known, "") if known else self._uploaded(name, source)
         edges = [
             *([f"run:{run_id}"] if run_id else []),
             *([f"logged_model:{model_id}"] if model_id else []),
@@ -110,7 +112,7 @@ class LocalVersions(LocalModels, ModelVersions):
             user=current_actor(),
         )
         with self._database.transaction() as tx:
-            return self._insert(tx, version, {"source": source})
+            return self._insert(tx, version, {"reason": reason, "source": source})
 
     def _of_version(self, tx: Transaction, source: str) -> ModelVersion | None:
         """The version that `models:/NAME/VERSION` or `models:/NAME@ALIAS` names."""
@@ -123,10 +125,51 @@ class LocalVersions(LocalModels, ModelVersions):
         row = self._version_row(tx, name, self._number(tx, name, number))
         return self._models(tx, [row])[0]
 
-    def _uploaded(self, source: str) -> ModelVersion:
+    def _uploaded(self, name: str, source: str) -> tuple[ModelVersion, str]:
+        """Files that a client uploaded: a safe format is a model; else an object, and why it is."""
+        from madang.development.experiments import formats
+
         location = _location(source)
         digest = self._digest(location, source) if location else ""
-        return ModelVersion("", 0, OBJECT_FORMAT, digest, location, 0, Signature((), ()))
+        found = ModelVersion("", 0, OBJECT_FORMAT, digest, location, 0, Signature((), ()))
+        if not location:
+            return found, "its files are not in the project's storage"
+        with tempfile.TemporaryDirectory(prefix="madang-model-") as place:
+            folder, target = Path(place) / "uploaded", Path(place) / "model"
+            target.mkdir()
+            self._fetch(location, folder)
+            manifest = formats.import_folder(folder, target)
+            if manifest.format == OBJECT_FORMAT:
+                return found, str(manifest.facts["reason"])
+            if not manifest.signature.inputs:
+                return (
+                    found,
+                    "it has neither an input example nor a signature, so it predicts nothing",
+                )
+            native = f"models/{name}/{new_id()}"
+            self._store(native, target, {})
+        return replace(
+            found,
+            format=manifest.format,
+            digest=manifest.digest,
+            location=native,
+            signature=manifest.signature,
+        ), ""
+
+    def _fetch(self, location: str, folder: Path) -> None:
+        """Writes all files under a location into a folder, with their folders."""
+        prefix = location + "/"
+        for item in self._storage.list(prefix):
+            # A key has no `..` and no empty part, so that this stays in the folder.
+            path = folder / item.key.removeprefix(prefix)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(self._storage.get(item.key))
+
+    def _store(self, location: str, folder: Path, reports: Mapping[str, bytes]) -> None:
+        for file in sorted(folder.iterdir()):
+            self._storage.put(f"{location}/{file.name}", file)
+        for file_name, content in reports.items():
+            self._storage.put(f"{location}/{file_name}", content)
 
     def _digest(self, location: str, source: str) -> str:
         """SHA-256 over the paths and the SHA-256 of the files."""
