@@ -23,6 +23,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 from optuna.samplers import BaseSampler
+from optuna.search_space import IntersectionSearchSpace
 from optuna.trial import FrozenTrial, TrialState as OptunaState, create_trial
 
 from madang.development.tuning import _space
@@ -126,6 +127,17 @@ def check_sampler(name: str) -> None:
         MissingDependencyError: Its package is not installed.
     """
     SAMPLERS[name](_Asked(0, 0, parallel=False))
+
+
+def _with_memory(sampler: BaseSampler, before: BaseSampler) -> BaseSampler:
+    """A sampler with what the one before found out of the trials' space.
+
+    It is a cache: without it, Optuna looks through all trials again.
+    """
+    known = getattr(before, "_search_space", None)
+    if type(sampler) is type(before) and isinstance(known, IntersectionSearchSpace):
+        sampler._search_space = known  # type: ignore[attr-defined]  # each sampler of a kind has it
+    return sampler
 
 
 class OptunaProposals(Proposals):
