@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from madang.cli.output import as_json, open_stack, print_json, print_table
+from madang.errors import InvalidInputError, NotFoundError
 
 if TYPE_CHECKING:
     from madang.development.experiments.evaluation import Evaluation
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 @click.option("--explain", is_flag=True, help="Importance, SHAP values, partial dependence.")
 @click.option("--robust", is_flag=True, help="Missing, noisy, shifted and unseen inputs.")
 @click.option("--threshold", type=float, default=0.5, show_default=True, help="Yes is said above.")
-@click.option("--html", type=click.Path(path_type=Path), help="Write the report to this file.")
+@click.option("--html", type=click.Path(dir_okay=False), help="Write the report as a page.")
 @click.option("--gate", type=click.Path(path_type=Path), help="YAML; exit code 1 if not passed.")
 @as_json
 def evaluate(
@@ -34,7 +35,7 @@ def evaluate(
     model: str,
     data: str,
     label: str,
-    html: Path | None,
+    html: str | None,
     gate: Path | None,
     json: bool,
     **options: Any,
@@ -42,6 +43,7 @@ def evaluate(
     """Evaluate MODEL (NAME, NAME@VERSION or NAME@ALIAS) on the rows of a dataset."""
     from madang.development.experiments.evaluation import Gate, evaluate_registered
 
+    page = _page(html)
     condition = Gate.from_file(gate) if gate else None
     dataset, _, version = data.partition("@")
     number = _number(version) if version else None
@@ -50,18 +52,31 @@ def evaluate(
         found = evaluate_registered(stack.registry, model, table, label, **options)
     if condition is not None:
         found = found.judged(condition)
-    if html is not None:
-        html.parent.mkdir(parents=True, exist_ok=True)
-        html.write_text(found.to_html(f"{model} on {data}"), "utf-8")
+    if page is not None:
+        _write(page, found.to_html(f"{model} on {data}"))
     if json:
         print_json(found.to_dict())
     else:
         _print(found)
-        if html is not None:
-            click.echo(f"report: {html}")
+        if page is not None:
+            click.echo(f"report: {page}")
     sys.stdout.flush()
     if found.gate is not None:
         found.gate.require()
+
+
+def _page(html: str | None) -> Path | None:
+    page = Path(html) if html else None
+    if page is not None and not page.parent.is_dir():
+        raise NotFoundError(f"there is no folder {page.parent} for the report; make it")
+    return page
+
+
+def _write(page: Path, text: str) -> None:
+    try:
+        page.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InvalidInputError(f"{page} can't be written: {error.strerror}") from error
 
 
 def _number(version: str) -> int:

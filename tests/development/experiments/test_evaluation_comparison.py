@@ -148,6 +148,13 @@ def test_slices_are_corrected_and_small_ones_are_not_judged():
     assert found.slices[2].differences["auc"].p_value == pytest.approx(expected)
 
 
+def test_too_few_rows_prove_nothing():
+    first, second, truth = pair(20, 0)
+    found = compared(judged(first, truth), judged(second, truth), {})
+    assert found.verdict == "too few rows"
+    assert not found.not_worse
+
+
 def test_within_a_margin_must_be_proven():
     first, second, truth = pair(400, 5)
     features = np.column_stack([first, second])

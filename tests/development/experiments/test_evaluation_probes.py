@@ -134,6 +134,30 @@ def test_columns_are_replaced_in_the_form_that_was_given():
             inputs.replaced("c", values)
 
 
+def test_flags_days_and_unknown_columns_keep_their_types():
+    random = np.random.default_rng(0)
+    frame = pl.DataFrame(
+        {
+            "flag": random.random(200) < 0.5,
+            "day": pl.Series(random.integers(20_000, 20_003, 200)).cast(pl.Date),
+            "nothing": pl.Series([None] * 200, dtype=pl.Float64),
+        }
+    )
+
+    class ByFlag:
+        def predict(self, rows):
+            assert rows.schema["day"] == pl.Date
+            return rows["flag"].cast(pl.Boolean).fill_null(value=False).to_numpy() * 2.0
+
+    truth = frame["flag"].to_numpy() + random.normal(0, 0.1, 200)
+    found = evaluate(ByFlag(), frame, truth, explain=True, robust=True, find_slices=True)
+    curves = {one.feature: one for one in found.dependence}
+    assert set(curves) == {"flag", "day"}
+    assert curves["flag"].mean == (0.0, 2.0)
+    found.to_html()
+    json.loads(found.to_json())
+
+
 def test_more_classes_are_explained_by_all_outputs():
     truth = (ROWS[:, 0] > 0).astype(int) + (ROWS[:, 1] > 1)
     model = RandomForestClassifier(5, max_depth=4, random_state=0).fit(ROWS, truth)

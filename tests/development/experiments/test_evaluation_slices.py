@@ -52,6 +52,19 @@ def test_a_planted_slice_is_found_first(condition):
     assert hits == 20
 
 
+def test_of_very_many_columns_pairs_are_made_of_those_that_stand_out():
+    random = np.random.default_rng(0)
+    codes = random.integers(0, 3, (3000, 120))
+    frame = pl.DataFrame({f"c{i}": codes[:, i] for i in range(120)})
+    losses = random.beta(1, 6, 3000)
+    assert find_slices(frame, losses) == []
+    losses[(codes[:, 70] == 1) & (codes[:, 99] == 2)] += 0.2
+    best = find_slices(frame, losses)[0]
+    assert best.name == "c70 = 1 AND c99 = 2"
+    corrected = holm(np.array([0.001]), untested=49)[0]
+    assert corrected == pytest.approx(0.05)
+
+
 def test_a_pair_within_a_found_slice_must_be_worse_than_the_rest_of_it():
     random = np.random.default_rng(0)
     frame = table(6000, random)

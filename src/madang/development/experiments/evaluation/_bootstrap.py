@@ -7,7 +7,7 @@ a matrix of shape (samples, cells). Nothing is sorted or copied for a sample.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,6 @@ Interval = tuple[float, float]
 
 EXACT_ROWS = 10_000
 """Up to so many rows each row is a cell of its own."""
-_BLOCK = 4_000_000  # cells times samples drawn at once: 32 MB
 
 
 def draws(counts: Array, resamples: int, random: np.random.Generator) -> Array:
@@ -28,18 +27,6 @@ def draws(counts: Array, resamples: int, random: np.random.Generator) -> Array:
     """
     total = int(counts.sum())
     return random.multinomial(total, counts / total, size=resamples).astype(float)
-
-
-def row_draws(rows: int, resamples: int, random: np.random.Generator) -> Iterator[Array]:
-    """Samples of single rows, in blocks of shape (some of the samples, rows)."""
-    block = max(1, _BLOCK // rows)
-    for start in range(0, resamples, block):
-        yield np.stack(
-            [
-                np.bincount(random.integers(0, rows, rows), minlength=rows).astype(float)
-                for _ in range(min(block, resamples - start))
-            ]
-        )
 
 
 def interval(values: Array) -> Interval | None:

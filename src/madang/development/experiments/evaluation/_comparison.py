@@ -64,12 +64,13 @@ class Difference:
 
         Args:
             margin: At 0: it isn't significantly worse. Above 0: it is proven to be worse by less
-                than that (non-inferiority: the interval's end lies within the margin).
+                than that (non-inferiority: the interval's end lies within the margin). Too few
+                rows show neither.
         """
-        if margin == 0.0:
-            return self.verdict != "worse"
         if self.interval is None:
             return False
+        if margin == 0.0:
+            return self.verdict != "worse"
         return max(worse_by(self.metric, end, 0.0) for end in self.interval) < margin
 
 

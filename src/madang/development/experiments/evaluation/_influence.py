@@ -15,6 +15,7 @@ from madang.development.experiments.evaluation._measure import worse_by
 
 _GRID = 20
 _CURVES = 30
+_OFTEN = 10
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,8 @@ def dependence(
     for name in features:
         column = inputs.frame[name]
         grid = _grid(column)
+        if not grid:
+            continue  # nothing is known of it
         answers = np.column_stack(
             [answer(inputs.replaced(name, _constant(column, value))) for value in grid]
         )
@@ -90,7 +93,7 @@ def dependence(
         found.append(
             Dependence(
                 name,
-                tuple(grid),
+                tuple(map(_shown, grid)),
                 tuple(answers.mean(axis=0).tolist()),
                 tuple(tuple(row) for row in shown.tolist()),
             )
@@ -98,17 +101,20 @@ def dependence(
     return found
 
 
-def _constant(column: pl.Series, value: float | str) -> pl.Series:
-    if column.dtype.is_numeric():
-        return pl.Series(column.name, np.full(len(column), float(value)))
-    return pl.Series(column.name, [value] * len(column))
+def _constant(column: pl.Series, value: Any) -> pl.Series:
+    kind = pl.Float64 if column.dtype.is_numeric() else column.dtype
+    return pl.Series(column.name, [value] * len(column), dtype=kind)
 
 
-def _grid(column: pl.Series) -> list[float | str]:
+def _grid(column: pl.Series) -> list[Any]:
     if not column.dtype.is_numeric():
-        text = column.drop_nulls().cast(pl.String)
-        return list(text.value_counts(sort=True).head(10)[column.name].sort())
+        counts = column.drop_nulls().value_counts(sort=True).head(_OFTEN)
+        return sorted(counts[column.name].to_list())
     values = column.cast(pl.Float64).drop_nulls().drop_nans().to_numpy()
     if len(np.unique(values)) <= _GRID:
         return [float(v) for v in np.unique(values)]
     return [float(v) for v in np.unique(np.quantile(values, np.linspace(0.02, 0.98, _GRID)))]
+
+
+def _shown(value: Any) -> float | str:
+    return value if isinstance(value, float) else str(value)

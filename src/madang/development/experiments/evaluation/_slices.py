@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import combinations, pairwise
 
 import numpy as np
@@ -18,6 +19,9 @@ ALPHA = 0.05
 _QUARTERS = [0.25, 0.5, 0.75]
 _VALUES = 10  # a column's most frequent values that are looked at
 _FOUND = 20  # reported at most
+_PAIRED = 30  # columns of which pairs are looked at
+Groups = tuple[Array, list[str]]
+"""Each row's group (-1: none), and the groups' conditions in SQL."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,7 @@ def masks(frame: pl.DataFrame, slices: Sequence[str]) -> dict[str, Array]:
     return found
 
 
-def binned(column: pl.Series) -> tuple[Array, list[str]]:
+def binned(column: pl.Series) -> Groups:
     """A column as few groups: each row's group (-1: none), and the groups' conditions in SQL.
 
     Numbers with many values go to quarters of equal size, others to their most frequent values.
@@ -121,7 +125,7 @@ def binned(column: pl.Series) -> tuple[Array, list[str]]:
     return codes, names
 
 
-def _quarters(column: pl.Series, missing: Array, name: str) -> tuple[Array, list[str]]:
+def _quarters(column: pl.Series, missing: Array, name: str) -> Groups:
     values = column.cast(pl.Float64).fill_null(0.0).to_numpy()
     known = values[~missing]
     # Rounded before the rows are sorted in, so that the condition says what was done.
@@ -136,7 +140,7 @@ def _quarters(column: pl.Series, missing: Array, name: str) -> tuple[Array, list
     return codes, names
 
 
-def _values(column: pl.Series, name: str) -> tuple[Array, list[str]]:
+def _values(column: pl.Series, name: str) -> Groups:
     plain = column.dtype.is_numeric() or column.dtype in (pl.Boolean, pl.String)
     if column.dtype in (pl.Categorical, pl.Enum):
         column, plain = column.cast(pl.String), True
@@ -183,12 +187,17 @@ def _moments(sums: Array) -> tuple[Array, Array, Array]:
     return count, mean, np.maximum(sums[:, 2] - count * mean**2, 0.0) / (count - 1)
 
 
-def holm(p_values: Array) -> Array:
-    """Corrected p-values (Holm, Scandinavian Journal of Statistics 6, 1979); NaN stays NaN."""
+def holm(p_values: Array, untested: int = 0) -> Array:
+    """Corrected p-values (Holm, Scandinavian Journal of Statistics 6, 1979); NaN stays NaN.
+
+    Args:
+        p_values: Of the tests, shape (tests,).
+        untested: Further tests to correct for, that were left out because of what others said.
+    """
     found = np.full(len(p_values), np.nan)
     there = np.flatnonzero(np.isfinite(p_values))
     order = there[np.argsort(p_values[there])]
-    factors = np.arange(len(order), 0, -1)
+    factors = untested + np.arange(len(order), 0, -1)
     found[order] = np.minimum(np.maximum.accumulate(p_values[order] * factors), 1.0)
     return found
 
@@ -204,7 +213,9 @@ def find_slices(
 
     If the losses don't depend on the columns, at least one slice is reported in at most about 5 % of
     all searches (Holm's correction over everything that was looked at). A slice by two columns is
-    reported only if it is also worse than the rest of each found slice that holds it.
+    reported only if it is also worse than the rest of each found slice that holds it. Of more than
+    30 columns, pairs are made of the 30 in which single slices stand out most; the correction is
+    still for all pairs.
 
     Args:
         frame: The columns, one row for each loss.
@@ -217,13 +228,16 @@ def find_slices(
     """
     smallest = min_rows or max(30, len(losses) // 100)
     columns = [binned(frame[name]) for name in frame.columns]
-    candidates = list(_candidates(columns, losses, smallest))
+    look = partial(_large, losses=losses, squares=losses**2, smallest=smallest)
+    candidates = [one for n in range(len(columns)) for one in look(columns, (n,))]
     if not candidates:
         return []
-    sums = np.array([c.sums for c in candidates])
     everything = np.array([len(losses), losses.sum(), (losses**2).sum()])
+    pairs, untested = _pairs(columns, candidates, everything)
+    candidates += [one for pair in pairs for one in look(columns, pair)]
+    sums = np.array([c.sums for c in candidates])
     effects, p_values = _welch(sums, everything - sums)
-    corrected = holm(p_values)
+    corrected = holm(p_values, untested)
     wanted = (corrected < ALPHA) & (effects >= min_effect)
     singles = {c.groups: c.sums for c, good in zip(candidates, wanted, strict=True) if good}
     # The pairs within found slices, tested together against the rest of those slices.
@@ -257,30 +271,46 @@ def _inner(one: _Candidate, found: Mapping[tuple[tuple[int, int], ...], Array]) 
     return float(np.nan_to_num(max(p_values, default=0.0), nan=1.0))
 
 
-def _candidates(
-    columns: Sequence[tuple[Array, list[str]]], losses: Array, smallest: int
+def _pairs(
+    columns: Sequence[Groups], singles: Sequence[_Candidate], everything: Array
+) -> tuple[list[tuple[int, int]], int]:
+    """The pairs of columns to look at, and how many slices of other pairs are left out."""
+    useful = [n for n, (_, names) in enumerate(columns) if len(names) > 1]
+    every = list(combinations(useful, 2))
+    if len(useful) <= _PAIRED:
+        return every, 0
+    sums = np.array([one.sums for one in singles])
+    p_values = np.nan_to_num(_welch(sums, everything - sums)[1], nan=1.0)
+    best = dict.fromkeys(useful, 1.0)
+    for one, p_value in zip(singles, p_values.tolist(), strict=True):
+        number = one.groups[0][0]
+        best[number] = min(best.get(number, 1.0), p_value)
+    chosen = set(sorted(useful, key=lambda n: best[n])[:_PAIRED])
+    kept = [pair for pair in every if chosen.issuperset(pair)]
+    left = (len(columns[a][1]) * len(columns[b][1]) for a, b in set(every) - set(kept))
+    return kept, sum(left)
+
+
+def _large(
+    columns: Sequence[Groups],
+    chosen: tuple[int, ...],
+    *,
+    losses: Array,
+    squares: Array,
+    smallest: int,
 ) -> Iterator[_Candidate]:
-    squares = losses**2
-
-    def large(codes: Array, size: int) -> tuple[Array, Array]:
-        chosen = slice(None) if (codes >= 0).all() else codes >= 0
-        codes = codes[chosen]
-        sums = np.column_stack(
-            [np.bincount(codes, v, size) for v in (None, losses[chosen], squares[chosen])]
-        )
-        # A slice of nearly all rows has nearly nothing to be compared with.
-        fits = (sums[:, 0] >= smallest) & (len(losses) - sums[:, 0] >= smallest)
-        return np.flatnonzero(fits), sums
-
-    for number, (codes, names) in enumerate(columns):
-        groups, sums = large(codes, len(names))
-        for group in groups:
-            yield _Candidate(((number, int(group)),), sums[group])
-    for (a, (first, rows)), (b, (second, others)) in combinations(enumerate(columns), 2):
-        if len(rows) < 2 or len(others) < 2:
-            continue
-        both = np.where((first < 0) | (second < 0), -1, first * len(others) + second)
-        groups, sums = large(both, len(rows) * len(others))
-        for group in groups:
-            left, right = divmod(int(group), len(others))
-            yield _Candidate(((a, left), (b, right)), sums[group])
+    """The slices by one column or two that have enough rows, inside and outside."""
+    codes, names = columns[chosen[0]]
+    size = len(names)
+    if len(chosen) == 2:
+        others, more = columns[chosen[1]]
+        codes = np.where((codes < 0) | (others < 0), -1, codes * len(more) + others)
+        size *= len(more)
+    rows = slice(None) if (codes >= 0).all() else codes >= 0
+    sums = np.column_stack(
+        [np.bincount(codes[rows], v, size) for v in (None, losses[rows], squares[rows])]
+    )
+    fits = (sums[:, 0] >= smallest) & (len(losses) - sums[:, 0] >= smallest)
+    for group in np.flatnonzero(fits).tolist():
+        places = divmod(group, len(more)) if len(chosen) == 2 else (group,)
+        yield _Candidate(tuple(zip(chosen, places, strict=True)), sums[group])
