@@ -22,6 +22,7 @@ BENCHMARKS = {
     "features_http": [],
     "windows": [],
     "serving": ["--build-peers"],
+    "soak": ["--minutes", "1"],
     "demo": [],
 }
 """File to its arguments, in the order of running."""
