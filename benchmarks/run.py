@@ -25,6 +25,7 @@ BENCHMARKS = {
     "compiled": [],
     "evaluation": [],
     "serving": ["--build-peers"],
+    "soak": ["--minutes", "1"],
     "tuning": [],
     "demo": [],
 }

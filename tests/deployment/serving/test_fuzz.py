@@ -308,7 +308,7 @@ def model(server):
     broken=st.just(b"") | BROKEN,
     cuts=st.lists(st.integers(0, 1 << 20), max_size=6),
 )
-@fuzzing(1500)
+@fuzzing(700)
 def test_conversations_over_http(server, alive, model, messages, broken, cuts):
     data = b"".join(m.framed(server.token, chunk) for m, chunk in messages) + broken
     answers = parsed(converse(server.address, data, cuts))
@@ -386,7 +386,7 @@ def infer_requests(draw):
 
 
 @given(data=infer_requests() | st.binary(max_size=80))
-@fuzzing(1000)
+@fuzzing(500)
 def test_messages_over_grpc(ask_grpc, model, data):
     import grpc
 
@@ -419,7 +419,7 @@ FRAMES = st.tuples(
 
 
 @given(frames=st.lists(FRAMES, max_size=5), junk=st.binary(max_size=50), greet=st.booleans())
-@fuzzing(200)
+@fuzzing(100)
 def test_bytes_on_the_grpc_port(grpc_server, ask_grpc, frames, junk, greet):
     host, _, port = grpc_server.stack.serving.grpc_url().rpartition(":")
     data = (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" if greet else b"") + b"".join(frames) + junk
