@@ -1,13 +1,16 @@
-"""One-row predictions over HTTP: Madang's inference server beside what people use.
+"""Predictions over HTTP: Madang's inference server beside what people use, in one run.
 
-    python benchmarks/serving.py [--seconds 3] [--json]
+    python benchmarks/serving.py [--seconds 3] [--json] [--build-peers]
 
-A scikit-learn StandardScaler and LogisticRegression on breast_cancer (30 features), one row a
-request as V2 JSON, one worker. The server has core 0 and wrk has core 1. Madang's prediction log
-is on, and access is checked; the peers do neither. Four lines: Madang (which compiles this model
-at registration), Madang with scikit-learn itself, FastAPI by hand, and MLServer if its
-environment exists; `--build-peers` makes that one first. On a machine that others use at the same time,
-`MADANG_BENCH_PRIORITY=1` (as root) holds them off while it measures.
+scikit-learn's HistGradientBoostingClassifier on breast_cancer (30 features), as V2 JSON, one worker.
+The server has core 0 and the load core 1. Madang's prediction log is on, and access is checked; the
+peers do neither. Measured: one row at 1 and at 32 connections, 100 rows at 32 as JSON and as binary
+tensors (closed loop, wrk); half of that capacity in an open loop, where latencies count from the
+intended moment; rolling to another version under that load; the memory of the processes (PSS).
+
+Lines: Madang, which compiles this model at registration; Madang with scikit-learn itself; FastAPI by
+hand; MLServer, if its environment exists (`--build-peers` makes it first). On a machine that others
+use at the same time, `MADANG_BENCH_PRIORITY=1` (as root) holds them off while it measures.
 """
 
 from __future__ import annotations
@@ -32,14 +35,20 @@ import peer_environments
 import madang
 from madang.deployment.serving import Arm
 from madang.deployment.serving._state import Files
+from madang.deployment.serving.workers import Workers
 
 HERE = Path(__file__).parent
+SERVER_CORE, LOAD_CORE = "0", "1"
 SCRIPT = """
 local f = io.open(os.getenv("BODY"), "rb")
 wrk.method = "POST"
 wrk.body = f:read("*a")
 wrk.headers["Content-Type"] = "application/json"
 if os.getenv("TOKEN") then wrk.headers["Authorization"] = "Bearer " .. os.getenv("TOKEN") end
+if os.getenv("HEAD") then
+  wrk.headers["Content-Type"] = "application/octet-stream"
+  wrk.headers["Inference-Header-Content-Length"] = os.getenv("HEAD")
+end
 done = function(s, l, r)
   io.write(string.format('{"rps": %.1f, "p50_ms": %.3f, "p99_ms": %.3f, "bad": %d}\\n',
     s.requests / (s.duration / 1e6), l:percentile(50) / 1000, l:percentile(99) / 1000,
@@ -54,12 +63,12 @@ def data():
     return load_breast_cancer(return_X_y=True)
 
 
-def model():
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
+def model(*, turned=False):
+    """The model; `turned` learns the opposite, so that its answers tell it apart."""
+    from sklearn.ensemble import HistGradientBoostingClassifier
 
-    return make_pipeline(StandardScaler(), LogisticRegression(max_iter=5000)).fit(*data())
+    rows, kinds = data()
+    return HistGradientBoostingClassifier(random_state=0).fit(rows, 1 - kinds if turned else kinds)
 
 
 def free_port() -> int:
@@ -68,12 +77,21 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def rss_mb(pid: int) -> float:
-    """Memory of a process and its children."""
+def memory_mb(pids, kind="Pss") -> float:
+    """Memory of processes: PSS counts a page that n share as 1/n each, RSS as a whole each."""
+    total = 0
+    for pid in pids:
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith(f"{kind}:"):
+                total += int(line.split()[1])
+    return total / 1024
+
+
+def tree(pid):
     import psutil
 
     process = psutil.Process(pid)
-    return sum(p.memory_info().rss for p in [process, *process.children(recursive=True)]) / 2**20
+    return [pid, *(child.pid for child in process.children(recursive=True))]
 
 
 def raise_priority(pid):
@@ -87,7 +105,7 @@ def raise_priority(pid):
 def running(command, log, *, env=None, cwd=None):
     with open(log, "wb") as output:
         process = subprocess.Popen(
-            ["taskset", "-c", "0", *command],
+            ["taskset", "-c", SERVER_CORE, *command],
             stdout=output,
             stderr=output,
             cwd=cwd,
@@ -121,11 +139,14 @@ def until_ready(process, url, body, token, log, seconds=120):
     raise SystemExit(f"the server was not ready:\n{Path(log).read_text()[-2000:]}")
 
 
-def load(url, folder, token, connections, seconds):
-    command = ["taskset", "-c", "1", "wrk", "-t1", f"-c{connections}", f"-d{seconds}s"]
-    env = {**os.environ, "BODY": str(folder / "body.json")}
+def closed(url, folder, token, connections, seconds, body="body.json"):
+    """wrk: each connection sends its next request when the answer to the last one is there."""
+    command = ["taskset", "-c", LOAD_CORE, "wrk", "-t1", f"-c{connections}", f"-d{seconds}s"]
+    env = {**os.environ, "BODY": str(folder / body)}
     if token:
         env["TOKEN"] = token
+    if body.endswith(".bin"):
+        env["HEAD"] = (folder / f"{body}.head").read_text()
     done = subprocess.run(
         [*command, "-s", str(folder / "post.lua"), url],
         env=env,
@@ -138,17 +159,44 @@ def load(url, folder, token, connections, seconds):
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def measure(name, process, url, folder, token, seconds, log):
+def opened(port, folder, token, rate, seconds, *, expect=None):
+    """Starts the open loop; the process, to be given to `result`."""
     body = (folder / "body.json").read_bytes()
-    ready = until_ready(process, url, body, token, log)
-    load(url, folder, token, 4, 1)
-    one = load(url, folder, token, 1, seconds)
-    many = load(url, folder, token, 32, seconds)
-    return {"server": name, "ready_s": ready, "rss_mb": rss_mb(process.pid), "c1": one, "c32": many}
+    lines = ["POST /v2/models/cancer/infer HTTP/1.1", "Host: x", f"Content-Length: {len(body)}"]
+    lines += [f"Authorization: Bearer {token}", "", ""]
+    (folder / "request").write_bytes("\r\n".join(lines).encode() + body)
+    command = ["taskset", "-c", LOAD_CORE, sys.executable, str(HERE / "clients" / "open_loop.py")]
+    command += [f"127.0.0.1:{port}", str(folder / "request"), "--rate", str(rate)]
+    command += ["--seconds", str(seconds)]
+    if expect:
+        (folder / "expect.json").write_text(json.dumps(expect))
+        command += ["--expect", str(folder / "expect.json")]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def result(process):
+    output, _ = process.communicate()
+    if process.returncode:
+        raise SystemExit("the open loop failed")
+    return json.loads(output)
+
+
+def measure(name, process, url, folder, token, seconds, log, *, binary=False):
+    ready = until_ready(process, url, (folder / "body.json").read_bytes(), token, log)
+    closed(url, folder, token, 4, 1)
+    found = {"server": name, "ready_s": ready}
+    found["c1"] = closed(url, folder, token, 1, seconds)
+    found["c32"] = closed(url, folder, token, 32, seconds)
+    found["rows100"] = closed(url, folder, token, 32, seconds, "body100.json")
+    if binary:
+        found["binary100"] = closed(url, folder, token, 32, seconds, "body100.bin")
+    found["pss_mb"] = memory_mb(tree(process.pid))
+    found["rss_mb"] = memory_mb(tree(process.pid), "Rss")
+    return found
 
 
 def in_madang(name, folder, seconds, *, compiled):
-    """Madang's worker alone: no control process runs while it is measured."""
+    """Madang's worker alone: no control process runs while it is measured, but for the rolling."""
     port = free_port()
     home = project(folder / ("compiled" if compiled else "plain"), compiled=compiled)
     command = [sys.executable, "-m", "madang.deployment.serving.worker"]
@@ -157,7 +205,11 @@ def in_madang(name, folder, seconds, *, compiled):
     token = Files(home).own_token()
     with running(command, log) as process:
         url = f"http://127.0.0.1:{port}/v2/models/cancer/infer"
-        found = measure(name, process, url, folder, token, seconds, log)
+        found = measure(name, process, url, folder, token, seconds, log, binary=True)
+        rate = found["c32"]["rps"] / 2
+        found["open"] = result(opened(port, folder, token, rate, seconds))
+        if compiled:
+            found["roll"] = rolled(home, port, folder, token, rate, seconds)
         request = urllib.request.Request(
             f"http://127.0.0.1:{port}/metrics", headers={"Authorization": f"Bearer {token}"}
         )
@@ -167,11 +219,39 @@ def in_madang(name, folder, seconds, *, compiled):
         for word in ("written", "lost"):
             if line.startswith(f"madang_prediction_log_{word}_total"):
                 found[f"log_{word}"] = int(line.split()[-1])
+    if compiled:
+        found["workers_pss_mb"] = {count: of_workers(home, folder, count) for count in (1, 3)}
     return found
 
 
+def rolled(home, port, folder, token, rate, seconds):
+    """Alternates two versions under load; each answer must be whole and of the version it names."""
+    asked = json.loads((folder / "body.json").read_bytes())["inputs"][0]["data"]
+    with madang.open(home.parent) as stack:
+        expect = {}
+        for version in (1, 2):
+            answers = stack.registry.load("cancer", version).predict({"input": [asked]})
+            expect[str(version)] = f'"data":[{answers["predict"][0]}]'
+        load = opened(port, folder, token, rate, seconds, expect=expect)
+        rolls = 0
+        while load.poll() is None:
+            stack.serving.deploy("cancer", [Arm("cancer", 2 - rolls % 2)])
+            rolls += 1
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                load.wait(0.2)
+        return {"rolls": rolls, **result(load)}
+
+
+def of_workers(home, folder, count):
+    """The memory of so many workers and what they are forked from, after each has served and logged."""
+    with Workers(home, port=0, count=count) as workers:
+        url = f"http://127.0.0.1:{workers.port}/v2/models/cancer/infer"
+        closed(url, folder, Files(home).own_token(), 32, 4)
+        return memory_mb([workers.spawner_pid(), *workers.pids()])
+
+
 def project(root, *, compiled):
-    """A project with the model deployed; its home."""
+    """A project with two versions of the model, the first deployed; its home."""
     from madang.development.experiments._skops import SkopsFormat
 
     rows, _ = data()
@@ -180,7 +260,8 @@ def project(root, *, compiled):
     with madang.open(root) as stack:
         if not compiled:
             SkopsFormat.compile = lambda *_: {}
-        stack.registry.register("cancer", model(), example=rows[:100])
+        for turned in (False, True):
+            stack.registry.register("cancer", model(turned=turned), example=rows[:100])
         SkopsFormat.compile = compile_model
         stack.serving.deploy("cancer", [Arm("cancer", 1)])
     return root / ".madang"
@@ -206,15 +287,28 @@ def in_mlserver(python, folder, seconds):
         return measure("MLServer 1.7.1", process, url, folder, None, seconds, log)
 
 
+def write_bodies(folder):
+    """The requests' bodies: one row and 100 rows as JSON, and 100 as a binary tensor."""
+    rows, _ = data()
+    for count, name in ((1, "body.json"), (100, "body100.json")):
+        tensor = {"name": "input", "shape": [count, 30], "datatype": "FP64"}
+        tensor["data"] = rows[:count].ravel().tolist()
+        (folder / name).write_text(json.dumps({"inputs": [tensor]}))
+    values = rows[:100].tobytes()
+    tensor = {"name": "input", "shape": [100, 30], "datatype": "FP64"}
+    tensor["parameters"] = {"binary_data_size": len(values)}
+    head = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()
+    (folder / "body100.bin").write_bytes(head + values)
+    (folder / "body100.bin.head").write_text(str(len(head)))
+
+
 def run(seconds=3, *, build_peers=False):
     """All measurements, a dict each."""
     if not shutil.which("wrk"):
         raise SystemExit("wrk is not installed (Debian: wrk)")
     folder = Path(tempfile.mkdtemp(prefix="madang-bench-"))
     try:
-        row = data()[0][0]
-        tensor = {"name": "input", "shape": [1, 30], "datatype": "FP64", "data": row.tolist()}
-        (folder / "body.json").write_text(json.dumps({"inputs": [tensor]}))
+        write_bodies(folder)
         (folder / "post.lua").write_text(SCRIPT)
         yield in_madang("Madang", folder, seconds, compiled=True)
         yield in_madang("Madang, uncompiled", folder, seconds, compiled=False)
@@ -226,6 +320,40 @@ def run(seconds=3, *, build_peers=False):
         shutil.rmtree(folder)
 
 
+def told(found, ours):
+    """A server's lines, with how many times Madang is better."""
+    one, many, large = found["c1"], found["c32"], found["rows100"]
+    bad = one["bad"] + many["bad"] + large["bad"]
+    yield (
+        f"{found['server']:20s} ready {found['ready_s']:5.2f} s  {found['pss_mb']:4.0f} MB  "
+        f"1 connection: p50 {one['p50_ms']:.2f} p99 {one['p99_ms']:.2f} ms  "
+        f"32: {many['rps']:7.0f}/s p99 {many['p99_ms']:.1f} ms  "
+        f"100 rows: {large['rps']:5.0f}/s  bad {bad}  "
+        f"Madang is {one['p50_ms'] / ours['c1']['p50_ms']:.1f}x, "
+        f"{ours['c32']['rps'] / many['rps']:.1f}x, {ours['rows100']['rps'] / large['rps']:.1f}x"
+    )
+    if "binary100" in found:
+        loop = found["open"]
+        yield (
+            f"  100 rows binary: {found['binary100']['rps']:.0f}/s; open loop at "
+            f"{loop['rate']:.0f}/s: p50 {loop['p50_ms']:.2f} p99 {loop['p99_ms']:.2f} ms "
+            f"({loop['p99_ms'] / loop['p50_ms']:.1f}x) p99.9 {loop['p999_ms']:.1f}, failed "
+            f"{loop['failed']}, the load itself late by {loop['late_p99_ms']:.2f} ms at p99; "
+            f"log {found['log_written']} lost {found['log_lost']}"
+        )
+    if "roll" in found:
+        roll, memory = found["roll"], found["workers_pss_mb"]
+        yield (
+            f"  {roll['rolls']} changes of the version at {roll['rate']:.0f}/s: answers of each "
+            f"{roll['versions']}, failed {roll['failed']}, mixed {roll['mixed']}; "
+            f"p99 {roll['p99_ms']:.1f} ms"
+        )
+        yield (
+            f"  memory with one worker {memory[1]:.0f} MB, each further one "
+            f"{(memory[3] - memory[1]) / 2:.0f} MB"
+        )
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=int, default=3)
@@ -235,24 +363,11 @@ def main():
     raise_priority(os.getpid())
     ours = None
     for found in run(given.seconds, build_peers=given.build_peers):
+        ours = ours or found
         if given.json:
             print(json.dumps(found), flush=True)
-            continue
-        ours = ours or found
-        one, many = found["c1"], found["c32"]
-        print(
-            f"{found['server']:20s} ready {found['ready_s']:5.2f} s  {found['rss_mb']:4.0f} MB  "
-            f"1 connection: p50 {one['p50_ms']:.2f} p99 {one['p99_ms']:.2f} ms  "
-            f"32: {many['rps']:7.0f}/s p99 {many['p99_ms']:.1f} ms  bad {one['bad'] + many['bad']}  "
-            f"Madang is {one['p50_ms'] / ours['c1']['p50_ms']:.1f}x, "
-            f"{ours['c32']['rps'] / many['rps']:.1f}x"
-            + (
-                f"  log {found['log_written']} lost {found['log_lost']}"
-                if "log_lost" in found
-                else ""
-            ),
-            flush=True,
-        )
+        else:
+            print(*told(found, ours), sep="\n", flush=True)
 
 
 if __name__ == "__main__":

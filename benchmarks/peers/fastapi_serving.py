@@ -6,12 +6,10 @@ import uvicorn
 from fastapi import FastAPI
 from pydantic import BaseModel
 from sklearn.datasets import load_breast_cancer
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.ensemble import HistGradientBoostingClassifier
 
 X, y = load_breast_cancer(return_X_y=True)
-model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=5000)).fit(X, y)
+model = HistGradientBoostingClassifier(random_state=0).fit(X, y)
 app = FastAPI()
 
 

@@ -6,12 +6,10 @@ from pathlib import Path
 
 import joblib
 from sklearn.datasets import load_breast_cancer
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.ensemble import HistGradientBoostingClassifier
 
 home, http_port, grpc_port, metrics_port = Path(sys.argv[1]), *map(int, sys.argv[2:5])
-model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=5000))
+model = HistGradientBoostingClassifier(random_state=0)
 joblib.dump(model.fit(*load_breast_cancer(return_X_y=True)), home / "model.joblib")
 settings = {
     "host": "127.0.0.1",

@@ -23,7 +23,7 @@ from madang.stack import open
 if TYPE_CHECKING:
     from madang.stack import Stack
 
-_TOKENS_SECONDS = 0.5
+_WORKERS_SECONDS = 0.5
 _TOPICS_SECONDS = 30.0
 _log = logging.getLogger("madang.server")
 
@@ -41,7 +41,7 @@ def main() -> None:
     stopping = threading.Event()
     keepers = [
         threading.Thread(target=keep, args=(stack, stopping), daemon=True)
-        for keep in (_keep_tokens, _keep_topics)
+        for keep in (_keep_workers, _keep_topics)
     ]
     for keeper in keepers:
         keeper.start()
@@ -60,17 +60,18 @@ def main() -> None:
         stack.close()
 
 
-def _keep_tokens(stack: Stack, stopping: threading.Event) -> None:
-    """Hands changed tokens to the inference workers, soon after each change."""
+def _keep_workers(stack: Stack, stopping: threading.Event) -> None:
+    """Hands changed tokens to the inference workers, and records what clients had them do."""
     from madang.deployment.serving.local import LocalServing
 
     if not isinstance(stack.serving, LocalServing):
         return
-    while not stopping.wait(_TOKENS_SECONDS):
+    while not stopping.wait(_WORKERS_SECONDS):
         try:
             stack.serving.refresh_tokens()
+            stack.serving.record_loads()
         except Exception:
-            _log.exception("the inference workers' tokens could not be refreshed; trying again")
+            _log.exception("the inference workers could not be followed; trying again")
 
 
 def _keep_topics(stack: Stack, stopping: threading.Event) -> None:

@@ -17,11 +17,11 @@ from madang.deployment.serving._state import Files
 from madang.testing.serving import register
 
 
-def make_project(root, *, name="test", workers=1, metadata=None):
+def make_project(root, *, name="test", workers=1, metadata=None, options=""):
     """A project whose workers listen on any free port."""
     madang.init(root, name=name)
     lines = ["[project]", f'name = "{name}"', "[stack]"]
-    lines.append(f'serving = "local://127.0.0.1:0?workers={workers}"')
+    lines.append(f'serving = "local://127.0.0.1:0?workers={workers}{options}"')
     if metadata:
         lines.append(f'metadata = "{metadata}"')
     (root / "madang.toml").write_text("\n".join(lines))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
-from madang.deployment.serving._state import WantedArm, WantedEndpoint
-from madang.ledger import Ledger, now_us
+from madang.deployment.serving._state import LoadChange, WantedArm, WantedEndpoint
+from madang.ledger import Ledger, acting_as, current_actor, format_time, now_us
 from madang.metadata import Database, Transaction
 
+_MAX_LINES = 100_000
 _arms_of = msgspec.json.Decoder(tuple[WantedArm, ...]).decode
 
 
@@ -66,3 +69,20 @@ class EndpointTable:
                 data={"weights": [arm.weight for arm in arms], "log": log, "reason": reason},
             )
         return before, after, int(total[0][0])
+
+    def record_loads(self, changes: Sequence[LoadChange]) -> None:
+        """Writes a line for each load and unload that the ledger doesn't hold yet."""
+        since = min(change.time_us for change in changes)
+        lines = self._ledger.lines(kind="endpoint.*", since_us=since, limit=_MAX_LINES)
+        known = {line.data.get("change") for line in lines}
+        with self._database.transaction() as tx:
+            for change in changes:
+                if change.id in known:
+                    continue
+                with acting_as(change.actor or current_actor()):
+                    self._ledger.append(
+                        tx,
+                        "endpoint.load" if change.load else "endpoint.unload",
+                        f"endpoint:{change.endpoint}",
+                        data={"change": change.id, "at": format_time(change.time_us)},
+                    )

@@ -8,7 +8,7 @@ from email.utils import formatdate
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-from madang.deployment.serving._compression import (
+from madang.deployment.serving._codings import (
     INLINE_BYTES,
     MIN_BYTES,
     accepted_coding,
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 JSON = b"application/json"
 SMALL_BYTES = 64 * 1024
 """What takes no more is not counted: the number of connections and requests limits it enough."""
+
+TOO_MUCH = "the requests under way take too much memory; try again later"
 
 OCTETS = b"application/octet-stream"
 RETRY = b"retry-after: 1\r\n"

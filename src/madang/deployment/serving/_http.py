@@ -14,11 +14,9 @@ from typing import Protocol, cast
 
 import httptools
 
-from madang.deployment.serving._compression import decompressed
-from madang.deployment.serving._exchange import SMALL_BYTES, Exchange, Limits
+from madang.deployment.serving._codings import decompressed
+from madang.deployment.serving._exchange import SMALL_BYTES, TOO_MUCH, Exchange, Limits
 from madang.errors import InvalidInputError
-
-_TOO_MUCH = "the requests under way take too much memory; try again later"
 
 
 class Service(Protocol):
@@ -217,7 +215,7 @@ class Connection(asyncio.Protocol):
                 self._refusal = self._too_large()
                 self._parts.clear()
             elif self._size > SMALL_BYTES and not self._hold_body(part):
-                self._refusal = (503, _TOO_MUCH)
+                self._refusal = (503, TOO_MUCH)
                 self._parts.clear()
             elif self._current is not None and self._current.method == b"POST":
                 self._parts.append(part)  # another method's body means nothing and is not kept
@@ -254,7 +252,7 @@ class Connection(asyncio.Protocol):
         size = len(exchange.body)
         if size <= SMALL_BYTES or self.hold(exchange, size):
             return True
-        exchange.fail(503, _TOO_MUCH)
+        exchange.fail(503, TOO_MUCH)
         return False
 
     def hold(self, exchange: Exchange, count: int) -> bool:

@@ -46,6 +46,11 @@ def check_request(parameters: Parameters) -> None:
     _check_flag(parameters, "binary_data_output")
 
 
+def wants_binary(request: InferRequest) -> bool:
+    """Whether all outputs are wanted as binary data, where they don't say so themselves."""
+    return bool(request.parameters and request.parameters.get("binary_data_output"))
+
+
 def check_outputs(outputs: Iterable[RequestOutput], version: Version) -> None:
     """Refuses requested outputs that the version doesn't have, or not in this form.
 

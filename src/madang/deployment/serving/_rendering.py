@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from madang.deployment.serving._parameters import wants_binary
 from madang.deployment.serving._tensors import Array, Parameters, binary_output, encode, json_output
 
 if TYPE_CHECKING:
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 def render(call: Call, outputs: dict[str, Array]) -> tuple[bytes, int | None]:
     """`$inference_response`: the body, and where its JSON ends if binary data follows."""
     request, names = call.request, call.version.output_names
-    everything = bool(request.parameters and request.parameters.get("binary_data_output"))
+    everything = wants_binary(request)
     blobs: list[bytes] = []
     if request.outputs:
         parts = [

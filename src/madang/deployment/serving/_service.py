@@ -18,7 +18,7 @@ from urllib.parse import unquote
 import madang
 from madang.deployment.serving._batching import Asker, Batcher, Call, Result, now
 from madang.deployment.serving._endpoints import ServedEndpoint, Version
-from madang.deployment.serving._exchange import SMALL_BYTES, Exchange, Limits, date_line
+from madang.deployment.serving._exchange import SMALL_BYTES, TOO_MUCH, Exchange, Limits, date_line
 from madang.deployment.serving._features import FeatureReads
 from madang.deployment.serving._http import Connection
 from madang.deployment.serving._log import PredictionLog, Record
@@ -178,7 +178,7 @@ class Service:
         try:
             route.handler(self, exchange, route)
         except MadangError as error:
-            self._fail(exchange, _status(error), str(error), route.endpoint)
+            self._fail(exchange, status_of(error), str(error), route.endpoint)
 
     def live(self, exchange: Exchange, route: Route) -> None:
         """`GET /v2/health/live`."""
@@ -248,7 +248,7 @@ class Service:
             try:
                 await self.change(exchange.authorization, name, parameters, load=load)
             except MadangError as error:
-                self._fail(exchange, _status(error), str(error), name)
+                self._fail(exchange, status_of(error), str(error), name)
             else:
                 exchange.respond(b"{}")
 
@@ -317,8 +317,7 @@ class Service:
     def infer(self, exchange: Exchange, route: Route) -> None:
         """`POST /v2/models/{name}[/versions/{version}]/infer`."""
         if self._batcher.waiting >= self.limits.max_waiting:
-            self._fail(exchange, 503, self.full_message(), route.endpoint)
-            return
+            self.check_room()
         endpoint, version = self.find(route.endpoint, route.version)
         try:
             request, offset = decode_request(exchange.body, exchange.header_length)
@@ -326,15 +325,17 @@ class Service:
                 version = endpoint.choose(request.id or None)
             self.take(exchange, request, version, exchange.body, offset)
         except MadangError as error:
-            self._fail(exchange, _status(error), str(error), route.endpoint, version)
+            self._fail(exchange, status_of(error), str(error), route.endpoint, version)
 
-    def full_message(self) -> str:
-        """What is said when so many requests wait that one more would only wait in vain."""
-        return f"{self._batcher.waiting} requests wait for their model; try again later"
+    def check_room(self) -> None:
+        """Asked before a request is parsed, which is more work than to refuse it.
 
-    def is_full(self) -> bool:
-        """Whether that is so."""
-        return self._batcher.waiting >= self.limits.max_waiting
+        Raises:
+            UnavailableError: So many requests wait that one more would only wait in vain.
+        """
+        waiting = self._batcher.waiting
+        if waiting >= self.limits.max_waiting:
+            raise UnavailableError(f"{waiting} requests wait for their model; try again later")
 
     def take(
         self, asker: Asker, request: InferRequest, version: Version, body: bytes, offset: int
@@ -363,14 +364,14 @@ class Service:
         for array in inputs.values():
             size += array.nbytes
         if size > SMALL_BYTES and not asker.hold(size):
-            raise UnavailableError("the requests under way take too much memory; try again later")
+            raise UnavailableError(TOO_MUCH)
         call = Call(asker, request, version, inputs, request.id or new_id(), deadline=deadline)
         self._batcher.add(call)
 
     def _finish(self, call: Call, result: Result) -> None:
         exchange, version = call.exchange, call.version
         if isinstance(result, Exception):
-            status = _status(result)
+            status = status_of(result)
             message = f"the model could not predict: {result}"
             self._fail(exchange, status, message, version.endpoint, version)
             return
@@ -414,7 +415,8 @@ class Service:
         self._repository.close()
 
 
-def _status(error: Exception) -> int:
+def status_of(error: Exception) -> int:
+    """The HTTP status that answers an error."""
     if isinstance(error, InvalidInputError):
         return 400
     return error.status if isinstance(error, MadangError) else 500

@@ -275,11 +275,7 @@ def json_output(name: bytes, array: Array) -> bytes:
 
 def binary_output(name: bytes, array: Array) -> tuple[bytes, bytes]:
     """One `$response_output` whose data follows after the JSON, and that data."""
-    if array.dtype.kind in "UOS":
-        items = [str(value).encode() for value in array.ravel().tolist()]
-        data = b"".join(len(item).to_bytes(4, "little") + item for item in items)
-    else:
-        data = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes()
+    data = binary_tensor(array)
     header = b'{"name":%b,"datatype":"%b","shape":%b,"parameters":{"binary_data_size":%d}}' % (
         name,
         _NAMES.get(array.dtype.char, b"BYTES"),
@@ -287,3 +283,16 @@ def binary_output(name: bytes, array: Array) -> tuple[bytes, bytes]:
         len(data),
     )
     return header, data
+
+
+def binary_tensor(array: Array) -> bytes:
+    """An array's values as binary data: little-endian; texts each after their length."""
+    if array.dtype.kind in "UOS":
+        items = [str(value).encode() for value in array.ravel().tolist()]
+        return b"".join(len(item).to_bytes(4, "little") + item for item in items)
+    return np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes()
+
+
+def datatype(array: Array) -> str:
+    """The protocol's name of an array's type."""
+    return _NAMES.get(array.dtype.char, b"BYTES").decode()

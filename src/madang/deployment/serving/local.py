@@ -1,7 +1,8 @@
 """Madang's own inference server: worker processes that read a desired-state file.
 
-`local://HOST:PORT?workers=N`; the default is `local://127.0.0.1:8500?workers=1`, and port 0 takes
-any free one. `workers=1-4` adds and removes workers by load. The endpoints' state is in the metadata database; the file is made from it.
+`local://HOST:PORT?workers=N&grpc_port=PORT`; the default is `local://127.0.0.1:8500?workers=1`
+without gRPC, and port 0 takes any free one. `workers=1-4` adds and removes workers by load. The
+endpoints' state is in the metadata database; the file is made from it.
 """
 
 from __future__ import annotations
@@ -49,11 +50,14 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 class LocalServing(Serving):
     """Endpoints on this machine. Safe for many threads and processes."""
 
-    def __init__(self, context: Context, *, host: str, port: int, scaling: Scaling) -> None:
+    def __init__(
+        self, context: Context, *, host: str, port: int, scaling: Scaling, grpc_port: int | None
+    ) -> None:
         self._context = context
         self._project = context.project
         self._files = Files(context.home)
         self._host, self._port, self._scaling = host, port, scaling
+        self._grpc_port = grpc_port
         self._client: Any = None
 
     @cached_property
@@ -68,12 +72,13 @@ class LocalServing(Serving):
 
     @classmethod
     def from_url(cls, url: EngineURL, context: Context) -> Self:
-        url.check_options({"workers", "queue_seconds"})
+        url.check_options({"grpc_port", "queue_seconds", "workers"})
         return cls(
             context,
             host=url.host or "127.0.0.1",
             port=8500 if url.port is None else url.port,
             scaling=_scaling(url.query),
+            grpc_port=_grpc_port(url.query.get("grpc_port")),
         )
 
     # -- endpoints ----------------------------------------------------------------------------
@@ -144,6 +149,17 @@ class LocalServing(Serving):
         host = f"[{acks[0].host}]" if ":" in acks[0].host else acks[0].host
         return f"http://{host}:{acks[0].port}"
 
+    def grpc_url(self) -> str | None:
+        """Where the workers speak gRPC (`127.0.0.1:PORT`); `None` when they don't."""
+        for ack in self._files.live_acks():
+            if ack.grpc_port is not None:
+                return (
+                    f"[{ack.host}]:{ack.grpc_port}"
+                    if ":" in ack.host
+                    else (f"{ack.host}:{ack.grpc_port}")
+                )
+        return None
+
     def predict(self, name: str, inputs: Any) -> Mapping[str, Any]:
         from madang.deployment.serving._client import Client
 
@@ -177,6 +193,7 @@ class LocalServing(Serving):
             port=self._port,
             count=self._scaling.least,
             scaling=self._scaling,
+            grpc_port=self._grpc_port,
             arguments=arguments,
         )
 
@@ -217,6 +234,17 @@ class LocalServing(Serving):
         data = msgspec.json.encode(accepted, order="deterministic")
         if not self._files.tokens.exists() or self._files.tokens.read_bytes() != data:
             write_atomically(self._files.tokens, data)
+
+    def record_loads(self) -> None:
+        """Writes to the ledger what clients loaded and unloaded; to be called now and then."""
+        if not self._files.read_unloaded().changes:
+            return
+        with self._files.locked():
+            unloaded = self._files.read_unloaded()
+            self._table.record_loads(unloaded.changes)
+            # Killed before this, the next call finds the same changes, and the ledger has them.
+            recorded = msgspec.structs.replace(unloaded, changes=())
+            write_atomically(self._files.unloaded, msgspec.json.encode(recorded))
 
     # -- state --------------------------------------------------------------------------------
 
@@ -311,6 +339,14 @@ def _scaling(options: Mapping[str, str]) -> Scaling:
             f"local://?queue_seconds must be a number of seconds above 0: {target!r}"
         )
     return Scaling(least, most, target_seconds=float(target))
+
+
+def _grpc_port(text: str | None) -> int | None:
+    if text is None:
+        return None
+    if not text.isdecimal() or int(text) > 65535:
+        raise ConfigurationError(f"local://?grpc_port must be a port up to 65535: {text!r}")
+    return int(text)
 
 
 def _problem(acks: Sequence[Ack], name: str) -> str:

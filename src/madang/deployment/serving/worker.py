@@ -31,6 +31,7 @@ import uvloop
 
 from madang.deployment.serving._endpoints import Models, ServedEndpoint, count_into, read_error
 from madang.deployment.serving._exchange import Limits
+from madang.deployment.serving._grpc_port import require_grpc
 from madang.deployment.serving._http import Connection
 from madang.deployment.serving._log import PredictionLog, Topics
 from madang.deployment.serving._metrics import Snapshot, merged, read_snapshot
@@ -51,6 +52,7 @@ from madang.errors import MadangError, UnavailableError
 
 if TYPE_CHECKING:
     from madang.data.features import OnlineStore
+    from madang.deployment.serving._grpc import GrpcServer
 
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 0.3
@@ -66,6 +68,7 @@ class Worker:
         listener: socket.socket,
         limits: Limits | None = None,
         models: Models | None = None,
+        grpc_port: int | None = None,
     ) -> None:
         self.files = Files(home)
         self.files.make()
@@ -81,6 +84,8 @@ class Worker:
         self._log = PredictionLog(self._topics)
         self._metrics = self.files.metrics / f"{os.getpid()}.json"
         self._ack = self.files.acks / f"{os.getpid()}.json"
+        self._grpc_port = grpc_port
+        self._grpc: GrpcServer | None = None
         self.service = Service(
             limits=limits or Limits(),
             log=self._log,
@@ -94,10 +99,13 @@ class Worker:
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._on_signal)
         self._follow_tokens()
-        await self._follow_desired()  # until then, connections wait in the socket's queue
+        self._grpc = self._open_grpc()
+        await self._follow_desired()  # until then, connections wait in the sockets' queues
         server = await self._loop.create_server(
             lambda: Connection(self.service), sock=self._listener, backlog=1024
         )
+        if self._grpc is not None:
+            await self._grpc.start()
         followers: list[asyncio.Task[Any]] = [
             asyncio.create_task(self._follow()),
             asyncio.create_task(self._tick()),
@@ -112,6 +120,17 @@ class Worker:
         for task in done:
             task.result()
 
+    def _open_grpc(self) -> GrpcServer | None:
+        """Opens the gRPC port, if there is to be one."""
+        if self._grpc_port is None:
+            return None
+        require_grpc()
+        from madang.deployment.serving._grpc import GrpcServer
+
+        server = GrpcServer(self.service, self._listener.getsockname()[0], self._grpc_port)
+        self._grpc_port = server.port
+        return server
+
     def _on_signal(self) -> None:
         self._stop.set()
 
@@ -120,6 +139,7 @@ class Worker:
         self._ack.unlink(missing_ok=True)  # nobody waits for a worker that leaves
         await asyncio.sleep(0.01)  # accept what waits in the backlog
         server.close()
+        grpc = asyncio.create_task(self._grpc.stop(drain_seconds)) if self._grpc else None
         start = self._loop.time()
         while self._are_open(self._loop.time() - start) and not self._stop.is_set():
             if self._loop.time() - start > drain_seconds:
@@ -128,6 +148,10 @@ class Worker:
                 await asyncio.wait_for(self._stop.wait(), 0.02)
         for connection in list(self.service.connections):
             connection.abort()
+        if grpc is not None:
+            stopped = asyncio.create_task(self._stop.wait())  # a second signal ends it at once
+            await asyncio.wait([grpc, stopped], return_when=asyncio.FIRST_COMPLETED)
+            stopped.cancel()
         self.service.close()
         await self._loop.run_in_executor(None, self._log.close, max(1.0, drain_seconds / 2))
         self._write_metrics()
@@ -223,6 +247,7 @@ class Worker:
             endpoints={n: e.wanted.revision for n, e in self.service.endpoints.items()},
             errors=errors,
             unloaded=self._unloaded,
+            grpc_port=self._grpc_port,
         )
         write_atomically(self._ack, msgspec.json.encode(ack))
 
@@ -320,6 +345,7 @@ def make_parser(program: str) -> argparse.ArgumentParser:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8500)
     parser.add_argument("--fd", type=int, help="an inherited listening socket")
+    parser.add_argument("--grpc-port", type=int, help="speak gRPC there too (extra grpc)")
     parser.add_argument("--drain-seconds", type=float, default=10)
     parser.add_argument("--max-body-bytes", type=int, default=Limits.max_body_bytes)
     return parser
@@ -339,7 +365,7 @@ def run(given: argparse.Namespace, listener: socket.socket, models: Models | Non
 
     async def serve() -> None:
         limits = Limits(max_body_bytes=given.max_body_bytes)
-        await Worker(given.home, listener, limits, models).run(given.drain_seconds)
+        await Worker(given.home, listener, limits, models, given.grpc_port).run(given.drain_seconds)
 
     uvloop.run(serve())
 

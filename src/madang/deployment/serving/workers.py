@@ -18,6 +18,7 @@ from typing import Self
 
 import msgspec
 
+from madang.deployment.serving._grpc_port import require_grpc, reserve
 from madang.deployment.serving._messages import Ended, Forked
 from madang.deployment.serving._metrics import Snapshot
 from madang.deployment.serving._scaling import Meter, Scaling, decide, mean_wait
@@ -77,6 +78,7 @@ class Workers:
         port: The port; 0 for any free one (then ask `port`).
         count: How many processes; at the start, if `scaling` is given.
         scaling: Between which numbers, and when, `tend` adds and removes workers.
+        grpc_port: Where they speak gRPC too; 0 for any free port (then ask `grpc_port`).
         arguments: Further arguments of `worker.py`.
     """
 
@@ -88,11 +90,14 @@ class Workers:
         port: int = 8500,
         count: int = 1,
         scaling: Scaling | None = None,
+        grpc_port: int | None = None,
         arguments: Sequence[str] = (),
     ) -> None:
         self.host = host
         self.port = port
         self.count = count
+        self.grpc_port = grpc_port
+        self._grpc_holder: socket.socket | None = None
         self._files = Files(home)
         self._home = home
         self._arguments = tuple(arguments)
@@ -111,19 +116,29 @@ class Workers:
 
         Raises:
             UnavailableError: The port is taken, or a worker ended or was not ready in time.
+            MissingDependencyError: They are to speak gRPC, and the extra `grpc` is not installed.
         """
+        if self.grpc_port is not None:
+            require_grpc()
         from madang.deployment.serving.worker import listen
 
         self._files.own_token()
         before = self._files.live_acks()
         if not before:
-            self._check_port()
+            self._check_port(self.port)
+            if self.grpc_port:
+                self._check_port(self.grpc_port)
             for file in self._files.metrics.glob("*.json"):
                 file.unlink()
         self._listener = listen(self.host, self.port)
         self.port = self._listener.getsockname()[1]
+        if self.grpc_port is not None:
+            self._grpc_holder = reserve(self.host, self.grpc_port)
+            self.grpc_port = self._grpc_holder.getsockname()[1]
         try:
             command = ["--home", str(self._home), *self._arguments]
+            if self.grpc_port is not None:
+                command += ["--grpc-port", str(self.grpc_port)]
             self._spawning = Spawning(command, self._listener, self._files.log)
             for number in range(self.count):
                 self._ask(number)
@@ -135,18 +150,18 @@ class Workers:
         self._changed = time.monotonic()
         self._write_counts()
 
-    def _check_port(self) -> None:
+    def _check_port(self, port: int) -> None:
         """Workers share their port by SO_REUSEPORT, so a stranger's must be found before that."""
         family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
         with socket.socket(family, socket.SOCK_STREAM) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                probe.bind((self.host, self.port))
+                probe.bind((self.host, port))
             except OSError as error:
                 if error.errno not in (errno.EADDRINUSE, errno.EACCES, errno.EADDRNOTAVAIL):
                     raise
                 raise UnavailableError(
-                    f"can't listen on {self.host}:{self.port} ({os.strerror(error.errno)}); stop "
+                    f"can't listen on {self.host}:{port} ({os.strerror(error.errno)}); stop "
                     'the other program, or set serving = "local://127.0.0.1:PORT" in madang.toml'
                 ) from error
 
@@ -293,6 +308,9 @@ class Workers:
         if self._listener is not None:
             self._listener.close()  # else new connections would wait here for nobody
             self._listener = None
+        if self._grpc_holder is not None:
+            self._grpc_holder.close()
+            self._grpc_holder = None
         if self._spawning is None:
             return
         self._hear()
