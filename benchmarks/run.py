@@ -21,7 +21,11 @@ BENCHMARKS = {
     "features": [],
     "features_http": [],
     "windows": [],
+    "compiled": [],
+    "evaluation": [],
     "serving": ["--build-peers"],
+    "soak": ["--minutes", "1"],
+    "tuning": [],
     "demo": [],
 }
 """File to its arguments, in the order of running."""

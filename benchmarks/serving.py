@@ -181,15 +181,29 @@ def result(process):
     return json.loads(output)
 
 
-def measure(name, process, url, folder, token, seconds, log, *, binary=False):
+def metric(port, token, name):
+    """One number of the inference server's metrics."""
+    headers = {"Authorization": f"Bearer {token}"}
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/metrics", headers=headers)
+    for line in urllib.request.urlopen(request).read().decode().splitlines():
+        if line.startswith(f"{name} "):
+            return float(line.split()[-1])
+    raise SystemExit(f"there is no metric {name}")
+
+
+def until_logged(port, token):
+    """Waits until the log has caught up, so that one measurement doesn't pay for another."""
+    while metric(port, token, "madang_prediction_log_queued"):
+        time.sleep(0.2)
+    time.sleep(1)
+
+
+def measure(name, process, url, folder, token, seconds, log):
     ready = until_ready(process, url, (folder / "body.json").read_bytes(), token, log)
     closed(url, folder, token, 4, 1)
     found = {"server": name, "ready_s": ready}
     found["c1"] = closed(url, folder, token, 1, seconds)
     found["c32"] = closed(url, folder, token, 32, seconds)
-    found["rows100"] = closed(url, folder, token, 32, seconds, "body100.json")
-    if binary:
-        found["binary100"] = closed(url, folder, token, 32, seconds, "body100.bin")
     found["pss_mb"] = memory_mb(tree(process.pid))
     found["rss_mb"] = memory_mb(tree(process.pid), "Rss")
     return found
@@ -205,20 +219,18 @@ def in_madang(name, folder, seconds, *, compiled):
     token = Files(home).own_token()
     with running(command, log) as process:
         url = f"http://127.0.0.1:{port}/v2/models/cancer/infer"
-        found = measure(name, process, url, folder, token, seconds, log, binary=True)
+        found = measure(name, process, url, folder, token, seconds, log)
         rate = found["c32"]["rps"] / 2
+        until_logged(port, token)
         found["open"] = result(opened(port, folder, token, rate, seconds))
         if compiled:
             found["roll"] = rolled(home, port, folder, token, rate, seconds)
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{port}/metrics", headers={"Authorization": f"Bearer {token}"}
-        )
-        time.sleep(1)
-        text = urllib.request.urlopen(request).read().decode()
-    for line in text.splitlines():
+        for key, body in (("rows100", "body100.json"), ("binary100", "body100.bin")):
+            until_logged(port, token)
+            found[key] = closed(url, folder, token, 32, seconds, body)
+        until_logged(port, token)
         for word in ("written", "lost"):
-            if line.startswith(f"madang_prediction_log_{word}_total"):
-                found[f"log_{word}"] = int(line.split()[-1])
+            found[f"log_{word}"] = int(metric(port, token, f"madang_prediction_log_{word}_total"))
     if compiled:
         found["workers_pss_mb"] = {count: of_workers(home, folder, count) for count in (1, 3)}
     return found
@@ -267,12 +279,17 @@ def project(root, *, compiled):
     return root / ".madang"
 
 
+def of_peer(name, process, url, folder, seconds, log):
+    found = measure(name, process, url, folder, None, seconds, log)
+    return found | {"rows100": closed(url, folder, None, 32, seconds, "body100.json")}
+
+
 def in_fastapi(folder, seconds):
     port, log = free_port(), folder / "fastapi.log"
     command = [sys.executable, str(HERE / "peers" / "fastapi_serving.py")]
     with running(command, log, env={"PORT": str(port)}) as process:
         url = f"http://127.0.0.1:{port}/v2/models/cancer/infer"
-        return measure("FastAPI by hand", process, url, folder, None, seconds, log)
+        return of_peer("FastAPI by hand", process, url, folder, seconds, log)
 
 
 def in_mlserver(python, folder, seconds):
@@ -284,7 +301,7 @@ def in_mlserver(python, folder, seconds):
                     str(free_port())], check=True)  # fmt: skip
     with running([str(python.parent / "mlserver"), "start", "."], log, cwd=home) as process:
         url = f"http://127.0.0.1:{port}/v2/models/cancer/infer"
-        return measure("MLServer 1.7.1", process, url, folder, None, seconds, log)
+        return of_peer("MLServer 1.7.1", process, url, folder, seconds, log)
 
 
 def write_bodies(folder):

@@ -13,6 +13,7 @@
     │   └── UnsafeModelError                   loading it could run code that nobody trusted
     ├── AuthenticationError (PermissionError)  who are you?
     ├── PermissionDeniedError (PermissionError) you may not
+    ├── GateFailedError                        a model is not as good as its gate demands
     ├── IntegrityError                         stored bytes are not what was written
     ├── OutOfSpaceError (OSError)              the disk is full, or nearly; nothing was kept
     ├── StepFailedError (RuntimeError)         a pipeline's step raised or died
@@ -109,6 +110,12 @@ class PermissionDeniedError(MadangError, PermissionError):
     """The identity is known, and may not do this."""
 
     status = 403
+
+
+class GateFailedError(MadangError):
+    """A model's evaluation does not meet the conditions of its gate."""
+
+    status = 422
 
 
 class IntegrityError(MadangError):

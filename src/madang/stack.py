@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from madang.data.validation import Validation
     from madang.deployment.serving import Serving
     from madang.development.experiments import Experiments, Registry
+    from madang.development.modeling import Modeling
     from madang.development.tuning import Tuning
     from madang.ledger import Ledger
     from madang.metadata import Database
@@ -42,6 +43,7 @@ COMPONENTS = {
     "validation": "data.validation",
     "features": "data.features",
     "processing": "data.processing",
+    "modeling": "development.modeling",
     "experiments": "development.experiments",
     "tuning": "development.tuning",
     "serving": "deployment.serving",
@@ -298,6 +300,11 @@ class Stack:
             return self._repository
 
     # -- development --
+
+    @property
+    def modeling(self) -> Modeling:
+        """Notebooks."""
+        return cast("Modeling", self._component("modeling"))
 
     @property
     def experiments(self) -> Experiments:

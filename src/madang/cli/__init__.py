@@ -12,12 +12,15 @@ import click
 from madang.cli.lazy import LazyGroup
 
 COMMANDS = {
+    "automl": "madang.cli.automl:automl",
     "config": "madang.cli.platform:config",
     "data": "madang.cli.data:data",
     "deploy": "madang.cli.serving:deploy",
     "doctor": "madang.cli.project:doctor",
+    "export": "madang.cli.export:export",
     "features": "madang.cli.features:features",
     "init": "madang.cli.project:init",
+    "lab": "madang.cli.lab:lab",
     "ledger": "madang.cli.ledger:ledger",
     "logs": "madang.cli.platform:logs",
     "models": "madang.cli.models:models",
@@ -28,6 +31,7 @@ COMMANDS = {
     "search": "madang.cli.repository:search",
     "secret": "madang.cli.security:secret",
     "topics": "madang.cli.topics:topics",
+    "tune": "madang.cli.tuning:tune",
     "undeploy": "madang.cli.serving:undeploy",
     "up": "madang.cli.up:up",
     "user": "madang.cli.security:user",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from madang.cli.evaluation import evaluate
 from madang.cli.output import as_json, format_us, open_stack, print_json, print_table
 
 
@@ -42,3 +43,6 @@ def alias(name: str, alias: str, version: int) -> None:
     with open_stack() as stack:
         stack.registry.set_alias(name, alias, version)
     click.echo(f"{name}@{alias} is version {version}")
+
+
+models.add_command(evaluate)

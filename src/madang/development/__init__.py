@@ -1,1 +1,1 @@
-"""Experiments, the model registry, tuning."""
+"""Modeling, experiments, the model registry, tuning."""

@@ -26,6 +26,7 @@ from madang.server.project import router as project
 from madang.server.repository import router as repository
 from madang.server.security import router as security
 from madang.server.topics import router as topics
+from madang.server.tuning import router as tuning
 from madang.server.views import router as views
 from madang.server.wire import refuse_half_characters
 from madang.server.workflow import router as workflow
@@ -43,6 +44,7 @@ PARTS = (
     ingestion,
     features,
     development,
+    tuning,
     deployment,
     workflow,
     platform,

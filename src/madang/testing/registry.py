@@ -52,6 +52,19 @@ def fitted() -> Any:
     return LogisticRegression().fit(ROWS, LABELS)
 
 
+class SmallReport:
+    """What a registry needs of an evaluation."""
+
+    def __init__(self) -> None:
+        self.metrics = {"auc": 0.75}
+
+    def to_html(self) -> str:
+        return "<p>0.75"
+
+    def to_json(self) -> bytes:
+        return b'{"auc": 0.75}'
+
+
 class RegistryContract:
     @pytest.fixture
     def registry(self, stack: Stack) -> Registry:
@@ -142,7 +155,7 @@ class RegistryContract:
     def test_refused_models_leave_nothing(self, stack: Stack, registry: Registry) -> None:
         with pytest.raises(UnsafeModelError, match="a pickle"):
             registry.register("m", b"\x80\x04K\x01.", example=ROWS)
-        with pytest.raises(InvalidInputError, match=r"can't be stored; the formats are: lightgbm"):
+        with pytest.raises(InvalidInputError, match=r"can't be stored; the formats are: catboost"):
             registry.register("m", object(), example=ROWS)
         with pytest.raises(InvalidInputError, match="auc is not a finite number"):
             self.add(registry, evaluation={"auc": math.nan})
@@ -185,13 +198,22 @@ class RegistryContract:
         with pytest.raises(IntegrityError, match=file):
             registry.load("m")
 
+    def test_a_report_is_kept_as_page_and_as_data(self, stack: Stack, registry: Registry) -> None:
+        version = self.add(registry, report=SmallReport())
+        assert version.evaluation == {"auc": 0.75}
+        assert stack.storage.get(f"{version.location}/report.html") == b"<p>0.75"
+        assert stack.storage.get(f"{version.location}/evaluation.json") == b'{"auc": 0.75}'
+        assert registry.load("m").manifest.digest == version.digest
+        given = self.add(registry, report=SmallReport(), evaluation={"auc": 0.5})
+        assert given.evaluation == {"auc": 0.5}
+
     def test_a_lost_file_is_found(self, stack: Stack, registry: Registry) -> None:
         stack.storage.delete(f"{self.add(registry).location}/model.skops")
         with pytest.raises(IntegrityError, match=r"the model's file model\.skops is missing"):
             registry.load("m")
 
     def test_download(self, registry: Registry, tmp_path: Path) -> None:
-        self.add(registry, report=b"<html>")
+        self.add(registry, report=SmallReport())
         folder = tmp_path / "files"
         folder.mkdir()
         found = registry.download("m", None, folder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+from contextlib import contextmanager
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -92,16 +93,23 @@ def tensor(rows, name="input", datatype="FP64"):
     }
 
 
-@pytest.fixture(scope="session")
-def server(tmp_path_factory):
-    """`sums` serves version 2 (twice the sum); `both` serves versions 1 and 2; `flags` texts."""
-    with make_project(tmp_path_factory.mktemp("served")) as stack:
+@contextmanager
+def make_served(root, **options):
+    """`sums` serves version 2 (twice the sum); `both` serves versions 1 and 2; `weather` texts."""
+    with make_project(root, **options) as stack:
         register(stack, "sums", 1.0)
         register(stack, "sums", 2.0)
         stack.serving.deploy("sums", [Arm("sums", 2)])
         stack.serving.deploy("both", [Arm("sums", 1), Arm("sums", 2)])
         _register_weather(stack)
         stack.serving.deploy("weather", [Arm("weather", 1)])
+        yield stack
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory):
+    """A worker of `make_served`."""
+    with make_served(tmp_path_factory.mktemp("served")) as stack:
         with stack.serving.workers() as workers:
             yield Server(stack, workers)
 

@@ -11,29 +11,20 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
-from tests.deployment.serving.conftest import Server, make_project, tensor
+from tests.deployment.serving.conftest import Server, make_project, make_served, tensor
 from tests.deployment.serving.gate import gated
 
 from madang.deployment.serving import Arm, _grpc_messages as messages
 from madang.deployment.serving._exchange import Limits
 from madang.deployment.serving._grpc_port import require_grpc
 from madang.errors import ConfigurationError, MissingDependencyError, UnavailableError
-from madang.testing.serving import ROWS, logged, register, until
+from madang.testing.serving import ROWS, logged, until
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
     """A project as `server` has it, whose two workers speak gRPC too."""
-    from tests.deployment.serving.conftest import _register_weather
-
-    root = tmp_path_factory.mktemp("grpc")
-    with make_project(root, workers=2, options="&grpc_port=0") as stack:
-        register(stack, "sums", 1.0)
-        register(stack, "sums", 2.0)
-        stack.serving.deploy("sums", [Arm("sums", 2)])
-        stack.serving.deploy("both", [Arm("sums", 1), Arm("sums", 2)])
-        _register_weather(stack)
-        stack.serving.deploy("weather", [Arm("weather", 1)])
+    with make_served(tmp_path_factory.mktemp("grpc"), workers=2, options="&grpc_port=0") as stack:
         with stack.serving.workers() as workers:
             yield Server(stack, workers)
 

@@ -8,12 +8,14 @@ import re
 import shutil
 import struct
 import subprocess
+import zlib
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 from tests.deployment.serving.conftest import tensor
 
+from madang.deployment.serving import Arm
 from madang.deployment.serving._service import PUBLIC
 from madang.security.identity.contract import TokenGrant
 from madang.testing.serving import ROWS, until
@@ -26,7 +28,12 @@ ROUTES = [
     ("GET", "/v2/models/sums/versions/2/ready"),
     ("POST", "/v2/models/sums/infer"),
     ("POST", "/v2/models/sums/versions/2/infer"),
+    ("GET", "/v2/models/stats"),
+    ("GET", "/v2/models/sums/stats"),
+    ("GET", "/v2/models/sums/versions/2/stats"),
     ("POST", "/v2/repository/index"),
+    ("POST", "/v2/repository/models/sums/load"),
+    ("POST", "/v2/repository/models/sums/unload"),
     ("POST", "/features/read"),
     ("GET", "/metrics"),
     ("GET", "/no/such/path"),
@@ -105,6 +112,63 @@ def test_triton_compresses(triton, headers, algorithm):
     np.testing.assert_allclose(result.as_numpy("predict"), [12.0, 30.0])
 
 
+@pytest.mark.parametrize("algorithm", ["gzip", "deflate"])
+@pytest.mark.parametrize("rows", [300, 30_000])
+def test_triton_gets_compressed_answers(triton, headers, algorithm, rows):
+    """Smaller and larger than what is compressed on the event loop."""
+    many = np.tile(ROWS, (rows, 1))
+    result = triton.infer(
+        "sums", [triton_input(many)], headers=headers, response_compression_algorithm=algorithm
+    )
+    np.testing.assert_allclose(result.as_numpy("predict"), np.tile([12.0, 30.0], rows))
+
+
+def test_triton_reads_statistics(triton, headers):
+    def read():
+        (found,) = triton.get_inference_statistics("sums", headers=headers)["model_stats"]
+        return found
+
+    before = read()
+    for _ in range(4):
+        triton.infer("sums", [triton_input(ROWS)], headers=headers)
+    after = read()
+    assert (after["name"], after["version"]) == ("sums", "2")
+    assert after["inference_count"] - before["inference_count"] == 8
+    assert after["execution_count"] - before["execution_count"] == 4
+    assert after["last_inference"] >= before["last_inference"]
+    for part in ("success", "queue", "compute_input", "compute_infer", "compute_output"):
+        was, now = (each["inference_stats"][part] for each in (before, after))
+        assert now["count"] - was["count"] == 4, part
+        assert now["ns"] > was["ns"], part
+    assert after["inference_stats"]["fail"] == before["inference_stats"]["fail"]
+    (of_two,) = [b for b in after["batch_stats"] if b["batch_size"] == 2]
+    assert of_two["compute_infer"]["count"] >= 4
+    names = [m["name"] for m in triton.get_inference_statistics(headers=headers)["model_stats"]]
+    assert names == ["both", "both", "sums", "weather"]
+    stats = triton.get_inference_statistics("both", "1", headers=headers)["model_stats"]
+    assert [(m["name"], m["version"]) for m in stats] == [("both", "1")]
+
+
+def test_the_parts_of_a_request_are_within_the_whole(server):
+    """Reading, waiting, predicting and writing take no more time than from request to answer."""
+    name = "timed"
+    server.stack.serving.deploy(name, [Arm("sums", 1)])
+    for rows in (1, 5, 40, 40):
+        server.infer(name, {"inputs": [tensor(np.tile(ROWS[:1], (rows, 1)))]})
+    assert server.infer(name, {"inputs": []}).status == 400
+    path = f"/v2/models/{name}/stats"
+    until(lambda: server.ask("GET", path).json["model_stats"][0]["inference_count"] == 86)
+    (found,) = server.ask("GET", path).json["model_stats"]
+    stats = found["inference_stats"]
+    parts = ("queue", "compute_input", "compute_infer", "compute_output")
+    # The log is told after the answer is written, and what that takes counts as writing.
+    assert sum(stats[p]["ns"] for p in parts[:3]) <= stats["success"]["ns"]
+    # Above 16 rows they are counted by powers of two.
+    counts = [(b["batch_size"], b["compute_infer"]["count"]) for b in found["batch_stats"]]
+    assert counts == [(1, 1), (5, 1), (64, 2)]
+    server.stack.serving.undeploy(name)
+
+
 def test_triton_asks_for_a_version(triton, headers):
     for version, values in (("1", [6.0, 15.0]), ("2", [12.0, 30.0])):
         result = triton.infer("both", [triton_input(ROWS)], version, headers=headers)
@@ -150,6 +214,95 @@ def test_the_given_id_comes_back(server):
     for given_id in ("r1", 'with "quotes" and ü', "x" * 256):
         answer = server.infer("sums", {"id": given_id, "inputs": [tensor(ROWS)]})
         assert answer.json["id"] == given_id
+
+
+@pytest.mark.parametrize(
+    ("accept", "coding"),
+    [
+        ("gzip", "gzip"),
+        ("deflate", "deflate"),
+        ("gzip, deflate", "gzip"),
+        ("gzip;q=0.1, deflate;q=0.5", "deflate"),
+        ("GZIP", "gzip"),
+        ("*", "gzip"),
+        ("*;q=0", None),
+        ("gzip;q=0", None),
+        ("gzip;q=x", None),
+        ("br, zstd", None),
+        ("identity", None),
+        (",;=,", None),
+    ],
+)
+def test_the_answer_is_compressed_as_the_client_accepts(server, accept, coding):
+    rows = np.tile(ROWS, (1000, 1))
+    answer = server.infer("sums", {"inputs": [tensor(rows)]}, headers={"Accept-Encoding": accept})
+    assert answer.headers.get("content-encoding") == coding
+    assert answer.headers.get("vary") == (coding and "accept-encoding")
+    unpack = {"gzip": gzip.decompress, "deflate": zlib.decompress, None: bytes}[coding]
+    made = json.loads(unpack(answer.body))
+    np.testing.assert_allclose(made["outputs"][0]["data"], np.tile([12.0, 30.0], 1000))
+
+
+def test_a_small_answer_is_not_compressed(server):
+    sent = {"Accept-Encoding": "gzip"}
+    answer = server.infer("sums", {"inputs": [tensor(ROWS)]}, headers=sent)
+    assert "content-encoding" not in answer.headers
+    assert answer.status == 200
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"sequence_id": 7}, "sequence_id asks for a sequence"),
+        ({"sequence_id": "a", "sequence_start": True}, "sequence_id asks for a sequence"),
+        ({"sequence_id": 0, "sequence_end": True}, "sequence_end asks for a sequence"),
+        ({"binary_data_output": "false"}, "binary_data_output is true or false: 'false'"),
+        ({"timeout": -1}, "timeout is a whole number of microseconds: -1"),
+        ({"timeout": "1"}, "timeout is a whole number of microseconds: '1'"),
+        ({"timeout": 1.5}, "timeout is a whole number of microseconds: 1.5"),
+        ({"timeout": 2**64}, "timeout is a whole number"),
+        ({"sequence_id": 0, "priority": 3, "timeout": 0, "mine": [1]}, None),
+        ({"timeout": 60_000_000}, None),
+    ],
+)
+def test_parameters_are_followed_refused_or_ignored(server, parameters, message):
+    answer = server.infer("sums", {"parameters": parameters, "inputs": [tensor(ROWS)]})
+    assert answer.status == (400 if message else 200)
+    assert message is None or message in answer.error
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"classification": 3}, "the parameter classification is not supported"),
+        ({"shared_memory_region": "r"}, "the parameter shared_memory_region is not supported"),
+        ({"binary_data": 1}, "the parameter binary_data is true or false: 1"),
+        ({"classification": 0, "binary_data": False, "mine": 1}, None),
+    ],
+)
+def test_parameters_of_outputs(server, parameters, message):
+    outputs = [{"name": "predict", "parameters": parameters}]
+    answer = server.infer("sums", {"outputs": outputs, "inputs": [tensor(ROWS)]})
+    assert answer.status == (400 if message else 200)
+    assert message is None or message in answer.error
+
+
+def test_an_output_is_asked_for_once(server):
+    """Else a small request could ask for an answer of any size."""
+    outputs = [{"name": "predict"}] * 2
+    answer = server.infer("sums", {"outputs": outputs, "inputs": [tensor(ROWS)]})
+    assert (answer.status, answer.error) == (400, "output 'predict' is asked for twice")
+
+
+@pytest.mark.parametrize(
+    ("value", "status"), [("1000", 200), ("0", 200), ("-1", 400), ("1.5", 400), ("x", 400)]
+)
+def test_the_timeout_header_is_in_milliseconds(server, value, status):
+    answer = server.infer(
+        "sums", {"inputs": [tensor(ROWS)]}, headers={"X-Request-Timeout-Ms": value}
+    )
+    assert answer.status == status
+    assert status == 200 or "X-Request-Timeout-Ms is not a number" in answer.error
 
 
 def test_nested_data_is_taken(server):
@@ -211,6 +364,7 @@ def wrong(change, message):
         wrong({"data": [1, 2, 3, 4, 5, "6"]}, 'takes numbers or null; value 5 is "6"'),
         wrong({"data": [1, 2, 3, 4, 5, True]}, "takes numbers or null; value 5 is true"),
         wrong({"data": [[1, 2], [3, 4], [5, 6]]}, "the nesting of data does not have its shape"),
+        wrong({"data": [1, 2, 3, 4, 5, {}]}, "value 5 is an object"),
         wrong({"data": [1, 2, 3, 4, 5, 10**400]}, "input 'input'"),
         wrong({"data": "text"}, "Expected `array | null`, got `str` - at `$.inputs[0].data`"),
         wrong({"data": None}, "neither data nor the parameter binary_data_size"),

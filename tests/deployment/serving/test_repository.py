@@ -176,9 +176,8 @@ def test_requests_under_way_are_answered_when_it_is_unloaded(two):
     assert data.count(b"HTTP/1.1 503 ") >= 5
 
 
-@pytest.mark.parametrize(
-    ("path", "body", "status", "message"),
-    [
+def test_what_makes_no_sense_is_refused(two):
+    for path, body, status, message in (
         ("/v2/repository/models/none/load", b"", 404, "no endpoint 'none'; endpoints: other, sums"),
         ("/v2/repository/models/none/unload", b"", 404, "no endpoint 'none'"),
         (LOAD, b"[]", 400, "not what this path takes: Expected `object`"),
@@ -187,12 +186,11 @@ def test_requests_under_way_are_answered_when_it_is_unloaded(two):
         ("/v2/repository/index", b'{"ready": 1}', 400, "Expected `bool`"),
         ("/v2/repository/models/sums/reload", b"", 404, "no such path"),
         ("/v2/repository/models/sums", b"", 404, "no such path"),
-    ],
-)
-def test_what_makes_no_sense_is_refused(two, path, body, status, message):
-    answer = two.ask("POST", path, body)
-    assert answer.status == status
-    assert message in answer.error
+    ):
+        answer = two.ask("POST", path, body)
+        assert answer.status == status, path
+        assert message in answer.error
+    assert two.infer("sums", INFER).status == 200
 
 
 def test_a_model_that_can_not_be_loaded_again_says_why(two):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import subprocess
 import sys
 
@@ -300,6 +301,25 @@ def test_the_runtime_loads_neither_scikit_learn_nor_onnx(tmp_path):
         "sys.exit(str(found) if found else 0)"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+
+
+def test_the_runtime_reports_to_nobody(tmp_path):
+    """ONNX Runtime's telemetry writes an id and a queue of events before it sends them."""
+    formats.save(DecisionTreeRegressor().fit(ROWS, NUMBERS), tmp_path, example=ROWS[:5])
+    home = tmp_path / "home"
+    home.mkdir()
+    code = (
+        "import sys, pathlib\n"
+        "from madang.development.experiments import formats\n"
+        "model = formats.load(pathlib.Path(sys.argv[1]))\n"
+        "assert not model.fallback\n"
+        "model.predict({'input': [[1, 2, 3, 4, 5, 6]]})\n"
+    )
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("ORT_") and k != "CI"}
+    places = {"HOME": str(home), "TMPDIR": str(home), "XDG_CACHE_HOME": str(home)}
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    subprocess.run(command, check=True, env=clean | places, cwd=home)
+    assert not list(home.iterdir())
 
 
 def test_native_is_scikit_learns(tmp_path):

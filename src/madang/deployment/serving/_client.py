@@ -28,6 +28,7 @@ _ERRORS: dict[int, type[MadangError]] = {
     404: NotFoundError,
     413: InvalidInputError,
     503: UnavailableError,
+    504: UnavailableError,
 }
 
 _MAX_IDLE = 32

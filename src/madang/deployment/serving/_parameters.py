@@ -147,5 +147,5 @@ def _decoded(body: bytes, kind: type[Any]) -> Any:
         return kind()
     try:
         return msgspec.json.decode(body, type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidInputError(f"the body is not what this path takes: {error}") from error

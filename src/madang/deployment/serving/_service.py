@@ -6,6 +6,7 @@ Every route needs a token with a permission, except those in `PUBLIC`.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -57,6 +58,9 @@ PUBLIC = frozenset({"/v2/health/live", "/v2/health/ready"})
 
 EXTENSIONS = ("binary_tensor_data", "model_repository", "statistics")
 """What the server speaks beside the protocol itself, by Triton's names."""
+
+_LOGGER = logging.getLogger("madang.serving")
+_FAULT = "the server failed to answer; the worker's log says why"
 
 # A longer URL or token is none of ours, and is not remembered: the caches must not grow by it.
 _MAX_KEY_BYTES = 2048
@@ -181,6 +185,9 @@ class Service:
             route.handler(self, exchange, route)
         except MadangError as error:
             self._fail(exchange, status_of(error), str(error), route.endpoint)
+        except Exception:  # one request must not end the connection's others
+            _LOGGER.exception("a request of %s failed", route.endpoint or "the server")
+            self._fail(exchange, 500, _FAULT, route.endpoint)
 
     def live(self, exchange: Exchange, route: Route) -> None:
         """`GET /v2/health/live`."""
@@ -396,7 +403,12 @@ class Service:
             message = f"the model could not predict: {result}"
             self._fail(exchange, status, message, version.endpoint, version)
             return
-        body, header_length = exchange.answer(call, result)
+        try:
+            body, header_length = exchange.answer(call, result)
+        except Exception:  # the outputs are any model's own; the others of the batch get theirs
+            _LOGGER.exception("a prediction of %s could not be answered", version.endpoint)
+            self._fail(exchange, 500, _FAULT, version.endpoint, version)
+            return
         seconds = now() - exchange.started
         version.counters.observe(seconds, call.rows)
         if version.log:

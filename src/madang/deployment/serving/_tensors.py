@@ -101,8 +101,10 @@ def decode_request(body: bytes, header_length: int | None) -> tuple[InferRequest
     else:
         head, header_length = body, len(body)
     try:
+        if not head.isascii():
+            head.decode()  # what is skipped is not checked otherwise, and the log takes it over
         request = _decode(head)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidInputError(f"the body is not an inference request: {error}") from error
     if request.id is not None and len(request.id) > 256:
         raise InvalidInputError("the request's id has more than 256 characters")
@@ -179,7 +181,7 @@ def _from_json(tensor: RequestInput) -> Array:
         wrong = next(i for i, value in enumerate(data) if type(value) not in allowed)
         raise InvalidInputError(
             f"input {tensor.name!r} of {tensor.datatype} takes {words}; "
-            f"value {wrong} is {msgspec.json.encode(data[wrong]).decode()[:60]}"
+            f"value {wrong} is {_shown(data[wrong])}"
         )
     if len(data) != math.prod(tensor.shape):
         raise InvalidInputError(
@@ -194,6 +196,12 @@ def _from_json(tensor: RequestInput) -> Array:
         raise InvalidInputError(
             f"input {tensor.name!r}: a value does not fit into {tensor.datatype}: {error}"
         ) from error
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list | dict):  # of any depth
+        return "an array" if isinstance(value, list) else "an object"
+    return encode(value).decode()[:60]
 
 
 def _flattened(data: list[Any], shape: Sequence[int], name: str) -> list[Any]:

@@ -19,6 +19,7 @@ import gc
 import logging
 import math
 import os
+import resource
 import signal
 import socket
 import sys
@@ -370,6 +371,8 @@ def prepare_process() -> None:
     """Sets up what holds for a whole process: its log, and how it shares its time."""
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
     os.umask(0o077)  # what it writes is for its owner only
+    _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))  # connections, by default of 1024
     # The log's thread gives way to the event loop after 0.2 ms instead of 5.
     sys.setswitchinterval(0.0002)
     gc.set_threshold(20_000, 10, 10)  # a request leaves no cycles

@@ -7,9 +7,11 @@ from typing import cast
 from madang import engines
 from madang.development.experiments.contract import (
     Experiments,
+    JoinsTransactions,
     Metric,
     ModelVersion,
     Registry,
+    Report,
     Run,
     RunStatus,
     Signature,
@@ -29,9 +31,11 @@ __all__ = [
     "DEFAULT",
     "ENGINES",
     "Experiments",
+    "JoinsTransactions",
     "Metric",
     "ModelVersion",
     "Registry",
+    "Report",
     "Run",
     "RunStatus",
     "Signature",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.metadata
-from collections.abc import Iterator, Sequence
+import importlib.util
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,13 @@ import numpy as np
 from madang.development.experiments import _parity
 from madang.development.experiments._linear import heads, is_affine, is_linear
 from madang.development.experiments._sklearn_trees import NotCompilableError, TreePlan, plan_of
-from madang.development.experiments._skops import SklearnPredictor
 from madang.development.experiments._steps import Step, of_transformer, to_arrays
 from madang.development.experiments._tensors import MATRIX, Array, Arrays
 from madang.development.experiments.compiled import BOUND, Form
-from madang.errors import MissingDependencyError
+from madang.development.experiments.formats import Predictor
+from madang.errors import InvalidInputError, MissingDependencyError
 
+_XGBOOST_BOUND = 1e-6  # it computes in 32 bits
 _MOST_NODES = 2_000_000  # some 200 MB of ONNX
 
 Borders = tuple[Array, Array]
@@ -28,7 +29,7 @@ Borders = tuple[Array, Array]
 def compile_sklearn(
     model: Any, folder: Path, inputs: Arrays, parity: Arrays | None
 ) -> dict[str, Any]:
-    """Writes the compiled form of `model` if it has one that is verified.
+    """Writes the compiled form of an estimator or a pipeline if it has one that is verified.
 
     Args:
         model: A fitted estimator or pipeline.
@@ -40,22 +41,52 @@ def compile_sklearn(
         What the manifest says of it: `kind`, `bound`, `rows`, `max_difference`, `requirements`;
         or `not`: why there is none.
     """
+    from madang.development.experiments._skops import SklearnPredictor
+
     original = SklearnPredictor(model, tuple(getattr(model, "feature_names_in_", ())))
+    return _verified(_forms(model, inputs), original, BOUND, folder, (inputs, parity))
+
+
+def compile_xgboost(
+    original: Predictor,
+    booster: Any,
+    facts: Mapping[str, Any],
+    folder: Path,
+    rows: tuple[Arrays, Arrays | None],
+) -> dict[str, Any]:
+    """The same for a booster of XGBoost's; `rows` are the example and further ones."""
+    from madang.development.experiments._xgboost_trees import plan_of
+
+    def forms() -> Iterator[tuple[Form, Borders | None]]:
+        plan = plan_of(booster, facts)
+        yield Form.of(to_arrays(plan.steps) | plan.head, _graph(plan)), plan.borders
+
+    return _verified(forms(), original, _XGBOOST_BOUND, folder, rows)
+
+
+def _verified(
+    forms: Iterator[tuple[Form, Borders | None]],
+    original: Predictor,
+    bound: float,
+    folder: Path,
+    rows: tuple[Arrays, Arrays | None],
+) -> dict[str, Any]:
+    """Writes the first form whose outputs are equal."""
     reason = "it has no compiled form"
     try:
-        for form, borders in _forms(model, inputs):
+        for form, borders in forms:
             try:
-                found = _parity.compare(form, original, _groups(inputs, parity, form.kind, borders))
+                found = _parity.compare(form, original, _groups(*rows, form.kind, borders))
             except _parity.DifferentError as error:
                 reason = str(error)
                 continue
-            if found.max_difference <= BOUND:
+            if found.max_difference <= bound:
                 form.write(folder)
-                return {"kind": form.kind, "bound": BOUND, "rows": found.rows,
+                return {"kind": form.kind, "bound": bound, "rows": found.rows,
                         "max_difference": found.max_difference,
                         "requirements": _requirements(form)}  # fmt: skip
-            reason = f"its outputs differ by {found.max_difference:.3g} (allowed: {BOUND:g})"
-    except (NotCompilableError, MissingDependencyError) as error:
+            reason = f"its outputs differ by {found.max_difference:.3g} (allowed: {bound:g})"
+    except (NotCompilableError, MissingDependencyError, InvalidInputError) as error:
         reason = str(error)
     return {"not": reason}
 
@@ -107,10 +138,8 @@ def _graph(plan: TreePlan) -> bytes:
     if nodes > _MOST_NODES:
         raise NotCompilableError(f"its {nodes} nodes are more than the {_MOST_NODES} of the limit")
     for module in ("onnx", "onnxruntime"):
-        try:
-            importlib.import_module(module)
-        except ModuleNotFoundError as error:
-            raise MissingDependencyError("a compiled form of trees", module, "onnx") from error
+        if importlib.util.find_spec(module) is None:
+            raise MissingDependencyError("a compiled form of trees", module, "onnx")
     from madang.development.experiments._tree_graph import to_onnx
 
     return to_onnx(plan.trees)

@@ -3,13 +3,15 @@
 What a flavor keeps in its library's own safe format becomes a stored model of that format; the
 rest is kept as an object. Nothing is unpickled and no code of the folder runs: of `MLmodel` only
 names and plain values count, and neither `loader_module` nor a list of trusted types in it.
+The libraries read the files in a process of its own, for some abort on a damaged file.
 """
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Callable, Mapping, Sequence
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +19,22 @@ import numpy as np
 import yaml
 
 from madang.development.experiments import formats
-from madang.development.experiments._manifest import Manifest
+from madang.development.experiments._manifest import Manifest, read_manifest
 from madang.development.experiments._object import keep, tree
+from madang.development.experiments._tensors import columns_of, is_table
 from madang.development.experiments.contract import Signature
-from madang.errors import (
-    IntegrityError,
-    InvalidInputError,
-    MissingDependencyError,
-    UnsafeModelError,
-)
+from madang.errors import InvalidInputError, UnsafeModelError
 
 _MLMODEL = "MLmodel"
 _LARGEST_TEXT_BYTES = 16 << 20  # of MLmodel and of an input example
+_SECONDS = 900
+REFUSED = 3  # the exit code of `_mlflow_native.py` when it says why
+
+_FILE_OF = {
+    "catboost": "data", "lightgbm": "data", "onnx": "data", "sklearn": "pickled_model",
+    "xgboost": "data",
+}  # fmt: skip
+"""Flavor that has a safe format to the setting that names its file."""
 
 
 class NotNativeError(Exception):
@@ -38,28 +44,58 @@ class NotNativeError(Exception):
 def import_folder(folder: Path, target: Path, example: Any) -> Manifest:
     """See `formats.import_folder`."""
     files = frozenset(tree(folder))
-    described = _described(folder, files)
-    flavors = sorted(described.get("flavors", {}))
+    flavors = described(folder).get("flavors", {})
     try:
-        model = _native(folder, files, described)
-        rows = _example(folder, files, described) if example is None else example
-        return formats.save(model, target, example=rows)
+        name, file = _chosen(folder, files, flavors)
+        _store(name, folder, file, target, example)
     except NotNativeError as error:
-        reason = str(error)
-    except (InvalidInputError, IntegrityError, MissingDependencyError) as error:
-        reason = f"its flavor can't be stored natively: {error}"
-    for left in target.iterdir():  # of a native form that turned out not to do
-        left.unlink()
-    facts = keep(folder, target, {"flavors": flavors, "reason": reason})
-    return Manifest(format="object", signature=Signature((), ()), facts=facts).written(target)
+        for left in target.iterdir():  # of a native form that turned out not to do
+            left.unlink()
+        facts = keep(folder, target, {"flavors": sorted(flavors), "reason": str(error)})
+        return Manifest(format="object", signature=Signature((), ()), facts=facts).written(target)
+    return read_manifest(target, None)
 
 
-def _described(folder: Path, files: frozenset[str]) -> dict[str, Any]:
+def _store(name: str, folder: Path, file: str, target: Path, example: Any) -> None:
+    """Stores the model of a flavor, in a process of its own.
+
+    Raises:
+        NotNativeError: It can't be read, or reading it broke the library.
+    """
+    with tempfile.TemporaryDirectory(prefix="madang-import-") as place:
+        rows = str(_packed(example, Path(place))) if example is not None else ""
+        module = "madang.development.experiments._mlflow_native"
+        # -P: the folder that it stands in holds no modules of ours.
+        command = [sys.executable, "-P", "-m", module, name, str(folder.resolve()), file,
+                   str(target.resolve()), rows]  # fmt: skip
+        try:
+            done = subprocess.run(
+                command, cwd=place, capture_output=True, timeout=_SECONDS, check=False
+            )
+        except subprocess.TimeoutExpired as error:
+            raise NotNativeError(f"reading {file} took more than {_SECONDS} s") from error
+    if done.returncode == 0:
+        return
+    said = done.stdout.decode(errors="replace").strip().rpartition("\n")[2]
+    if done.returncode != REFUSED:
+        kind = done.stderr.decode(errors="replace").strip().rpartition("\n")[2][:200]
+        said = f"reading {file} broke its library ({done.returncode}): {kind}"
+    raise NotNativeError(f"its flavor {name} can't be stored natively: {said}")
+
+
+def _packed(example: Any, place: Path) -> Path:
+    arrays = columns_of(example) if is_table(example) else {"": np.asarray(example)}
+    file = place / "example.npz"
+    np.savez(file, allow_pickle=False, **{f"input:{key}": value for key, value in arrays.items()})
+    return file
+
+
+def described(folder: Path) -> dict[str, Any]:
     """What `MLmodel` says; empty when the folder has none."""
-    if _MLMODEL not in files:
+    if not (folder / _MLMODEL).is_file():
         return {}
     try:
-        found = yaml.safe_load(_text(folder / _MLMODEL))
+        found = yaml.safe_load(text_of(folder / _MLMODEL))
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
         kind = type(error).__name__
         raise InvalidInputError(f"{_MLMODEL} is no plain YAML ({kind}): write it anew") from error
@@ -71,7 +107,8 @@ def _described(folder: Path, files: frozenset[str]) -> dict[str, Any]:
     return dict(found)
 
 
-def _text(file: Path) -> str:
+def text_of(file: Path) -> str:
+    """A text file of bounded size."""
     if file.stat().st_size > _LARGEST_TEXT_BYTES:
         raise InvalidInputError(f"{file.name} has more than {_LARGEST_TEXT_BYTES} bytes")
     return file.read_text("utf-8")
@@ -80,29 +117,41 @@ def _text(file: Path) -> str:
 # -- flavors --------------------------------------------------------------------------------------
 
 
-def _native(folder: Path, files: frozenset[str], described: Mapping[str, Any]) -> Any:
-    """The library's object of the first flavor that has a safe format.
+def _chosen(
+    folder: Path, files: frozenset[str], flavors: Mapping[str, Mapping[str, Any]]
+) -> tuple[str, str]:
+    """The first flavor that has a safe format, and its file.
 
     Raises:
-        NotNativeError: None has.
+        NotNativeError: None has; or its file is a pickle, or none of the folder's.
     """
-    flavors = described.get("flavors", {})
-    pickles = [name for name in sorted(files) if is_pickle(folder / name)]
-    for name, load in _FLAVORS.items():
+    for name, key in _FILE_OF.items():
         if name in flavors:
-            return load(folder, files, flavors[name])
+            return name, _data(folder, files, flavors[name], key)
+    pickles = [name for name in sorted(files) if _is_pickle(folder / name)]
     if pickles:
         raise NotNativeError(_pickled(pickles))
     code = flavors.get("python_function", {}).get("model_code_path")
     if isinstance(code, str):
         raise NotNativeError(f"it is Python code ({code}), which runs when it is loaded")
     raise NotNativeError(
-        f"its flavors ({', '.join(sorted(flavors)) or 'none'}) are none of {', '.join(_FLAVORS)}, "
+        f"its flavors ({', '.join(sorted(flavors)) or 'none'}) are none of {', '.join(_FILE_OF)}, "
         "which have formats that are loaded without running code"
     )
 
 
-def is_pickle(file: Path) -> bool:
+def _data(folder: Path, files: frozenset[str], settings: Mapping[str, Any], key: str) -> str:
+    name = settings.get(key)
+    if not isinstance(name, str) or name not in files:
+        what = repr(name) if isinstance(name, str | int | None) else f"a {type(name).__name__}"
+        raise NotNativeError(f"its {key} names {what}, which is no file of the folder")
+    skops = key != "pickled_model" or settings.get("serialization_format") == "skops"
+    if _is_pickle(folder / name) or not skops:
+        raise NotNativeError(_pickled([name]))
+    return name
+
+
+def _is_pickle(file: Path) -> bool:
     """Whether a file is a pickle by its name or its first bytes."""
     try:
         formats.refuse_pickle(file)
@@ -113,104 +162,3 @@ def is_pickle(file: Path) -> bool:
 
 def _pickled(names: Sequence[str]) -> str:
     return f"{', '.join(names)} is a pickle, and loading a pickle runs whatever code it holds"
-
-
-def _data(folder: Path, files: frozenset[str], settings: Mapping[str, Any], key: str) -> Path:
-    """The file that a flavor's setting names: one of the folder's, and no pickle."""
-    name = settings.get(key)
-    if not isinstance(name, str) or name not in files:
-        what = repr(name) if isinstance(name, str | int | None) else f"a {type(name).__name__}"
-        raise NotNativeError(f"its {key} names {what}, which is no file of the folder")
-    if is_pickle(folder / name):
-        raise NotNativeError(_pickled([name]))
-    return folder / name
-
-
-def _from_lightgbm(folder: Path, files: frozenset[str], settings: Mapping[str, Any]) -> Any:
-    file = _data(folder, files, settings, "data")
-    if file.suffix == ".skops":
-        from madang.development.experiments._skops import LIGHTGBM, load_skops
-
-        return load_skops(file, LIGHTGBM)
-    from madang.development.experiments._lightgbm import booster_from
-
-    return booster_from(file)
-
-
-def _from_xgboost(folder: Path, files: frozenset[str], settings: Mapping[str, Any]) -> Any:
-    from madang.development.experiments._xgboost import loaded
-
-    file = _data(folder, files, settings, "data")
-    estimator = str(settings.get("model_class", "")).rpartition(".")[2]
-    return loaded(file, {"estimator": estimator})
-
-
-def _from_onnx(folder: Path, files: frozenset[str], settings: Mapping[str, Any]) -> Any:
-    return _data(folder, files, settings, "data").read_bytes()
-
-
-def _from_sklearn(folder: Path, files: frozenset[str], settings: Mapping[str, Any]) -> Any:
-    file = _data(folder, files, settings, "pickled_model")
-    if settings.get("serialization_format") != "skops":
-        raise NotNativeError(_pickled([file.name]))
-    from madang.development.experiments._skops import load_skops
-
-    return load_skops(file)
-
-
-_FLAVORS: dict[str, Callable[[Path, frozenset[str], Mapping[str, Any]], Any]] = {
-    "lightgbm": _from_lightgbm,
-    "onnx": _from_onnx,
-    "sklearn": _from_sklearn,
-    "xgboost": _from_xgboost,
-}
-
-
-# -- the input example ----------------------------------------------------------------------------
-
-
-def _example(folder: Path, files: frozenset[str], described: Mapping[str, Any]) -> Any:
-    """The folder's input example; else one row of zeros, if there is a signature; else `None`."""
-    info = described.get("saved_input_example_info") or {}
-    name = info.get("artifact_path") if isinstance(info, dict) else None
-    try:
-        if isinstance(name, str) and name in files:
-            return _rows(json.loads(_text(folder / name)))
-        inputs = (described.get("signature") or {}).get("inputs")
-        return None if inputs is None else _zeros(json.loads(inputs))
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise InvalidInputError(f"its input example can't be understood: {error}") from error
-
-
-def _rows(content: Any) -> Any:
-    """MLflow's forms: a table as `columns` and `data`, one array, or names to arrays."""
-    if isinstance(content, dict) and "data" in content:
-        if "columns" not in content:
-            return np.array(content["data"])
-        columns = zip(*content["data"], strict=True)
-        return {str(k): np.array(v) for k, v in zip(content["columns"], columns, strict=True)}
-    if isinstance(content, dict):
-        return {str(name): np.array(values) for name, values in content.items()}
-    return np.array(content)
-
-
-_ZEROS = {
-    "boolean": False, "double": 0.0, "float": 0.0, "integer": 0, "long": 0, "string": "",
-}  # fmt: skip
-
-
-def _zeros(inputs: Sequence[Mapping[str, Any]]) -> Any:
-    if all(spec["type"] == "tensor" for spec in inputs):
-        arrays = {spec.get("name", ""): _zero_array(spec["tensor-spec"]) for spec in inputs}
-        return next(iter(arrays.values())) if list(arrays) == [""] else arrays
-    if any(spec["type"] not in _ZEROS or "name" not in spec for spec in inputs):
-        return None
-    return {spec["name"]: np.array([_ZEROS[spec["type"]]]) for spec in inputs}
-
-
-def _zero_array(spec: Mapping[str, Any]) -> Any:
-    shape = [1 if size == -1 else size for size in spec["shape"]]
-    if not all(isinstance(size, int) and size > 0 for size in shape) or math.prod(shape) > 1 << 24:
-        raise ValueError(f"shape {spec['shape']}")
-    kind = np.dtype(spec["dtype"])
-    return np.zeros(shape, dtype=np.str_ if kind == np.object_ else kind)

@@ -7,6 +7,7 @@ the manifest's facts say where each one belongs, and why the model is not loaded
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import stat
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ from madang.development.experiments._tensors import Arrays
 from madang.development.experiments.formats import Format, Predictor
 from madang.errors import IntegrityError, InvalidInputError, UnsafeModelError
 
+_NAME = re.compile(r"object-\d{6}")
 _MOST_FILES = 10_000
 
 
@@ -59,7 +61,7 @@ def restore(folder: Path, manifest: Manifest, target: Path) -> None:
     """Writes the files where they were, below an empty folder."""
     paths = manifest.facts["paths"]
     for name, path in paths.items():
-        if name not in manifest.files or not _is_below(path):
+        if not _NAME.fullmatch(name) or not _is_below(path):
             raise IntegrityError(f"the model's manifest puts {name} at {path!r}, which is no place")
     for name, path in paths.items():
         place = target / path

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-# It is read at the import: ONNX Runtime 1.32's telemetry starts a thread, and would leave this machine.
+# Since 1.29 the official Linux builds report sessions to their maker, unless told not to before
+# the library is loaded (https://github.com/microsoft/onnxruntime/blob/main/docs/Privacy.md).
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-
 import onnxruntime
 from onnxruntime.capi.onnxruntime_pybind11_state import (
     Fail,
@@ -24,7 +24,7 @@ from onnxruntime.capi.onnxruntime_pybind11_state import (
 from madang.development.experiments._manifest import Manifest
 from madang.development.experiments._tensors import Array, Arrays, columns_of, stacked
 from madang.development.experiments.formats import Format, Predictor
-from madang.errors import InvalidInputError
+from madang.errors import InvalidInputError, MissingDependencyError
 
 _FILE = "model.onnx"
 _UNUSABLE = (Fail, InvalidArgument, InvalidGraph, InvalidProtobuf, RuntimeException)
@@ -59,6 +59,7 @@ class ONNXFormat(Format):
 
     def write(self, model: Any, folder: Path, trusted: Sequence[str]) -> dict[str, Any]:
         content = _bytes(model)
+        _refuse_external(content)
         ONNXPredictor(session(content))  # refuses what can't be loaded
         (folder / _FILE).write_bytes(content)
         return {}
@@ -105,6 +106,36 @@ def session(content: bytes) -> onnxruntime.InferenceSession:
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except _UNUSABLE as error:
         raise InvalidInputError(f"these bytes are no usable ONNX model: {error}") from error
+
+
+def _refuse_external(content: bytes) -> None:
+    """Raises `InvalidInputError` when tensors lie in other files: a model is one file."""
+    try:
+        import onnx
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError("registering an ONNX model", "onnx", "onnx") from error
+    from google.protobuf.message import DecodeError
+
+    try:
+        model = onnx.load_model_from_string(content)
+    except DecodeError as error:
+        raise InvalidInputError(f"these bytes are no usable ONNX model: {error}") from error
+    for tensor in _messages(model, onnx.TensorProto):
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            raise InvalidInputError(
+                f"the ONNX model keeps its tensor {tensor.name!r} in another file; save it as one: "
+                "onnx.save(onnx.load(path), path, save_as_external_data=False)"
+            )
+
+
+def _messages(message: Any, kind: type[Any]) -> Iterator[Any]:
+    """All protobuf messages of a kind below one, wherever they stand."""
+    if isinstance(message, kind):
+        yield message
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for item in [value] if hasattr(value, "ListFields") else value:
+                yield from _messages(item, kind)
 
 
 def _bytes(model: Any) -> bytes:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from madang.development.experiments import _rows
 from madang.development.experiments._manifest import signature_from
-from madang.development.experiments.contract import ModelVersion, Registry
+from madang.development.experiments.contract import ModelVersion, Registry, Report
 from madang.engines import Context
 from madang.errors import InvalidInputError, NotFoundError
 from madang.ledger import new_id, now_us
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from madang.development.experiments.formats import LoadedModel, Manifest
 
 REPORT = "report.html"
+EVALUATION = "evaluation.json"
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,200}")
 _ALIAS = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,99}")
 _COLUMNS = (
@@ -54,7 +55,7 @@ class LocalRegistry(Registry):
         run_id: str | None = None,
         inputs: Sequence[str] = (),
         evaluation: Mapping[str, float] | None = None,
-        report: bytes | None = None,
+        report: bytes | Report | None = None,
         tags: Mapping[str, str] | None = None,
         description: str = "",
         trusted: Sequence[str] = (),
@@ -62,7 +63,8 @@ class LocalRegistry(Registry):
         from madang.development.experiments import formats
 
         _check_name(name)
-        values = _finite(evaluation or {})
+        reports, measured = _reports(report)
+        values = _finite(measured if evaluation is None else evaluation)
         self._check_run(run_id)
         refs = [*([f"run:{run_id}"] if run_id else []), *inputs, *self._code(inputs)]
         location = f"models/{name}/{new_id()}"
@@ -70,7 +72,7 @@ class LocalRegistry(Registry):
             manifest = formats.save(
                 model, Path(folder), example=example, parity=parity, trusted=trusted
             )
-            self._store(location, Path(folder), report)
+            self._store(location, Path(folder), reports)
         version = ModelVersion(
             name=name,
             version=0,  # given in the transaction
@@ -99,12 +101,12 @@ class LocalRegistry(Registry):
         ref = self._context.component("code_versions").current().ref
         return [] if ref == "code:none" else [ref]
 
-    def _store(self, location: str, folder: Path, report: bytes | None) -> None:
+    def _store(self, location: str, folder: Path, reports: Mapping[str, bytes]) -> None:
         storage = self._context.component("storage")
         for file in sorted(folder.iterdir()):
             storage.put(f"{location}/{file.name}", file)
-        if report is not None:
-            storage.put(f"{location}/{REPORT}", report)
+        for file_name, content in reports.items():
+            storage.put(f"{location}/{file_name}", content)
 
     def _insert(self, given: ModelVersion, manifest: Manifest) -> ModelVersion:
         with self._database.transaction() as tx:
@@ -219,7 +221,7 @@ class LocalRegistry(Registry):
         prefix = found.location + "/"
         for item in storage.list(prefix):
             file = item.key.removeprefix(prefix)
-            if file != REPORT and "/" not in file:
+            if file not in (REPORT, EVALUATION) and "/" not in file:
                 (folder / file).write_bytes(storage.get(item.key))
         return found
 
@@ -337,6 +339,15 @@ def _check_name(name: str) -> None:
         raise InvalidInputError(
             f"a model's name has letters, digits, . _ and -, at most 200; found {name!r}"
         )
+
+
+def _reports(report: bytes | Report | None) -> tuple[dict[str, bytes], Mapping[str, float]]:
+    """A report's files, and the metrics that it holds as data."""
+    if report is None:
+        return {}, {}
+    if isinstance(report, bytes | bytearray | memoryview):
+        return {REPORT: bytes(report)}, {}
+    return {REPORT: report.to_html().encode(), EVALUATION: report.to_json()}, report.metrics
 
 
 def _finite(evaluation: Mapping[str, float]) -> dict[str, float]:

@@ -75,10 +75,10 @@ _ARGMAX = frozenset(
 class SkopsFormat(Format):
     """Fitted scikit-learn estimators and pipelines."""
 
-    packages = ("scikit-learn", "skops")
+    packages = ("polars", "scikit-learn", "skops")  # Polars carries the columns' names
 
     def inputs(self, model: Any, example: Any) -> tuple[Arrays, tuple[str, ...]]:
-        return from_example(example, _names(model))
+        return from_example(example, feature_names(model))
 
     def original(self, model: Any, columns: tuple[str, ...]) -> Predictor:
         return SklearnPredictor(model, columns)
@@ -109,7 +109,7 @@ class SklearnPredictor:
 
     def __init__(self, model: Any, columns: tuple[str, ...]) -> None:
         self.native = model
-        self._columns = columns if _names(model) else ()
+        self._columns = columns if feature_names(model) else ()
         last = model.steps[-1][1] if hasattr(model, "steps") else model
         self._proba = is_classifier(model) and hasattr(model, "predict_proba")
         self._argmax = (
@@ -120,7 +120,7 @@ class SklearnPredictor:
         )
 
     def __call__(self, inputs: Arrays) -> Arrays:
-        rows = self._rows(inputs)
+        rows = self.rows(inputs)
         try:
             outputs = self._predict(rows)
         except (ValueError, TypeError) as error:
@@ -140,7 +140,8 @@ class SklearnPredictor:
         )
         return {"predict": labels, "predict_proba": proba}
 
-    def _rows(self, inputs: Arrays) -> Any:
+    def rows(self, inputs: Arrays) -> Any:
+        """The inputs as what the estimator was fitted on: a matrix, or a table with its columns."""
         if not self._columns and MATRIX in inputs:
             return inputs[MATRIX]
         # Polars is in the core install and scikit-learn reads column names from it; pandas isn't.
@@ -183,7 +184,8 @@ def _plain(array: Any) -> Any:
     return array.astype(np.str_) if array.dtype == object else array
 
 
-def _names(model: Any) -> tuple[str, ...]:
+def feature_names(model: Any) -> tuple[str, ...]:
+    """The columns that an estimator was fitted on; empty when they had no names."""
     return tuple(str(name) for name in getattr(model, "feature_names_in_", ()))
 
 

@@ -140,6 +140,12 @@ def _float32(rows: Array) -> Array:
         return rows.astype(np.float32).astype(np.float64)
 
 
+def _single(rows: Array) -> Array:
+    """For trees that compare in 32 bits: what is too large is infinite, as in their library."""
+    with np.errstate(over="ignore"):
+        return rows.astype(np.float32)
+
+
 def _impute(rows: Array, values: Array, kept: Array, marked: Array) -> Array:
     missing = np.isnan(rows)
     filled = np.where(missing, values, rows)
@@ -198,5 +204,6 @@ _STEPS: dict[str, Callable[..., Array]] = {
     "multiply": _overflowing(np.multiply),
     "no_infinity": _no_infinity,
     "sets": _sets,
+    "single": _single,
     "subtract": _overflowing(np.subtract),
 }

@@ -24,7 +24,10 @@ _IR_VERSION = (
 
 
 def to_onnx(trees: Trees) -> bytes:
-    """The ONNX model of `rows`, shape (rows, columns), to `scores`, shape (rows, targets); FP64."""
+    """The ONNX model of `rows`, shape (rows, columns), to `scores`, shape (rows, targets).
+
+    Its numbers have the type of the leaves' values: FP64, or FP32.
+    """
     trees = _with_inner_roots(trees)
     number = np.where(trees.leaf, np.cumsum(trees.leaf), np.cumsum(~trees.leaf)) - 1
     inner = ~trees.leaf
@@ -33,14 +36,14 @@ def to_onnx(trees: Trees) -> bytes:
     attributes = {
         "aggregate_function": 1,  # the sum
         "leaf_targetids": trees.target[trees.leaf],
-        "leaf_weights": trees.value[trees.leaf].astype(np.float64),
+        "leaf_weights": trees.value[trees.leaf],
         "n_targets": trees.targets,
         "nodes_falseleafs": trees.leaf[no],
         "nodes_falsenodeids": number[no],
         "nodes_featureids": trees.column[inner],
         "nodes_missing_value_tracks_true": trees.missing[inner],
         "nodes_modes": np.full(int(inner.sum()), mode, dtype=np.uint8),
-        "nodes_splits": trees.split[inner].astype(np.float64),
+        "nodes_splits": trees.split[inner],
         "nodes_trueleafs": trees.leaf[yes],
         "nodes_truenodeids": number[yes],
         "post_transform": 0,  # none
@@ -48,8 +51,9 @@ def to_onnx(trees: Trees) -> bytes:
     }
     node = helper.make_node("TreeEnsemble", [ROWS], [SCORES], domain="ai.onnx.ml")
     node.attribute.extend(_attribute(name, value) for name, value in attributes.items())
-    source = helper.make_tensor_value_info(ROWS, TensorProto.DOUBLE, [None, None])
-    target = helper.make_tensor_value_info(SCORES, TensorProto.DOUBLE, [None, trees.targets])
+    kind = TensorProto.FLOAT if trees.value.dtype == np.float32 else TensorProto.DOUBLE
+    source = helper.make_tensor_value_info(ROWS, kind, [None, None])
+    target = helper.make_tensor_value_info(SCORES, kind, [None, trees.targets])
     opsets = [helper.make_opsetid("", 18), helper.make_opsetid("ai.onnx.ml", 5)]
     graph = helper.make_graph([node], "trees", [source], [target])
     model = helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION)
@@ -65,7 +69,7 @@ def _with_inner_roots(trees: Trees) -> Trees:
         return trees
     added = len(trees.leaf) + np.arange(len(alone))
     leaves = trees.root[alone]
-    zeros = np.zeros(len(alone))
+    zeros = np.zeros(len(alone), dtype=trees.value.dtype)
     root = trees.root.copy()
     root[alone] = added
     extended = {
@@ -81,7 +85,7 @@ def _attribute(name: str, value: Any) -> AttributeProto:
     """Without `make_attribute`, which looks at each of some million numbers in Python."""
     if isinstance(value, int):
         return helper.make_attribute(name, value)
-    if value.dtype in (np.float64, np.uint8):
+    if value.dtype in (np.float64, np.float32, np.uint8):
         return helper.make_attribute(name, numpy_helper.from_array(value, name))
     attribute = AttributeProto(name=name, type=AttributeProto.INTS)
     attribute.ints.extend(value.astype(np.int64).tolist())

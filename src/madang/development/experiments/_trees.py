@@ -61,9 +61,9 @@ def joined(trees: Sequence[Trees], targets: int) -> Trees:
 
 def constant(value: float, target: int, *, strict: bool = False) -> Trees:
     """A tree of one leaf: adds `value` whatever the row."""
-    zero = np.zeros(1, dtype=np.int64)
+    zero, leaf = np.zeros(1, dtype=np.int64), np.array([value])
     return Trees(
-        leaf=np.ones(1, dtype=np.bool_), column=zero, split=np.zeros(1), yes=zero, no=zero,
-        missing=np.zeros(1, dtype=np.bool_), value=np.array([value], dtype=np.float64),
+        leaf=np.ones(1, dtype=np.bool_), column=zero, split=np.zeros_like(leaf), yes=zero, no=zero,
+        missing=np.zeros(1, dtype=np.bool_), value=leaf,
         target=np.array([target]), root=zero, targets=target + 1, strict=strict,
     )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import xgboost
 
 from madang.development.experiments._manifest import Manifest
-from madang.development.experiments._tensors import MATRIX, Arrays, from_example
+from madang.development.experiments._tensors import MATRIX, Array, Arrays, from_example
 from madang.development.experiments.formats import Format, Predictor
 from madang.errors import IntegrityError, InvalidInputError
 
@@ -39,6 +40,15 @@ class XGBoostFormat(Format):
         model.save_model(folder / _FILE)
         return _facts(model)
 
+    def compile(
+        self, model: Any, folder: Path, inputs: Arrays, parity: Arrays | None
+    ) -> dict[str, Any]:
+        from madang.development.experiments._compile import compile_xgboost
+
+        facts = _facts(model)
+        original = XGBoostPredictor(model, facts)
+        return compile_xgboost(original, _booster(model), facts, folder, (inputs, parity))
+
     def read(self, folder: Path, manifest: Manifest, trusted: Sequence[str]) -> Predictor:
         return XGBoostPredictor(loaded(folder / _FILE, manifest.facts), manifest.facts)
 
@@ -51,15 +61,21 @@ class XGBoostPredictor:
         self._booster = _booster(native)
         self._classes = np.array(facts["classes"]) if "classes" in facts else None
         self._iterations = (0, int(facts["iterations"]))
+        config = json.loads(self._booster.save_config())
+        self._linear = config["learner"]["gradient_booster"]["name"] == "gblinear"
 
     def __call__(self, inputs: Arrays) -> Arrays:
-        values = self._booster.inplace_predict(
-            inputs[MATRIX], iteration_range=self._iterations, validate_features=False
-        )
+        values = self._scores(inputs[MATRIX])
         if self._classes is None:
             return {"predict": values}
         proba = values if values.ndim == 2 else np.column_stack([1 - values, values])
         return {"predict": self._classes[proba.argmax(axis=1)], "predict_proba": proba}
+
+    def _scores(self, rows: Array) -> Array:
+        options = {"iteration_range": self._iterations, "validate_features": False}
+        if self._linear:  # it has no prediction in place
+            return np.asarray(self._booster.predict(xgboost.DMatrix(rows), **options))
+        return np.asarray(self._booster.inplace_predict(rows, **options))
 
 
 def loaded(file: Path, facts: Mapping[str, Any]) -> Any:

@@ -1,11 +1,12 @@
-"""Faster forms of scikit-learn's models, made and verified at registration.
+"""Faster forms of scikit-learn's and XGBoost's models, made and verified at registration.
 
 scikit-learn's checks cost some 400 to 900 µs a call whatever the number of rows; the compiled
 forms cost some 5 to 30. A compiled form is a `compiled.npz`, and for trees a `compiled.onnx`,
 beside the model's own file:
 
     linear    scalers and a linear model as one matrix product in NumPy
-    trees     scalers, imputers and trees, forests or boostings; the trees run in ONNX Runtime
+    trees     scalers, imputers and trees, forests or boostings; the trees run in ONNX Runtime,
+              XGBoost's too (some 15 instead of 180 µs)
 
 It is written only if its outputs equal the original's on the example, on the rows that the caller
 gives, on random rows around them, and on rows made to tell them apart: NaN, infinities, huge and
@@ -49,7 +50,7 @@ class CompiledModel:
 
     @property
     def native(self) -> Any:
-        """The scikit-learn estimator."""
+        """The library's own object."""
         if self._native is None:
             self._native = self._original().native
         return self._native
@@ -60,7 +61,8 @@ class TreeHead:
 
     Its arrays: `link`; `divisor` (how many trees a mean is over); `leaves` (of shape (nodes,
     values), when a score is a node's number and not what it adds); `classes`; `factor` and `ties`
-    of two classes: the score's factor in the link, and which class a score of 0 is.
+    of two classes: the score's factor in the link, and which class a score of 0 is; `single`:
+    probabilities have 32 bits.
     """
 
     def __init__(self, arrays: Mapping[str, Array], graph: bytes) -> None:
@@ -71,6 +73,7 @@ class TreeHead:
         self._divisor = int(arrays.get("divisor", 1))
         self._factor = float(arrays.get("factor", 1.0))
         self._ties = int(arrays.get("ties", 0))
+        self._single = "single" in arrays
         self._leaves = arrays.get("leaves")
         self._classes = arrays.get("classes")
 
@@ -81,15 +84,27 @@ class TreeHead:
         if self._divisor != 1:
             scores /= self._divisor
         if self._classes is None:
-            values = np.exp(scores) if self._link == "exp" else scores
+            values = self._values(scores)
             return {"predict": values[:, 0] if values.shape[1] == 1 else values}
         if self._link == "votes":
             return {"predict": self._classes[scores.argmax(axis=1)], "predict_proba": scores}
-        proba = probabilities(scores * self._factor, self._link)
+        proba = self._probabilities(scores)
         chosen = proba.argmax(axis=1)
         if self._ties:
             chosen = np.where(scores[:, 0] == 0.0, 1, chosen)
         return {"predict": self._classes[chosen], "predict_proba": proba}
+
+    def _values(self, scores: Array) -> Array:
+        if self._link == "exp":
+            return np.exp(scores)
+        if self._link == "identity":
+            return scores
+        proba = self._probabilities(scores)
+        return proba[:, 1:] if self._link == "sigmoid" else proba
+
+    def _probabilities(self, scores: Array) -> Array:
+        proba = probabilities(scores * self._factor, self._link)
+        return proba.astype(np.float32) if self._single else proba
 
 
 def _gathered(leaves: Array, numbers: Array) -> Array:

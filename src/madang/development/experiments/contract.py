@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from madang.engines import Engine
 
 if TYPE_CHECKING:
     from madang.development.experiments.formats import LoadedModel
+    from madang.metadata import Transaction
 
 
 class RunStatus(StrEnum):
@@ -233,6 +234,56 @@ class Experiments(Engine):
         """
 
 
+class JoinsTransactions(ABC):
+    """What an engine can do whose runs are in the metadata database.
+
+    A run starts or ends in the caller's transaction, together with other rows or not at all.
+    """
+
+    @abstractmethod
+    def start_run_in(
+        self,
+        tx: Transaction,
+        experiment: str,
+        *,
+        name: str = "",
+        params: Mapping[str, Any] | None = None,
+        tags: Mapping[str, str] | None = None,
+        parent_id: str | None = None,
+        inputs: Sequence[str] = (),
+    ) -> Run:
+        """As `Experiments.start_run`."""
+
+    @abstractmethod
+    def end_run_in(
+        self,
+        tx: Transaction,
+        run_id: str,
+        status: RunStatus = RunStatus.FINISHED,
+        *,
+        metrics: Sequence[Metric] | Mapping[str, float] = (),
+        tags: Mapping[str, str] | None = None,
+    ) -> Run:
+        """As `Experiments.end_run`."""
+
+
+class Report(Protocol):
+    """An evaluation that a registry keeps beside a model; `evaluation.Evaluation` is one."""
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """Metric name to value."""
+        ...
+
+    def to_html(self) -> str:
+        """One page that needs nothing else."""
+        ...
+
+    def to_json(self) -> bytes:
+        """The same as a JSON document."""
+        ...
+
+
 class Registry(ABC):
     """Named models and their versions.
 
@@ -253,7 +304,7 @@ class Registry(ABC):
         run_id: str | None = None,
         inputs: Sequence[str] = (),
         evaluation: Mapping[str, float] | None = None,
-        report: bytes | None = None,
+        report: bytes | Report | None = None,
         tags: Mapping[str, str] | None = None,
         description: str = "",
         trusted: Sequence[str] = (),
@@ -272,8 +323,9 @@ class Registry(ABC):
                 outputs equal to the model's; see `compiled.py`.
             run_id: The run that made it.
             inputs: References to what it was made from.
-            evaluation: Metric name to value.
-            report: An evaluation report (HTML), kept as `report.html` at the version's location.
+            evaluation: Metric name to value; by default the metrics of `report`.
+            report: An evaluation report: HTML, kept as `report.html` at the version's location, or
+                an `Evaluation`, which is kept as `evaluation.json` as well.
             tags: Free labels.
             description: For people.
             trusted: Further types, by full name, that may be loaded with it; an explicit choice

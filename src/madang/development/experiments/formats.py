@@ -24,7 +24,7 @@ import importlib.util
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -42,16 +42,22 @@ from madang.development.experiments.contract import Signature, TensorSpec
 from madang.errors import InvalidInputError, MissingDependencyError, UnsafeModelError
 
 FORMATS = {
+    "catboost": "madang.development.experiments._catboost:CatBoostFormat",
     "lightgbm": "madang.development.experiments._lightgbm:LightGBMFormat",
     "object": "madang.development.experiments._object:ObjectFormat",
     "onnx": "madang.development.experiments._onnx:ONNXFormat",
+    "pipeline": "madang.development.experiments._pipeline:PipelineFormat",
+    "python": "madang.development.experiments._python:PythonFormat",
     "skops": "madang.development.experiments._skops:SkopsFormat",
     "xgboost": "madang.development.experiments._xgboost:XGBoostFormat",
 }
 """Format to `module:Class`, imported on first use."""
 
 # Whose classes a format handles. LightGBM's estimators derive from their own classes first.
-_HANDLES = {"lightgbm": "lightgbm", "xgboost": "xgboost", "onnx": "onnx", "sklearn": "skops"}
+_HANDLES = {
+    "catboost": "catboost", "lightgbm": "lightgbm", "onnx": "onnx", "sklearn": "skops",
+    "xgboost": "xgboost",
+}  # fmt: skip
 
 _log = logging.getLogger(__name__)
 
@@ -69,6 +75,35 @@ class Predictor(Protocol):
     def native(self) -> Any:
         """The library's own object."""
         ...
+
+
+@dataclass(frozen=True)
+class PythonSource:
+    """A model given as Python source: a folder of modules and of the data files that they read.
+
+    The class that `entry` names has a class method `load(folder: Path)`, which returns an object
+    with `predict(inputs)`: input name to array, to output name to array. Modules of the folder
+    import each other relatively (`from . import layers`).
+
+    Attributes:
+        folder: Its files; no links.
+        entry: `MODULE:CLASS`.
+        requirements: Distributions that the code imports; their versions are recorded.
+    """
+
+    folder: str | Path
+    entry: str = "model:Model"
+    requirements: tuple[str, ...] = ()
+
+    @property
+    def trust(self) -> str:
+        """What allows this code to be loaded: `register(…, trusted=[source.trust])`.
+
+        It names the SHA-256 of all `.py` files, so that it means this code and no other.
+        """
+        from madang.development.experiments._python import source_digest
+
+        return f"python:{source_digest(self.folder)}"
 
 
 class Format(ABC):
@@ -110,6 +145,14 @@ class Format(ABC):
         Raises:
             UnsafeModelError: It holds types that are not trusted to load.
         """
+
+    def requirements(self, model: Any) -> dict[str, str]:
+        """Distribution to its version here, of what loading the model needs."""
+        found = {}
+        for name in ("numpy", *self.packages):
+            with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # another build
+                found[name] = importlib.metadata.version(name)
+        return found
 
     def compile(
         self, model: Any, folder: Path, inputs: Arrays, parity: Arrays | None
@@ -198,7 +241,7 @@ def save(
 
     Args:
         model: An estimator, a booster, ONNX (bytes, `ModelProto`, or the path of a `.onnx`), or
-            the path of a folder for `import_folder`.
+            the path of a folder for `import_folder`; or `PythonSource`.
         folder: Where the files go.
         example: A few input rows: an array of shape (rows, columns) or a table. Without one the
             model has no signature and nothing is proven: it can only be loaded as `native`.
@@ -215,12 +258,12 @@ def save(
         return import_folder(Path(model), folder, example=example)
     refuse_pickle(model)
     name = format_of(model)
-    form = _format(name)
+    form = format_named(name)
     manifest = Manifest(
         format=name,
         signature=Signature((), ()),
         facts=form.write(model, folder, trusted),
-        requirements=_requirements(form),
+        requirements=form.requirements(model),
         trusted=tuple(sorted(trusted)),
     )
     if example is not None:
@@ -312,9 +355,11 @@ def load(
 
         return LoadedModel(
             manifest,
-            CompiledModel(folder, lambda: _format(manifest.format).read(folder, manifest, allowed)),
+            CompiledModel(
+                folder, lambda: format_named(manifest.format).read(folder, manifest, allowed)
+            ),
         )
-    predictor = _format(manifest.format).read(folder, manifest, allowed)
+    predictor = format_named(manifest.format).read(folder, manifest, allowed)
     return LoadedModel(manifest, predictor, reason)
 
 
@@ -335,6 +380,17 @@ def detect(model: Any) -> str | None:
     """The format that stores `model`, or `None`; imports nothing."""
     if isinstance(model, bytes | bytearray | memoryview) or _is_onnx_file(model):
         return "onnx"
+    if isinstance(model, PythonSource):
+        return "python"
+    found = _library_of(model)
+    if found == "skops" and len(getattr(model, "steps", ())) > 1:
+        # A scikit-learn pipeline that ends with another library's model, which skops can't store.
+        last = _library_of(model.steps[-1][1])
+        return found if last in (None, "skops") else "pipeline"
+    return found
+
+
+def _library_of(model: Any) -> str | None:
     for base in type(model).__mro__:
         package = base.__module__.partition(".")[0]
         if package in _HANDLES:
@@ -353,7 +409,8 @@ def format_of(model: Any) -> str:
         raise InvalidInputError(
             f"a model of type {type(model).__module__}.{type(model).__qualname__} can't be stored; "
             f"the formats are: {', '.join(sorted(FORMATS))} (scikit-learn estimators and "
-            "pipelines, LightGBM and XGBoost models, ONNX bytes); convert it to ONNX"
+            "pipelines, CatBoost, LightGBM and XGBoost models, ONNX bytes, PythonSource); "
+            "convert it to ONNX"
         )
     return name
 
@@ -386,7 +443,13 @@ def _is_onnx_file(model: Any) -> bool:
     return isinstance(model, str | Path) and Path(model).suffix.lower() == ".onnx"
 
 
-def _format(name: str) -> Format:
+def format_named(name: str) -> Format:
+    """One of `FORMATS`, imported.
+
+    Raises:
+        InvalidInputError: There is no such format.
+        MissingDependencyError: Its library is not installed.
+    """
     if name not in FORMATS:
         raise InvalidInputError(
             f"models of format {name!r} can't be loaded; "
@@ -401,14 +464,6 @@ def _format(name: str) -> Format:
             raise
         raise MissingDependencyError(f"the model format {name!r}", missing, name) from error
     return form
-
-
-def _requirements(form: Format) -> dict[str, str]:
-    found = {}
-    for name in ("numpy", *form.packages):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # another build
-            found[name] = importlib.metadata.version(name)
-    return found
 
 
 def _specs(arrays: Arrays) -> tuple[TensorSpec, ...]:
@@ -429,6 +484,6 @@ def _check_equal(found: Arrays, expected: Arrays, bound: float, name: str) -> No
 
 
 __all__ = [
-    "FORMATS", "MANIFEST", "Arrays", "Format", "LoadedModel", "Manifest", "Predictor",
+    "FORMATS", "MANIFEST", "Arrays", "Format", "LoadedModel", "Manifest", "Predictor", "PythonSource",
     "detect", "example_inputs", "format_of", "import_folder", "largest_difference", "load", "refuse_pickle", "save", "sha256_of", "unpack",
 ]  # fmt: skip

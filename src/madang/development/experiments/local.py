@@ -10,7 +10,13 @@ from typing import Any, Self
 
 from madang.development.experiments import _rows
 from madang.development.experiments._registry import LocalRegistry
-from madang.development.experiments.contract import Experiments, Metric, Run, RunStatus
+from madang.development.experiments.contract import (
+    Experiments,
+    JoinsTransactions,
+    Metric,
+    Run,
+    RunStatus,
+)
 from madang.engines import Context, EngineURL, Health
 from madang.errors import ConflictError, InvalidInputError, MadangError, NotFoundError
 from madang.ledger import current_actor, new_id, now_us
@@ -20,7 +26,7 @@ _MAX_NAME = 250  # as in MLflow (mlflow.utils.validation.MAX_ENTITY_KEY_LENGTH)
 _ENDS = (RunStatus.FINISHED, RunStatus.FAILED, RunStatus.KILLED)
 
 
-class LocalExperiments(Experiments):
+class LocalExperiments(Experiments, JoinsTransactions):
     """The default engine. One transaction a call."""
 
     def __init__(self, context: Context) -> None:
@@ -60,6 +66,31 @@ class LocalExperiments(Experiments):
         parent_id: str | None = None,
         inputs: Sequence[str] = (),
     ) -> Run:
+        with self._database.transaction() as tx:
+            run = self.start_run_in(
+                tx,
+                experiment,
+                name=name,
+                params=params,
+                tags=tags,
+                parent_id=parent_id,
+                inputs=inputs,
+            )
+            experiment_id = self._experiment(tx, experiment)
+        self._experiments[experiment] = experiment_id
+        return run
+
+    def start_run_in(
+        self,
+        tx: Transaction,
+        experiment: str,
+        *,
+        name: str = "",
+        params: Mapping[str, Any] | None = None,
+        tags: Mapping[str, str] | None = None,
+        parent_id: str | None = None,
+        inputs: Sequence[str] = (),
+    ) -> Run:
         _check_names("an experiment", [experiment])
         run_id = new_id()
         run = Run(
@@ -76,26 +107,23 @@ class LocalExperiments(Experiments):
         _check_names("a run", [run.name])
         _check_names("a parameter", run.params)
         _check_names("a tag", run.tags)
-        with self._database.transaction() as tx:
-            if parent_id is not None:
-                _rows.require_run(tx, self._project, parent_id)
-            experiment_id = self._experiment(tx, experiment)
-            tx.execute(
-                "INSERT INTO run VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0)",
-                (self._project, run.id, experiment_id, run.name, run.status.value, run.start_us,
-                 None, parent_id, current_actor()),
-            )  # fmt: skip
-            _rows.insert_params(tx, self._project, run.id, run.params)
-            _rows.upsert_tags(tx, self._project, run.id, run.tags)
-            self._ledger.append(
-                tx,
-                "run.start",
-                f"run:{run.id}",
-                inputs=[*([f"run:{parent_id}"] if parent_id else []), *inputs],
-                outputs=[f"run:{run.id}"],
-                data={"experiment": experiment, "name": run.name},
-            )
-        self._experiments[experiment] = experiment_id
+        if parent_id is not None:
+            _rows.require_run(tx, self._project, parent_id)
+        tx.execute(
+            "INSERT INTO run VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0)",
+            (self._project, run.id, self._experiment(tx, experiment), run.name, run.status.value,
+             run.start_us, None, parent_id, current_actor()),
+        )  # fmt: skip
+        _rows.insert_params(tx, self._project, run.id, run.params)
+        _rows.upsert_tags(tx, self._project, run.id, run.tags)
+        self._ledger.append(
+            tx,
+            "run.start",
+            f"run:{run.id}",
+            inputs=[*([f"run:{parent_id}"] if parent_id else []), *inputs],
+            outputs=[f"run:{run.id}"],
+            data={"experiment": experiment, "name": run.name},
+        )
         return run
 
     def _experiment(self, tx: Transaction, name: str) -> str:
@@ -159,20 +187,30 @@ class LocalExperiments(Experiments):
         metrics: Sequence[Metric] | Mapping[str, float] = (),
         tags: Mapping[str, str] | None = None,
     ) -> Run:
+        with self._database.transaction() as tx:
+            return self.end_run_in(tx, run_id, status, metrics=metrics, tags=tags)
+
+    def end_run_in(
+        self,
+        tx: Transaction,
+        run_id: str,
+        status: RunStatus = RunStatus.FINISHED,
+        *,
+        metrics: Sequence[Metric] | Mapping[str, float] = (),
+        tags: Mapping[str, str] | None = None,
+    ) -> Run:
         status = RunStatus(status)
         if status not in _ENDS:
             raise InvalidInputError(f"a run ends as {', '.join(_ENDS)}, not as {status}")
-        points = _points(metrics)
-        with self._database.transaction() as tx:
-            self._log(tx, run_id, {}, points, tags or {})
-            changed = tx.execute(
-                "UPDATE run SET status = ?, ended = ? WHERE project = ? AND id = ? AND status <> ? "
-                "RETURNING id",
-                (status.value, now_us(), self._project, run_id, status.value),
-            )
-            run = _rows.runs(tx, self._project, "AND r.id = ?", (run_id,), 1)[0]
-            if changed:
-                self._ledger.append(tx, "run.end", f"run:{run_id}", data=_summary(run))
+        self._log(tx, run_id, {}, _points(metrics), tags or {})
+        changed = tx.execute(
+            "UPDATE run SET status = ?, ended = ? WHERE project = ? AND id = ? AND status <> ? "
+            "RETURNING id",
+            (status.value, now_us(), self._project, run_id, status.value),
+        )
+        run = _rows.runs(tx, self._project, "AND r.id = ?", (run_id,), 1)[0]
+        if changed:
+            self._ledger.append(tx, "run.end", f"run:{run_id}", data=_summary(run))
         return run
 
     # -- reading ------------------------------------------------------------------------------

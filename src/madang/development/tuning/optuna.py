@@ -1,32 +1,45 @@
-"""Hyperparameter search by Optuna; each trial is a run nested in the study's run.
+"""Hyperparameter search by Optuna's samplers, on Madang's own store.
 
-Optuna keeps its study in memory: the runs are the record.
+Optuna proposes; the studies and trials are rows of the metadata database, and each trial is a run.
 """
 
 from __future__ import annotations
 
 import json
-import math
-import time
-from collections.abc import Callable, Mapping
-from typing import Any, Literal, Self
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Self
 
 import optuna
 
-from madang.development.experiments.contract import Experiments, RunStatus
-from madang.development.tuning.contract import Choice, Float, Int, Space, Study, Trial, Tuning
+from madang.development.tuning import _space
+from madang.development.tuning._asked import Asked, check_plan, directions_of, to_resume
+from madang.development.tuning._evaluators import Evaluation, Evaluator, InProcess, Processes
+from madang.development.tuning._optuna import (
+    SAMPLERS,
+    OptunaProposals,
+    check_sampler,
+    importances,
+)
+from madang.development.tuning._records import Records
+from madang.development.tuning._search import Plan, Search
+from madang.development.tuning._warm import observations
+from madang.development.tuning.contract import (
+    Direction,
+    Objective,
+    Space,
+    Stop,
+    Study,
+    Trial,
+    TrialState,
+    Tuning,
+)
+from madang.development.tuning.pruning import Pruner
 from madang.engines import Context, EngineURL, Health
-from madang.errors import ConfigurationError, InvalidInputError, StepFailedError
-
-_VALUE = "value"
-_SAMPLERS: dict[str, Callable[[int | None], optuna.samplers.BaseSampler]] = {
-    "random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
-    "tpe": lambda seed: optuna.samplers.TPESampler(seed=seed),
-}
+from madang.errors import ConfigurationError, InvalidInputError
 
 
 class OptunaTuning(Tuning):
-    """`optuna://?sampler=tpe` (the default: tree-structured Parzen estimator) or `random`."""
+    """`optuna://?sampler=tpe`: the sampler of searches that name none."""
 
     def __init__(self, context: Context, sampler: str = "tpe") -> None:
         self._context = context
@@ -36,10 +49,8 @@ class OptunaTuning(Tuning):
     def from_url(cls, url: EngineURL, context: Context) -> Self:
         url.check_options({"sampler"})
         sampler = url.query.get("sampler", "tpe")
-        if sampler not in _SAMPLERS:
-            raise ConfigurationError(
-                f"tuning has no sampler {sampler!r}; its samplers are: {', '.join(_SAMPLERS)}"
-            )
+        if sampler not in SAMPLERS:
+            raise ConfigurationError(_no_sampler(sampler))
         return cls(context, sampler)
 
     def health(self) -> Health:
@@ -47,141 +58,139 @@ class OptunaTuning(Tuning):
 
     def tune(
         self,
-        objective: Callable[[Mapping[str, Any]], float],
+        objective: Objective,
         space: Space,
         *,
         name: str,
-        trials: int = 20,
-        direction: Literal["minimize", "maximize"] = "minimize",
+        trials: int | None = 20,
+        direction: Direction | Mapping[str, Direction] = "minimize",
         seed: int | None = None,
         timeout_seconds: float | None = None,
+        sampler: str | None = None,
+        pruner: Pruner | None = None,
+        workers: int = 1,
+        trial_timeout_seconds: float | None = None,
+        retries: int = 1,
+        max_cost: float | None = None,
+        cost_per_second: float = 0.0,
+        stop: Stop | None = None,
+        first: Sequence[Mapping[str, Any]] = (),
+        warm_start: Sequence[str] = (),
+        resume: bool | str = False,
+        tags: Mapping[str, str] | None = None,
+        on_trial: Callable[[Trial], None] | None = None,
     ) -> Study:
-        if direction not in ("minimize", "maximize"):
-            raise InvalidInputError(f"direction is minimize or maximize, not {direction!r}")
-        if trials < 1:
-            raise InvalidInputError(f"a search needs at least 1 trial, found {trials}")
-        search = _Search(
-            objective, _distributions(space), direction, _SAMPLERS[self._sampler](seed)
-        )
-        experiments: Experiments = self._context.component("experiments")
-        asked = {"direction": direction, "sampler": self._sampler, "seed": seed, "trials": trials}
-        run = experiments.start_run(
-            name, name="study", params=asked, tags={"madang.space": _described(space)}
-        )
+        asked = Asked(space, directions_of(direction), sampler, seed, first).checked()
+        if sampler is not None and sampler not in SAMPLERS:
+            raise InvalidInputError(_no_sampler(sampler))
+        plan = Plan(trials, timeout_seconds, max_cost, cost_per_second, stop, retries, on_trial)
+        how = Evaluation(objective, pruner, workers, trial_timeout_seconds)
+        check_plan(plan, how, asked.directions)
+        how.check()
+        records = Records(self._context)
+        study_id = to_resume(records, name, resume=resume)
+        if study_id is None:
+            asked = asked.settled(self._sampler)
+            _check_sampler(asked)
+            about = {**(tags or {}), "madang.space": json.dumps(_space.described(space))}
+            params = {**asked.params(), "trials": trials}
+            study_id = self._create(
+                records, asked, name, params=params, tags=about, warm_start=warm_start
+            )
+        else:
+            asked = asked.resumed(records.spec(study_id), study_id)
+            records.take(study_id)
         try:
-            study = search.run(experiments, name, run.id, trials, timeout_seconds)
-        except BaseException as error:
-            _end_badly(experiments, run.id, error)
+            search = self._search(records, study_id, asked, how, plan)
+        except BaseException:
+            records.release(study_id, TrialState.FAILED)
+            records.forget(study_id)
             raise
-        assert study.best.value is not None
-        experiments.end_run(
-            run.id, metrics={_VALUE: study.best.value}, tags={"madang.best": study.best.run_id}
-        )
-        return study
+        return search.run()
 
-
-class _Search:
-    """One study while it runs."""
-
-    def __init__(
+    def _create(
         self,
-        objective: Callable[[Mapping[str, Any]], float],
-        distributions: dict[str, Any],
-        direction: Literal["minimize", "maximize"],
-        sampler: optuna.samplers.BaseSampler,
-    ) -> None:
-        self._objective = objective
-        self._distributions = distributions
-        self._direction = direction
-        verbosity = optuna.logging.get_verbosity()
-        optuna.logging.set_verbosity(optuna.logging.WARNING)  # it announces each study on stderr
-        try:
-            self._study = optuna.create_study(direction=direction, sampler=sampler)
-        finally:
-            optuna.logging.set_verbosity(verbosity)
-        self._error: Exception | None = None
-
-    def run(
-        self,
-        experiments: Experiments,
+        records: Records,
+        asked: Asked,
         name: str,
-        parent_id: str,
-        count: int,
-        timeout_seconds: float | None,
-    ) -> Study:
-        end = math.inf if timeout_seconds is None else time.monotonic() + timeout_seconds
-        trials: list[Trial] = []
-        # The first trial always starts, so that there is something to choose from.
-        while len(trials) < count and (not trials or time.monotonic() < end):
-            trials.append(self._trial(experiments, name, parent_id))
-        done = [trial for trial in trials if trial.value is not None]
-        if not done:
-            raise StepFailedError(
-                f"all {len(trials)} trials of {name!r} failed; the last one with {self._error!r}"
-            ) from self._error
-        better = min if self._direction == "minimize" else max
-        best = better(done, key=lambda trial: trial.value or 0.0)
-        return Study(name, parent_id, self._direction, best, tuple(trials))
+        *,
+        params: Mapping[str, Any],
+        tags: Mapping[str, str],
+        warm_start: Sequence[str],
+    ) -> str:
+        experiments = self._context.component("experiments")
+        leaves = _space.check(asked.space)
+        warm, notes = observations(records, experiments, warm_start, leaves, asked.directions)
+        return records.create(name, asked.spec(), params=params, tags=tags, warm=warm, notes=notes)
 
-    def _trial(self, experiments: Experiments, name: str, parent_id: str) -> Trial:
-        asked = self._study.ask(self._distributions)
-        params = {key: _decoded(self._distributions[key], v) for key, v in asked.params.items()}
-        run = experiments.start_run(
-            name, name=f"trial-{asked.number}", params=params, parent_id=parent_id
+    def _search(
+        self, records: Records, study_id: str, asked: Asked, how: Evaluation, plan: Plan
+    ) -> Search:
+        """The search of a study, where it was."""
+        study = records.load(study_id)
+        warm, known = records.history(study_id)
+        evaluator: Evaluator = (
+            Processes(self._context, study, how, records)
+            if how.apart
+            else InProcess(self._context, study, how)
         )
-        try:
-            value = _checked(self._objective(params))
-        except Exception as error:
-            self._study.tell(asked, state=optuna.trial.TrialState.FAIL)
-            self._error = error
-            _end_badly(experiments, run.id, error)
-            return Trial(asked.number, run.id, params, None)
-        except BaseException as error:
-            _end_badly(experiments, run.id, error)
-            raise
-        self._study.tell(asked, value)
-        experiments.end_run(run.id, metrics={_VALUE: value})
-        return Trial(asked.number, run.id, params, value)
+        evaluator.remember([one for one in known if one.place is not None])
+        assert asked.sampler is not None
+        assert asked.seed is not None
+        proposals = OptunaProposals(
+            asked.space,
+            asked.directions,
+            sampler=asked.sampler,
+            seed=asked.seed,
+            parallel=evaluator.slots > 1,
+            warm=warm,
+            first=asked.first,
+        )
+        search = Search(records, study, proposals, evaluator, plan)
+        search.restore(known)
+        return search
+
+    def get(self, name: str) -> Study:
+        records = Records(self._context)
+        return records.load(records.find(name) or name)
+
+    def studies(self, *, limit: int = 100) -> list[Study]:
+        return Records(self._context).studies(limit)
+
+    def importances(self, study: Study, objective: str | None = None) -> dict[str, float]:
+        if objective is None and len(study.directions) == 1:
+            objective = next(iter(study.directions))
+        if objective is None or objective not in study.directions:
+            raise InvalidInputError(
+                f"study {study.name!r} has no objective {objective!r}; "
+                f"it has: {', '.join(study.directions)}"
+            )
+        finished = sum(trial.state is TrialState.FINISHED for trial in study.trials)
+        if finished < 2:
+            raise InvalidInputError(
+                f"importances need at least 2 finished trials; study {study.name!r} has {finished}"
+            )
+        spec = Records(self._context).spec(study.run_id)
+        return importances(study, _space.parsed(spec["space"]), objective)
 
 
-def _end_badly(experiments: Experiments, run_id: str, error: BaseException) -> None:
-    """Failed where an error stopped it, killed where a person or a signal did."""
-    status = RunStatus.FAILED if isinstance(error, Exception) else RunStatus.KILLED
-    experiments.end_run(run_id, status, tags={"error": f"{type(error).__name__}: {error}"[:1000]})
+def _no_sampler(sampler: str) -> str:
+    return f"tuning has no sampler {sampler!r}; its samplers are: {', '.join(SAMPLERS)}"
 
 
-def _checked(value: Any) -> float:
-    number = float(value)
-    if math.isnan(number):
-        raise InvalidInputError("the objective gave NaN")
-    return number
+def _check_sampler(asked: Asked) -> None:
+    """Refuses a sampler that can't search what was asked.
 
-
-def _distributions(space: Space) -> dict[str, Any]:
-    if not space:
-        raise InvalidInputError("the space is empty: name at least one parameter and its range")
-    return {key: _distribution(key, spec) for key, spec in space.items()}
-
-
-def _distribution(key: str, spec: Float | Int | Choice) -> Any:
-    try:
-        if isinstance(spec, Float):
-            return optuna.distributions.FloatDistribution(spec.low, spec.high, log=spec.log)
-        if isinstance(spec, Int):
-            return optuna.distributions.IntDistribution(spec.low, spec.high, log=spec.log)
-        if isinstance(spec, Choice):
-            # As JSON, because Optuna compares choices: to it 1, 1.0 and True are one and the same.
-            texts = tuple(json.dumps(value) for value in spec.values)
-            return optuna.distributions.CategoricalDistribution(texts)
-    except (ValueError, TypeError) as error:
-        raise InvalidInputError(f"the range of {key!r} is impossible: {error}") from error
-    raise InvalidInputError(f"the range of {key!r} is Float, Int or Choice, found {spec!r}")
-
-
-def _decoded(distribution: Any, value: Any) -> Any:
-    categorical = isinstance(distribution, optuna.distributions.CategoricalDistribution)
-    return json.loads(value) if categorical else value
-
-
-def _described(space: Space) -> str:
-    return ", ".join(f"{key}: {spec}" for key, spec in space.items())
+    Raises:
+        InvalidInputError: Its space or objectives are not for it.
+        MissingDependencyError: Its package is not installed.
+    """
+    assert asked.sampler is not None
+    if asked.sampler == "cmaes" and len(asked.directions) > 1:
+        raise InvalidInputError(
+            "the sampler 'cmaes' takes one objective, "
+            f"found {', '.join(asked.directions)}; use nsga2 or tpe"
+        )
+    if asked.sampler == "grid":
+        next(_space.grid(asked.space))
+    check_sampler(asked.sampler)

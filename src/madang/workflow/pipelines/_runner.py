@@ -106,7 +106,8 @@ class Runner:
 
     def _start(self, call: StepCall) -> None:
         step = self._steps[call]
-        arguments = {name: self._argument(value) for name, value in call.arguments.items()}
+        given = {**call.arguments, **call.step.arguments_of(self._context.root)}
+        arguments = {name: self._argument(value) for name, value in given.items()}
         used = tuple(a.ref for value in call.arguments.values() for a in self._artifacts(value))
         key = self._keys[call] = self._key(call, arguments)
         if step.attempts == 0 and self._reuse(call, key, used):

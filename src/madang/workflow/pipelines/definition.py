@@ -157,10 +157,18 @@ class Step(Generic[P, R]):
             count += 1
             name = f"{self.name}_{count}"
         call = StepCall(self, name, arguments)
-        kinds = _returns(hints.get("return"))
+        kinds = self._kinds(hints.get("return"))
         call.outputs = tuple(Output(call, i, kind) for i, kind in enumerate(kinds))
         calls.append(call)
         return call.outputs[0] if len(kinds) == 1 else call.outputs
+
+    def arguments_of(self, root: Path) -> Mapping[str, Any]:
+        """Further arguments, which only the project's folder tells; a plain step has none."""
+        return {}
+
+    def _kinds(self, returned: Any) -> tuple[Any, ...]:
+        """The annotations of the values that a call gives; one for each."""
+        return _returns(returned)
 
     def _bind(self, args: Any, kwargs: Any, injected: list[str]) -> dict[str, Any]:
         fillers = {name: None for name in injected if name not in kwargs}
@@ -185,16 +193,21 @@ class Step(Generic[P, R]):
 
     @property
     def location(self) -> tuple[str, str] | None:
-        """(module, qualified name) for another process to import; `None` if it can't."""
-        name = self.function.__qualname__
-        module = sys.modules.get(self.function.__module__)
-        # A notebook has no file; standard input and `-c` have one that doesn't exist.
-        file = Path(getattr(module, "__file__", None) or "")
-        if module is None or "<" in name or not file.is_file():
-            return None
-        if module.__name__ in ("__main__", SCRIPT):
-            return (f"file:{file.resolve()}", name) if file.suffix == ".py" else None
-        return module.__name__, name
+        """As `location_of` the function."""
+        return location_of(self.function)
+
+
+def location_of(function: Callable[..., Any]) -> tuple[str, str] | None:
+    """(module, qualified name) for another process to import; `None` if it can't."""
+    name = getattr(function, "__qualname__", "<unnamed>")
+    module = sys.modules.get(getattr(function, "__module__", None) or "")
+    # A notebook has no file; standard input and `-c` have one that doesn't exist.
+    file = Path(getattr(module, "__file__", None) or "")
+    if module is None or "<" in name or not file.is_file():
+        return None
+    if module.__name__ in ("__main__", SCRIPT):
+        return (f"file:{file.resolve()}", name) if file.suffix == ".py" else None
+    return module.__name__, name
 
 
 def _returns(annotation: Any) -> tuple[Any, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from madang.errors import InvalidInputError, NotFoundError
@@ -25,7 +26,7 @@ def find_pipeline(root: Path, target: str) -> Pipeline[Any, Any]:
     file, _, name = target.rpartition(":") if ".py" in target else ("", "", target)
     if name.endswith(".py"):
         file, name = name, ""
-    files = [_inside(root, file)] if file else sorted((root / "pipelines").glob("*.py"))
+    files = [inside(root, file)] if file else sorted((root / "pipelines").glob("*.py"))
     found = [
         pipeline
         for path in files
@@ -41,7 +42,12 @@ def find_pipeline(root: Path, target: str) -> Pipeline[Any, Any]:
     raise NotFoundError(f"there is no pipeline {target!r}; there is: {', '.join(known) or 'none'}")
 
 
-def _inside(root: Path, file: str) -> Path:
+def inside(root: Path, file: str) -> Path:
+    """A file of the project.
+
+    Raises:
+        NotFoundError: There is none of that name in it.
+    """
     path = (root / file).resolve()
     if not path.is_relative_to(root) or not path.is_file():
         raise NotFoundError(f"there is no file {file} in {root}")
@@ -54,19 +60,28 @@ def pipelines_in(root: Path, path: Path) -> list[Pipeline[Any, Any]]:
     Raises:
         InvalidInputError: It can't be imported; with the reason.
     """
+    module = import_file(root, path)
+    return [
+        value
+        for value in vars(module).values()
+        if isinstance(value, Pipeline) and value.__module__ == module.__name__
+    ]
+
+
+def import_file(root: Path, path: Path) -> ModuleType:
+    """The module that a file of the project is, `pipelines.train` for `pipelines/train.py`.
+
+    Raises:
+        InvalidInputError: It can't be imported; with the reason.
+    """
     module_name = ".".join(path.relative_to(root).with_suffix("").parts)
     _put_first(root, path, module_name)
     try:
-        module = importlib.import_module(module_name)
+        return importlib.import_module(module_name)
     except Exception as error:
         raise InvalidInputError(
             f"{path.relative_to(root)} can't be imported: {type(error).__name__}: {error}"
         ) from error
-    return [
-        value
-        for value in vars(module).values()
-        if isinstance(value, Pipeline) and value.__module__ == module_name
-    ]
 
 
 def _put_first(root: Path, path: Path, module_name: str) -> None:

@@ -138,7 +138,9 @@ def _value(name: str, value: Any, seen: _Seen) -> None:
         _container(name, value, seen)
     elif isinstance(value, ModuleType):
         add_module(value.__name__, seen)
-    elif isinstance(value, FunctionType) and is_ours(value.__module__):
+    elif isinstance(value, FunctionType) and (
+        value.__module__ == "__main__" or is_ours(value.__module__)  # a notebook has no file
+    ):
         _function(value, seen)
     elif hasattr(value, "function") and isinstance(value.function, FunctionType):
         _function(value.function, seen)
