@@ -70,7 +70,8 @@ def _read(file: Any) -> dict[str, Any]:
     try:
         read = yaml.safe_load(file)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InvalidInputError(f"{file.name} is neither YAML nor JSON: {error}") from error
+        reason = " ".join(str(error).split())
+        raise InvalidInputError(f"{file.name} is neither YAML nor JSON: {reason}") from error
     arms = read.get("arms") if isinstance(read, dict) else None
     unknown = set(read) - {"arms", "log"} if isinstance(read, dict) else set()
     if not isinstance(arms, list) or unknown or not isinstance(read.get("log", True), bool):
