@@ -183,3 +183,12 @@ ssize_t pwritev64(int fd, const struct iovec *parts, int count, off64_t at) {
     REAL(ssize_t, "pwritev64", int, const struct iovec *, int, off64_t);
     return fault_fd("write", fd) ? -1 : real(fd, parts, count, at);
 }
+/* What Python's os.pwritev calls, with a large enough C library. */
+ssize_t pwritev2(int fd, const struct iovec *parts, int count, off_t at, int flags) {
+    REAL(ssize_t, "pwritev2", int, const struct iovec *, int, off_t, int);
+    return fault_fd("write", fd) ? -1 : real(fd, parts, count, at, flags);
+}
+ssize_t pwritev64v2(int fd, const struct iovec *parts, int count, off64_t at, int flags) {
+    REAL(ssize_t, "pwritev64v2", int, const struct iovec *, int, off64_t, int);
+    return fault_fd("write", fd) ? -1 : real(fd, parts, count, at, flags);
+}

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import threading
 import time
 
 import msgspec
 import numpy as np
 import pytest
+from tests import faults
+from tests.deployment.serving.conftest import Server, make_project
 
+from madang.deployment.serving import Arm
 from madang.deployment.serving._batching import Call
 from madang.deployment.serving._endpoints import Version
 from madang.deployment.serving._exchange import Exchange
@@ -19,7 +23,7 @@ from madang.deployment.serving._state import WantedArm, WantedEndpoint
 from madang.deployment.serving._tensors import decode_request, read_inputs
 from madang.development.experiments import Signature, TensorSpec
 from madang.errors import InvalidInputError, NotFoundError, UnavailableError
-from madang.testing.serving import until
+from madang.testing.serving import ROWS, logged, register, until
 
 
 class Model:
@@ -243,3 +247,59 @@ def test_putting_never_waits_for_a_stuck_server():
     stuck.set()
     log.close(30)
     assert len(topics.events) == 100
+
+
+# -- in a real worker --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def served(tmp_path):
+    """A project that serves `sums`, without workers."""
+    with make_project(tmp_path) as stack:
+        register(stack, "sums", 1.0)
+        stack.serving.deploy("sums", [Arm("sums", 1)])
+        yield stack
+
+
+def counts(server):
+    """The log's numbers in `/metrics`."""
+    lines = server.ask("GET", "/metrics").body.decode().splitlines()
+    found = dict(line.rsplit(" ", 1) for line in lines if line.startswith("madang_prediction_log"))
+    return [
+        int(found[f"madang_prediction_log_{n}"]) for n in ("written_total", "lost_total", "queued")
+    ]
+
+
+def test_a_worker_answers_while_its_collection_hangs_and_then_logs_everything(served):
+    with served.serving.workers() as workers:
+        server = Server(served, workers)
+        served.serving.predict("sums", ROWS)
+        logged(served, "sums", 1)
+        (lock,) = (served.home / "events").rglob("0/lock")
+        with lock.open("r+b") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)  # as an appender that was stopped in its middle
+            ids = [served.serving.predict("sums", ROWS)["id"] for _ in range(50)]
+            until(lambda: counts(server) == [1, 0, 50])
+        events = logged(served, "sums", 51)
+        until(lambda: counts(server) == [51, 0, 0])
+    assert [event["id"] for event in events[1:]] == ids
+
+
+def test_a_worker_answers_while_the_disk_is_full_and_says_what_it_lost(served, monkeypatch):
+    for name, value in {
+        "LD_PRELOAD": str(faults.library()),
+        "FAULT_UNDER": str(served.home / "events"),
+        "FAULT_CALLS": "write",
+        "FAULT_ACTION": "full",
+        "FAULT_AT": "1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    with served.serving.workers() as workers:
+        server = Server(served, workers)
+        for _ in range(30):
+            np.testing.assert_allclose(served.serving.predict("sums", ROWS)["predict"], [6, 15])
+        until(lambda: "trying again" in server.files.log.read_text())
+        assert counts(server) == [0, 0, 30]
+    assert "predictions.sums: lost 30 events" in server.files.log.read_text()
+    assert "No space left" in server.files.log.read_text()
+    assert served.collection.topic("predictions.sums").next_offsets == (0,)
