@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -388,6 +389,28 @@ def test_the_server_joins_what_the_training_set_joined(server, features):
         "view:users",
         "view:places",
     }
+
+
+def test_requests_of_one_batch_keep_their_own_features(server, features):
+    deploy(server, "many", model="joined", features=FeatureJoin(("users", "places")))
+
+    def ask(user):
+        request = {
+            "id": f"user-{user}",
+            "inputs": [tensor([user], "user", "INT64"), tensor(["a"], "place", "BYTES")],
+        }
+        return server.infer("many", request).json["outputs"][0]["data"]
+
+    with ThreadPoolExecutor(16) as threads:
+        answers = dict(zip(range(40), threads.map(ask, range(40)), strict=True))
+
+    ages = dict(zip(features["user"].to_pylist(), features["age"].to_pylist(), strict=True))
+    events = {event["id"]: event for event in logged(server.stack, "many", 40)}
+    for user in range(30):
+        event = events[f"user-{user}"]
+        used = {part["name"]: part["data"] for part in event["features"]}
+        assert used["age"] == [ages[user]]
+        assert event["outputs"][0]["data"] == answers[user]
 
 
 def test_an_unknown_entity_is_nan_or_an_error_as_wished(server, features):
