@@ -463,6 +463,43 @@ def test_a_feature_of_another_type_is_refused(server, features):
         deploy(server, "typed", model="joined", features=FeatureJoin(("users", "tall")))
 
 
+DEMAND = """
+import pyarrow as pa
+import pyarrow.compute as pc
+from madang.data.features import OnDemandView
+def height(inputs):
+    return pa.table({{"height": pc.{how}(inputs["amount"], inputs["age"])}})
+v = OnDemandView(
+    "demanded", {{"height": pa.float64()}}, height,
+    inputs=("users:age",), request={{"amount": pa.float64()}},
+)
+"""
+
+
+def test_a_view_that_is_computed_on_demand_takes_its_columns_from_the_request(server, features):
+    stack = server.stack
+    (stack.root / "features" / "demanded.py").write_text(DEMAND.format(how="divide"))
+    stack.features.load_definitions()
+    deploy(server, "demanded", model="joined", features=FeatureJoin(("users", "demanded")))
+    request = {"inputs": [tensor([3], "user", "INT64"), tensor([80.0], "amount")]}
+    age = features["age"].to_pylist()[3]
+
+    def height(count):
+        assert server.infer("demanded", request).status == 200
+        event = logged(server.stack, "demanded", count)[-1]
+        return next(part["data"] for part in event["features"] if part["name"] == "height")
+
+    assert height(1) == [pytest.approx(80.0 / age)]
+    # Another definition in force counts from the next deploy on.
+    (stack.root / "features" / "demanded.py").write_text(DEMAND.format(how="multiply"))
+    stack.features.load_definitions()
+    assert height(2) == [pytest.approx(80.0 / age)]
+    (line,) = [ref for ref in deployed(server, "demanded").inputs if "view:demanded" in ref]
+    deploy(server, "demanded", model="joined", features=FeatureJoin(("users", "demanded")))
+    (after,) = [ref for ref in deployed(server, "demanded").inputs if "view:demanded" in ref]
+    assert after != line
+
+
 def test_a_view_that_is_gone_is_an_error_and_not_nan(server, features):
     stack = server.stack
     table = pa.table({"place": ["a"], "since": pa.array([T0], _TIME), "height": [1.0]})

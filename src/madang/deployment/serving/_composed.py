@@ -40,7 +40,7 @@ class Composed:
             (before.tensors if before else ()) or self._inner,
             (after.tensors if after else ()) or core.signature.outputs,
         )
-        self.calls_functions = bool(before or after)
+        self.calls_functions = bool(before or after or (join and join.computes))
 
     def predict(self, inputs: Mapping[str, Any]) -> dict[str, Array]:
         """Predicts a batch of rows."""

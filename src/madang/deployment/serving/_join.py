@@ -60,6 +60,7 @@ class Join:
 
     Attributes:
         inputs: What the client sends.
+        computes: Whether a read calls functions of the project.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class Join:
         self._columns = tuple(columns)
         self._online = online
         self._reader = _reader(wanted, online, find)
+        self.computes = self._reader.computes
         self._views = list(dict.fromkeys(self._reader.origins.values()))
         self._taken = self._covered()
         self._entity = self._reader.entity
