@@ -346,6 +346,36 @@ def test_deploy_without_workers_and_predict_says_what_to_do(opened, call, refuse
     assert call("undeploy", "adder").out == "endpoint adder is gone\n"
 
 
+def test_deploy_takes_graphs_from_a_file_and_transformers_from_options(
+    opened, call, refused, project
+):
+    from madang.testing.serving import register
+
+    register(opened, "sums", 1.0)
+    register(opened, "sums", 2.0)
+    file = project / "endpoint.yaml"
+    file.write_text(
+        "arms:\n- {model: pair, version: 5, graph: {ensemble: [sums@1, sums]}}\nlog: false\n"
+    )
+    made = call("deploy", "adder", "--file", str(file), "--json").json["endpoint"]
+    assert (made["log"], made["arms"][0]["version"]) == (False, 5)
+    members = made["arms"][0]["graph"]["members"]
+    assert [member["version"] for member in members] == [1, 2]
+    (project / "clean.py").write_text("def clean(inputs):\n    return inputs\n")
+    made = call("deploy", "adder", "sums", "--before", "clean.py:clean", "--json").json["endpoint"]
+    assert made["arms"][0]["before"]["function"] == "clean.py:clean"
+    assert "no function 'x'" in refused("deploy", "adder", "sums", "--after", "clean.py:x")
+    assert "nothing" in refused("deploy", "adder", "sums", "--feature", "nothing")
+    assert "give versions" in call("deploy", "adder", code=2).err
+    assert "give versions" in call("deploy", "adder", "sums", "--file", str(file), code=2).err
+    for text in ("arms: 3", "[1", "arms: []\nlogs: true", "arms: []\nlog: 3"):
+        file.write_text(text)
+        assert "endpoint.yaml" in refused("deploy", "adder", "--file", str(file))
+    file.write_text("arms: [{model: pair, version: 1, graph: {ensemble: [sums@9, sums]}}]")
+    assert "9" in refused("deploy", "adder", "--file", str(file))
+    call("undeploy", "adder")
+
+
 # -- the record ------------------------------------------------------------------------------------
 
 

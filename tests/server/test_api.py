@@ -418,6 +418,24 @@ def test_an_endpoint_is_deployed_asked_and_removed(served):
     error(answer, 404, "NotFoundError")
 
 
+def test_an_endpoint_may_be_a_graph(served):
+    graph = {"ensemble": ["sums@1", "sums@2"], "weights": [1, 1]}
+    body = {"arms": [{"model": "pair", "version": 3, "graph": graph}], "log": False}
+    made = ok(served.operator.put("/endpoints/pair", json=body))
+    assert made["arms"][0]["graph"]["combine"] == "mean"
+    assert ok(served.viewer.get("/endpoints/pair")) == made
+    answer = ok(served.viewer.post("/endpoints/pair/predict", json={"inputs": {"input": [[1, 2, 3]]}}))  # fmt: skip
+    assert answer["predict"] == pytest.approx([9.0])
+    for wrong in ({"ensemble": ["sums@1"]}, {"chain": []}, {"loop": "sums@1"}):
+        body["arms"][0]["graph"] = wrong
+        answer = served.operator.put("/endpoints/pair", json=body)
+        error(answer, 422, answer.json()["error"])
+    body["arms"][0]["graph"] = {"chain": ["sums@1", "sums@2"]}
+    answer = served.operator.put("/endpoints/pair", json=body)
+    assert "does not fit what sums@1 gives" in answer.json()["message"]
+    ok(served.operator.delete("/endpoints/pair"), 204)
+
+
 # -- platform and security -------------------------------------------------------------------------
 
 

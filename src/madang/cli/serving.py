@@ -3,29 +3,52 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from madang.cli.output import as_json, open_stack, print_json, progress
-
-if TYPE_CHECKING:
-    from madang.deployment.serving import Arm
-    from madang.stack import Stack
 
 _ARM = re.compile(r"(?P<model>[^@=]+)(@(?P<version>[^@=]+))?(=(?P<weight>[0-9.]+))?")
 
 
 @click.command()
 @click.argument("endpoint")
-@click.argument("versions", nargs=-1, required=True, metavar="MODEL[@VERSION][=WEIGHT]...")
-@click.option("--log/--no-log", default=True, help="Log predictions to a topic.")
+@click.argument("versions", nargs=-1, metavar="MODEL[@VERSION][=WEIGHT]...")
+@click.option(
+    "--file", type=click.File("rb"), help="The arms as YAML or JSON, in place of VERSIONS."
+)
+@click.option("--before", metavar="FILE.py:FUNCTION", help="Makes the inputs of each version.")
+@click.option("--after", metavar="FILE.py:FUNCTION", help="Makes the answer of the outputs.")
+@click.option(
+    "--feature", "features", multiple=True, metavar="VIEW[:FEATURE]", help="Read by entity."
+)
+@click.option("--log/--no-log", default=None, help="Log predictions to a topic.")
 @as_json
-def deploy(endpoint: str, versions: tuple[str, ...], log: bool, json: bool) -> None:
-    """Serve model versions at ENDPOINT: delay, delay@champion, delay@3=0.9 delay@4=0.1."""
+def deploy(  # noqa: PLR0917 - click passes options by name
+    endpoint: str,
+    versions: tuple[str, ...],
+    file: Any,
+    before: str | None,
+    after: str | None,
+    features: tuple[str, ...],
+    log: bool | None,
+    json: bool,
+) -> None:
+    """Serve model versions at ENDPOINT: delay, delay@champion, delay@3=0.9 delay@4=0.1.
+
+    A file may say more, such as graphs of models: {"arms": [{"model": …, "version": …}], "log": true}.
+    """
+    from madang.deployment.serving._arms import arm_from, resolver
+
+    if bool(versions) == bool(file) or (file and (before or after or features)):
+        raise click.UsageError("give versions, with options if wanted, or --file FILE")
+    shared = {"before": before, "after": after, "features": list(features) or None}
     with open_stack() as stack, progress(f"deploying {endpoint}", None):
-        arms = [_arm(stack, text) for text in versions]
-        made = stack.serving.deploy(endpoint, arms, log=log)
+        read = _read(file) if file else {"arms": [_parsed(text) | shared for text in versions]}
+        arms = [arm_from(arm, resolver(stack.registry)) for arm in read["arms"]]
+        logged = bool(read.get("log", True)) if log is None else log
+        made = stack.serving.deploy(endpoint, arms, log=logged)
         url = stack.serving.url()
     if json:
         print_json({"endpoint": made, "url": url})
@@ -38,9 +61,27 @@ def deploy(endpoint: str, versions: tuple[str, ...], log: bool, json: bool) -> N
         click.echo(f"POST {url}/v2/models/{made.name}/infer")
 
 
-def _arm(stack: Stack, text: str) -> Arm:
-    from madang.deployment.serving import Arm
+def _read(file: Any) -> dict[str, Any]:
+    """What a file says: `arms`, and `log` if it does."""
+    import yaml
 
+    from madang.errors import InvalidInputError
+
+    try:
+        read = yaml.safe_load(file)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise InvalidInputError(f"{file.name} is neither YAML nor JSON: {reason}") from error
+    arms = read.get("arms") if isinstance(read, dict) else None
+    unknown = set(read) - {"arms", "log"} if isinstance(read, dict) else set()
+    if not isinstance(arms, list) or unknown or not isinstance(read.get("log", True), bool):
+        raise InvalidInputError(
+            f"{file.name} has a list of arms, and log: true or false if wanted; found {read!r:.100}"
+        )
+    return dict(read)
+
+
+def _parsed(text: str) -> dict[str, Any]:
     found = _ARM.fullmatch(text)
     if not found:
         raise click.BadParameter(
@@ -48,8 +89,7 @@ def _arm(stack: Stack, text: str) -> Arm:
         )
     version = found["version"]
     number = int(version) if version and version.isdigit() else version
-    registered = stack.registry.get(found["model"], number)
-    return Arm(registered.name, registered.version, float(found["weight"] or 1))
+    return {"model": found["model"], "version": number, "weight": float(found["weight"] or 1)}
 
 
 @click.command()

@@ -11,7 +11,8 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
-from madang.deployment.serving import Arm, Endpoint
+from madang.deployment.serving import Endpoint
+from madang.deployment.serving._arms import arm_from, resolver
 from madang.server.access import needs, stack_of
 from madang.server.wire import encode_json
 
@@ -19,11 +20,23 @@ router = APIRouter(tags=["deployment"])
 
 
 class NewArm(BaseModel):
-    """A model's version (number or alias) and its share of the traffic."""
+    """A model's version (number or alias) and its share of the traffic; or a graph of models.
+
+    Attributes:
+        graph: `"MODEL@VERSION"`, `{"chain": […], "maps": […]}` or
+            `{"ensemble": […], "combine": …, "weights": […], "final": …}`.
+        before: `"FILE.py:FUNCTION"`, or `{"function": …, "tensors": […]}`.
+        after: As `before`.
+        features: `["VIEW:FEATURE", …]`, or `{"columns": …, "request": …, "on_missing": …}`.
+    """
 
     model: str
     version: int | str
     weight: float = 1.0
+    graph: str | dict[str, Any] | None = None
+    before: str | dict[str, Any] | None = None
+    after: str | dict[str, Any] | None = None
+    features: list[str] | dict[str, Any] | None = None
 
 
 class Deploy(BaseModel):
@@ -50,10 +63,7 @@ def endpoint(request: Request, name: str) -> Endpoint:
 def deploy(request: Request, name: str, body: Deploy) -> Endpoint:
     """Makes or changes an endpoint; answers when every worker serves it."""
     stack = stack_of(request)
-    arms = [
-        Arm(arm.model, stack.registry.get(arm.model, arm.version).version, arm.weight)
-        for arm in body.arms
-    ]
+    arms = [arm_from(arm.model_dump(), resolver(stack.registry)) for arm in body.arms]
     return stack.serving.deploy(name, arms, log=body.log)
 
 

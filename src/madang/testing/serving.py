@@ -18,7 +18,16 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from madang.deployment.serving import Arm, Endpoint
+from madang.data.features import FeatureView
+from madang.deployment.serving import (
+    Arm,
+    Chain,
+    Endpoint,
+    Ensemble,
+    FeatureJoin,
+    ModelRef,
+    Transformer,
+)
 from madang.errors import InvalidInputError, NotFoundError
 
 ROWS = np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
@@ -260,3 +269,56 @@ class ServingContract:
         health = stack.serving.health()
         assert health.ok, health.detail
         assert health.detail
+
+    def test_the_mean_of_two_models_is_one_answer(self, stack, sums, name):
+        graph = Ensemble((ModelRef(sums, 1), ModelRef(sums, 2)), weights=(3.0, 1.0))
+        made = stack.serving.deploy(name, [Arm("pair", 7, graph=graph)])
+        assert stack.serving.get(name) == made
+        assert made.arms[0].graph == graph
+        np.testing.assert_allclose(stack.serving.predict(name, ROWS)["predict"], [7.5, 18.75])
+
+    def test_a_chain_whose_parts_do_not_fit_is_refused(self, stack, sums, name):
+        chain = Chain((ModelRef(sums, 1), ModelRef(sums, 2)))
+        with pytest.raises(InvalidInputError, match=r"sums@2.* does not fit what sums@1 gives"):
+            stack.serving.deploy(name, [Arm("twice", 1, graph=chain)])
+        with pytest.raises(NotFoundError):
+            stack.serving.get(name)
+
+    def test_a_transformer_is_what_it_was_when_it_was_deployed(self, stack, sums, name):
+        file = stack.root / "transformers" / f"{name}.py"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("def before(inputs):\n    return {'input': inputs['input'] * 10}\n")
+        before = Transformer(f"transformers/{name}.py:before")
+        made = stack.serving.deploy(name, [Arm(sums, 1, before=before)])
+        assert made.arms[0].before == before
+        file.write_text("def before(inputs):\n    return {'input': inputs['input'] * 100}\n")
+        np.testing.assert_allclose(stack.serving.predict(name, ROWS)["predict"], [60.0, 150.0])
+        stack.serving.deploy(name, [Arm(sums, 1, before=before)])
+        np.testing.assert_allclose(stack.serving.predict(name, ROWS)["predict"], [600.0, 1500.0])
+        file.unlink()
+        with pytest.raises(NotFoundError, match="there is no file"):
+            stack.serving.deploy(name, [Arm(sums, 1, before=before)])
+
+    def test_features_are_joined_by_entity(self, stack, name):
+        from sklearn.linear_model import LinearRegression
+
+        view = f"v{secrets.token_hex(4)}"
+        since = pa.array([0, 0], pa.timestamp("us", tz="UTC"))
+        table = pa.table({"shop": ["a", "b"], "since": since, "size": [1.5, 2.5], "staff": [3, 4]})
+        features = FeatureView(
+            view, ("shop",), "since", ("size", "staff"), sql=f"SELECT * FROM {view}"
+        )
+        stack.features.materialize(features, tables={view: table})
+        rows = table.select(["size", "staff"])
+        fitted = LinearRegression().fit(rows.to_pandas(), [10.0, 20.0])
+        stack.registry.register(view, fitted, example=rows)
+        join = FeatureJoin((view,))
+        made = stack.serving.deploy(name, [Arm(view, 1, features=join)])
+        assert made.arms[0].features == join
+        answer = stack.serving.predict(name, {"shop": np.array(["b", "a"])})
+        np.testing.assert_allclose(answer["predict"], [20.0, 10.0])
+        (event,) = logged(stack, name, 1)
+        used = {part["name"]: part["data"] for part in event["features"]}
+        assert (used["size"], used["staff"]) == ([2.5, 1.5], [4.0, 3.0])
+        with pytest.raises(InvalidInputError, match="takes staff, which no view gives"):
+            stack.serving.deploy(name, [Arm(view, 1, features=FeatureJoin((f"{view}:size",)))])

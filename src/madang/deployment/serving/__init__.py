@@ -5,7 +5,16 @@ from __future__ import annotations
 from typing import cast
 
 from madang import engines
-from madang.deployment.serving.contract import Arm, Endpoint, Serving
+from madang.deployment.serving.contract import (
+    Arm,
+    Chain,
+    Endpoint,
+    Ensemble,
+    FeatureJoin,
+    ModelRef,
+    Serving,
+    Transformer,
+)
 
 ENGINES = {"local": "madang.deployment.serving.local:LocalServing"}
 DEFAULT = "local"
@@ -16,4 +25,16 @@ def connect(url: str | None, context: engines.Context) -> Serving:
     return cast("Serving", engines.connect("deployment.serving", url, context))
 
 
-__all__ = ["DEFAULT", "ENGINES", "Arm", "Endpoint", "Serving", "connect"]
+__all__ = [
+    "DEFAULT",
+    "ENGINES",
+    "Arm",
+    "Chain",
+    "Endpoint",
+    "Ensemble",
+    "FeatureJoin",
+    "ModelRef",
+    "Serving",
+    "Transformer",
+    "connect",
+]

@@ -17,6 +17,7 @@ from typing import Protocol
 import numpy as np
 
 from madang.deployment.serving._endpoints import SLOW_SECONDS, Version
+from madang.deployment.serving._join import Answer
 from madang.deployment.serving._tensors import Array, InferRequest
 from madang.errors import MadangError
 
@@ -144,7 +145,7 @@ class Batcher:
         self._scheduled = False
         for version in [version for version in self._pending if not version.busy]:
             calls = self._wanted(self._pending.pop(version))
-            if version.seconds > SLOW_SECONDS:
+            if version.in_thread or version.seconds > SLOW_SECONDS:
                 self._in_thread(version, calls)
             else:
                 for batch in _batches(calls):
@@ -253,6 +254,10 @@ def _split(batch: list[Call], outputs: Outputs) -> list[Result]:
     start = 0
     for call in batch:
         end = start + call.rows
+        if isinstance(outputs, Answer):
+            results.append(outputs.rows(start, end))
+            start = end
+            continue
         results.append({name: array[start:end] for name, array in outputs.items()})
         start = end
     return results

@@ -64,9 +64,14 @@ class EndpointTable:
                 tx,
                 kind,
                 f"endpoint:{name}",
-                inputs=[f"model:{arm.model}@{arm.version}" for arm in arms],
+                inputs=list(dict.fromkeys(ref for arm in arms for ref in arm.refs())),
                 outputs=[f"endpoint:{name}@{after.revision}"] if arms else [],
-                data={"weights": [arm.weight for arm in arms], "log": log, "reason": reason},
+                data={
+                    "weights": [arm.weight for arm in arms],
+                    "log": log,
+                    "reason": reason,
+                    **_transformers(arms),
+                },
             )
         return before, after, int(total[0][0])
 
@@ -86,3 +91,9 @@ class EndpointTable:
                         f"endpoint:{change.endpoint}",
                         data={"change": change.id, "at": format_time(change.time_us)},
                     )
+
+
+def _transformers(arms: tuple[WantedArm, ...]) -> dict[str, dict[str, str]]:
+    """Function to the SHA-256 of its source, if there are any."""
+    found = {t.function: t.digest for arm in arms for t in (arm.before, arm.after) if t}
+    return {"transformers": found} if found else {}

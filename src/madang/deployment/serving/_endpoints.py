@@ -9,17 +9,26 @@ from hashlib import blake2b
 from itertools import accumulate
 from pathlib import Path
 from random import random
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from madang.deployment.serving._composed import Composed, Online, compose
+from madang.deployment.serving._join import Find
 from madang.deployment.serving._metrics import Counters, Snapshot
 from madang.deployment.serving._state import Files, WantedArm, WantedEndpoint
 from madang.deployment.serving._tensors import DATATYPES, Array, encode
 from madang.development.experiments.contract import Signature
+from madang.errors import UnavailableError
+
+if TYPE_CHECKING:
+    from madang.data.features import OnlineStore
+    from madang.development.experiments.formats import LoadedModel
 
 # A call that takes longer than this moves to a thread, so that it doesn't stop the event loop.
 SLOW_SECONDS = 0.005
+MAX_EXAMPLE_ROWS = 100
+"""So many rows of an input example are kept, to explain predictions against."""
 
 
 class Model(Protocol):
@@ -40,7 +49,10 @@ class Version:
 
     Attributes:
         label: The version's name in the protocol.
+        example: Rows of what the models take, from their stored input example.
         seconds: A running mean of what a call of the model takes.
+        in_thread: Its calls never run on the event loop.
+        parts: What the log says of it beside model and version: JSON members, each after a comma.
         busy: A call runs in a thread now.
     """
 
@@ -50,6 +62,7 @@ class Version:
         self.model_name = arm.model
         self.number = arm.version
         self.label = str(arm.version)
+        self.example: dict[str, Array] = {}
         self.weight = arm.weight
         self.model = model
         self.inputs = {spec.name: spec for spec in model.signature.inputs}
@@ -64,6 +77,9 @@ class Version:
             encode(self.label),
         )
         self.seconds = 0.0
+        # Functions of the project may take any time, and must not hold up other requests.
+        self.in_thread = isinstance(model, Composed) and model.calls_functions
+        self.parts = _parts(arm)
         self.busy = False
         self.counters = Counters()
 
@@ -80,11 +96,12 @@ class Version:
         Raises:
             TypeError: An output is of a type that the protocol doesn't have.
         """
-        for name, array in self.model.predict(example).items():
+        model = self.model.core if isinstance(self.model, Composed) else self.model
+        for name, array in model.predict(example).items():
             if array.dtype.kind != "U" and array.dtype not in DATATYPES.values():
                 raise TypeError(f"the model's output {name!r} is of type {array.dtype}")
         start = time.perf_counter()
-        self.model.predict({name: array[:1] for name, array in example.items()})
+        model.predict({name: array[:1] for name, array in example.items()})
         self.seconds = time.perf_counter() - start
 
     def metadata(self, labels: Iterable[str]) -> dict[str, Any]:
@@ -97,6 +114,15 @@ class Version:
             "inputs": [_spec(spec) for spec in signature.inputs],
             "outputs": [_spec(spec) for spec in signature.outputs],
         }
+
+
+def _parts(arm: WantedArm) -> bytes:
+    """A graph's models and the transformers of an arm, as members of a JSON object."""
+    found = b""
+    if arm.graph is not None:
+        found += b',"models":' + encode([f"{m.model}@{m.version}" for m in arm.models()])
+    functions = {f.function: f.digest for f in (arm.before, arm.after) if f}
+    return found + (b',"transformers":' + encode(functions) if functions else b"")
 
 
 def _spec(spec: Any) -> dict[str, Any]:
@@ -131,7 +157,8 @@ class Models:
 
     def __init__(self, files: Files) -> None:
         self._files = files
-        self._loaded: dict[str, Model] = {}
+        self._loaded: dict[str, LoadedModel] = {}
+        self.online: Online = _no_online
 
     def endpoint(self, wanted: WantedEndpoint) -> ServedEndpoint:
         """Loads all arms of an endpoint.
@@ -144,9 +171,10 @@ class Models:
     def load(self, wanted: WantedEndpoint) -> None:
         """Loads the models of an endpoint and calls none, so that it may be done before a fork."""
         for arm in wanted.arms:
-            self._model(arm)
+            for part in arm.models():
+                self._model(part)
 
-    def _model(self, arm: WantedArm) -> Model:
+    def _model(self, arm: WantedArm) -> LoadedModel:
         from madang.development.experiments import formats
 
         if arm.digest not in self._loaded:
@@ -155,11 +183,27 @@ class Models:
         return self._loaded[arm.digest]
 
     def _version(self, wanted: WantedEndpoint, arm: WantedArm) -> Version:
+        parts = arm.models()
+        if arm.is_plain:
+            version = Version(wanted, arm, self._model(arm))
+        else:
+            version = Version(wanted, arm, compose(arm, self._model, self.online))
+        version.example = self._example(parts, version)
+        version.warm_up({name: array[:8] for name, array in version.example.items()})
+        return version
+
+    def _example(self, parts: list[WantedArm], version: Version) -> dict[str, Array]:
+        """The inputs of the models' stored examples that the arm's models take from outside."""
         from madang.development.experiments import formats
 
-        version = Version(wanted, arm, self._model(arm))
-        version.warm_up(_first_rows(formats.example_inputs(self._files.models / arm.digest)))
-        return version
+        model = version.model.core if isinstance(version.model, Composed) else version.model
+        found: dict[str, Array] = {}
+        for part in parts:
+            for name, array in formats.example_inputs(self._files.models / part.digest).items():
+                found.setdefault(name, np.ascontiguousarray(array[:MAX_EXAMPLE_ROWS]))
+        chosen = {spec.name: found[spec.name] for spec in model.signature.inputs}
+        rows = min(map(len, chosen.values()))
+        return {name: array[:rows] for name, array in chosen.items()}
 
     def keep_only(self, digests: set[str]) -> bool:
         """Forgets the other models; says whether there were any."""
@@ -169,8 +213,8 @@ class Models:
         return bool(others)
 
 
-def _first_rows(example: Mapping[str, Array]) -> dict[str, Array]:
-    return {name: np.ascontiguousarray(array[:8]) for name, array in example.items()}
+def _no_online() -> tuple[OnlineStore, Find]:
+    raise UnavailableError("features are joined in workers alone")
 
 
 def read_error(error: BaseException, folder: Path) -> str:

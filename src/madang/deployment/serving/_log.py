@@ -3,6 +3,10 @@
     {"id": …, "endpoint": …, "model": …, "version": 3, "time": …, "latency_seconds": …,
      "inputs": [$request_input, …], "outputs": [$response_output, …]}
 
+An arm of several models adds `"models": ["NAME@VERSION", …]`, one with transformers
+`"transformers": {"FILE.py:FUNCTION": SHA-256}`, and one with joined features
+`"features": [tensor, …]`: the values as used, and `VIEW__timestamp`, since when they were known.
+
 Numbers that came or went as binary data have `data_base64` instead of `data`: the same bytes (little
 endian, row by row), so that NaN and the infinities are in the log too.
 
@@ -28,6 +32,7 @@ import msgspec
 import numpy as np
 
 from madang.deployment.serving._batching import Call
+from madang.deployment.serving._join import Answer
 from madang.deployment.serving._tensors import Array, binary_tensor, datatype, encode, json_output
 from madang.errors import InvalidInputError, NotFoundError
 
@@ -57,7 +62,9 @@ class Record:
     take ten times as much.
     """
 
-    __slots__ = ("body", "id", "inputs", "outputs", "response", "seconds", "time_ns", "version")
+    __slots__ = (
+        "body", "features", "id", "inputs", "outputs", "response", "seconds", "time_ns", "version",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -73,6 +80,7 @@ class Record:
         self.time_ns = time.time_ns()
         self.body = self.response = b""
         self.inputs = self.outputs = _NO_ARRAYS
+        self.features = outputs.features if isinstance(outputs, Answer) else _NO_ARRAYS
         if call.exchange.header_length is None:
             self.body = call.exchange.body
         else:
@@ -85,7 +93,7 @@ class Record:
 
     def size(self) -> int:
         """About how many bytes it holds."""
-        arrays = (*self.inputs.values(), *self.outputs.values())
+        arrays = (*self.inputs.values(), *self.outputs.values(), *self.features.values())
         return _RECORD_BYTES + len(self.body) + len(self.response) + sum(a.nbytes for a in arrays)
 
     def event(self) -> bytes:
@@ -100,7 +108,7 @@ class Record:
             outputs = _tensors(self.outputs)
         return (
             b'{"id":%b,"endpoint":%b,"model":%b,"version":%d,"time":"%b","latency_seconds":%.6f,'
-            b'"inputs":%b,"outputs":%b}'
+            b'"inputs":%b,"outputs":%b%b%b}'
         ) % (
             encoded_id,
             encode(version.endpoint),
@@ -110,7 +118,22 @@ class Record:
             self.seconds,
             inputs,
             outputs,
+            version.parts,
+            _features(self.features) if self.features else b"",
         )
+
+
+def _features(arrays: dict[str, Array]) -> bytes:
+    """Features as used, with times in ISO 8601 UTC; null where nothing was known."""
+    parts = []
+    for name, array in arrays.items():
+        parts.append(json_output(encode(name), _texts(array) if array.dtype.kind == "M" else array))
+    return b',"features":[%b]' % b",".join(parts)
+
+
+def _texts(times: Array) -> Array:
+    found = [None if time is None else f"{time.isoformat()}Z" for time in times.tolist()]
+    return np.array(found, object)
 
 
 def _tensors(arrays: dict[str, Array]) -> bytes:

@@ -20,6 +20,7 @@ import madang
 from madang.deployment.serving._batching import Asker, Batcher, Call, Result, now
 from madang.deployment.serving._endpoints import ServedEndpoint, Version
 from madang.deployment.serving._exchange import SMALL_BYTES, TOO_MUCH, Exchange, Limits, date_line
+from madang.deployment.serving._explain import Explanations
 from madang.deployment.serving._features import FeatureReads
 from madang.deployment.serving._http import Connection
 from madang.deployment.serving._log import PredictionLog, Record
@@ -100,6 +101,7 @@ class Service:
         self.counts = Snapshot()
         self.totals = totals
         self._features = FeatureReads(online, self.counts.features)
+        self._explanations = Explanations()
         self._log = log
         self._repository = repository
         self._tasks: set[asyncio.Task[None]] = set()
@@ -334,6 +336,25 @@ class Service:
         except MadangError as error:
             self._fail(exchange, status_of(error), str(error), route.endpoint, version)
 
+    def explain(self, exchange: Exchange, route: Route) -> None:
+        """`POST /v2/models/{name}[/versions/{version}]/explain`: SHAP values."""
+        endpoint, version = self.find(route.endpoint, route.version)
+        request, offset = decode_request(exchange.body, exchange.header_length)
+        chosen = version or endpoint.choose(request.id or None)
+        inputs = read_inputs(request, chosen.inputs, exchange.body, offset)
+
+        def done(work: asyncio.Future[bytes]) -> None:
+            error = work.exception()
+            if error is None:
+                exchange.respond(work.result())
+            elif isinstance(error, Exception):
+                message = f"the prediction could not be explained: {error}"
+                self._fail(exchange, status_of(error), message, route.endpoint, chosen)
+            else:
+                raise error
+
+        self._explanations.start(chosen, inputs, request.id or new_id(), done)
+
     def check_room(self) -> None:
         """Asked before a request is parsed, which is more work than to refuse it.
 
@@ -423,6 +444,7 @@ class Service:
     def close(self) -> None:
         """Ends the prediction threads, and closes the online store."""
         self._batcher.close()
+        self._explanations.close()
         self._features.close()
         self._repository.close()
 
@@ -464,6 +486,7 @@ _OF_MODEL: dict[tuple[str, ...], Route] = {
     (): Route(Service.model),
     ("ready",): Route(Service.model_ready),
     ("infer",): _INFER,
+    ("explain",): Route(Service.explain, (b"POST",), "endpoint:predict"),
     ("stats",): _STATS,
 }
 _OF_REPOSITORY: dict[tuple[str, ...], Route] = {

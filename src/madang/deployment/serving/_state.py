@@ -22,7 +22,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -34,13 +34,69 @@ PERMISSIONS = ("endpoint:predict", "endpoint:read", "endpoint:write", "feature:r
 """What a worker's routes ask for."""
 
 
-class WantedArm(msgspec.Struct, frozen=True):
-    """A model version that an endpoint serves; its files lie in `models/DIGEST`."""
+class WantedFunction(msgspec.Struct, frozen=True):
+    """A transformer: its source as it was at the deploy, and the SHA-256 (hex) of that.
+
+    Attributes:
+        tensors: Name, datatype and shape of each.
+    """
+
+    function: str
+    source: str
+    digest: str
+    tensors: tuple[tuple[str, str, tuple[int, ...]], ...] = ()
+
+
+class WantedFeatures(msgspec.Struct, frozen=True):
+    """Features to join.
+
+    Attributes:
+        pinned: Views that are computed on demand, and the hash of the definition.
+        refs: The views in the ledger, `view:NAME@HASH`.
+    """
+
+    columns: tuple[str, ...]
+    request: tuple[str, ...] = ()
+    on_missing: str = "null"
+    pinned: dict[str, str] = {}
+    refs: tuple[str, ...] = ()
+
+
+class WantedArm(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What an endpoint serves; the files of its models lie in `models/DIGEST`.
+
+    Attributes:
+        digest: Of the model; empty for a graph.
+        graph: Its JSON form (see `_arms.py`).
+        digests: For a graph: each `MODEL@VERSION` and its digest, in the graph's order.
+    """
 
     model: str
     version: int
     weight: float
     digest: str
+    graph: Any = None
+    digests: tuple[tuple[str, str], ...] = ()
+    before: WantedFunction | None = None
+    after: WantedFunction | None = None
+    features: WantedFeatures | None = None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is one model, as it is."""
+        return not (self.graph or self.before or self.after or self.features)
+
+    def models(self) -> list[WantedArm]:
+        """Each of its models for itself."""
+        if self.graph is None:
+            return [self]
+        parts = [(*name.rpartition("@"), digest) for name, digest in self.digests]
+        return [WantedArm(name, int(number), 0.0, digest) for name, _, number, digest in parts]
+
+    def refs(self) -> list[str]:
+        """What it is made of, for the ledger."""
+        models = [f"model:{arm.model}@{arm.version}" for arm in self.models()]
+        return [*models, *(self.features.refs if self.features else ())]
 
 
 class WantedEndpoint(msgspec.Struct, frozen=True):

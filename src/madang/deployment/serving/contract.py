@@ -5,18 +5,115 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypeAlias, Union
 
+from madang.development.experiments.contract import TensorSpec
 from madang.engines import Engine
 
 
 @dataclass(frozen=True)
+class ModelRef:
+    """A registered model version in a graph."""
+
+    model: str
+    version: int
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Models one after the other: what one gives, the next one takes.
+
+    Attributes:
+        steps: In order.
+        maps: For each step after the first: its input's name to the output of the step before.
+            An input that is not named takes the output of its own name, or the only one.
+    """
+
+    steps: tuple[Graph, ...]
+    maps: tuple[Mapping[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Models that get the same inputs, and one answer made of theirs.
+
+    Attributes:
+        members: Two or more.
+        combine: `mean` of the probabilities where all have them, else of the predictions; `vote`
+            for the label that most members give (of equally many, the first in sorted order); or
+            `stack`: what they predict, side by side, is the input of `final`. Of two classes, it
+            has the second's probability (as scikit-learn's `StackingClassifier`).
+        weights: One for each member, for `mean` and `vote`; empty: all the same.
+        final: For `stack`.
+    """
+
+    members: tuple[Graph, ...]
+    combine: Literal["mean", "vote", "stack"] = "mean"
+    weights: tuple[float, ...] = ()
+    final: Graph | None = None
+
+
+Graph: TypeAlias = Union[ModelRef, Chain, Ensemble]  # noqa: UP007 - names a class further up
+"""Models behind one arm; made from the leaves up, so that it can have no cycle."""
+
+
+@dataclass(frozen=True)
+class Transformer:
+    """A Python function of the project, from named NumPy arrays to named arrays or an Arrow table.
+
+    It gives as many rows as it gets, each from its own row: a batch holds rows of several requests.
+    It must not change its arrays. What it imports must be installed where the workers run.
+
+    Attributes:
+        function: `FILE.py:FUNCTION`, the file relative to the project's folder. Its source is kept
+            with the endpoint: later changes of the file count from the next deploy on.
+        tensors: What the client sends (`before`) or gets (`after`), where that is not what the
+            model takes or gives.
+    """
+
+    function: str
+    tensors: tuple[TensorSpec, ...] = ()
+
+
+@dataclass(frozen=True)
+class FeatureJoin:
+    """Features that the server reads by entity: the client sends the entities' keys alone.
+
+    Attributes:
+        columns: `VIEW` for all of a view's features, or `VIEW:FEATURE`. They become the model's
+            inputs by their names in a training set.
+        request: Columns of the model that the client sends beside the keys.
+        on_missing: What is done where nothing is known or it is older than the view's ttl:
+            `null` as in a training set (NaN), or `error`. An input that has no NaN is refused
+            in any case.
+    """
+
+    columns: tuple[str, ...]
+    request: tuple[str, ...] = ()
+    on_missing: Literal["null", "error"] = "null"
+
+
+@dataclass(frozen=True)
 class Arm:
-    """A model version behind an endpoint, and its share of the traffic (weights need not sum to 1)."""
+    """What answers a share of an endpoint's requests.
+
+    Attributes:
+        model: A registered model; with a `graph`, a name for it.
+        version: Its version, by which clients can ask for it; with a `graph`, a number for it.
+        weight: Its share of the traffic; weights need not sum to 1.
+        graph: Several models in place of one.
+        before: Makes the inputs of what clients send.
+        after: Makes the answer of the model's outputs.
+        features: What the server reads by entity, after `before`.
+    """
 
     model: str
     version: int
     weight: float = 1.0
+    graph: Graph | None = None
+    before: Transformer | None = None
+    after: Transformer | None = None
+    features: FeatureJoin | None = None
 
 
 @dataclass(frozen=True)
@@ -53,7 +150,8 @@ class Serving(Engine):
 
         Raises:
             NotFoundError: A model version is not registered.
-            InvalidInputError: No arm, a weight below 0, or all weights 0.
+            InvalidInputError: No arm, a weight below 0, or all weights 0; parts of an arm that
+                don't fit each other (which input of which, and what was found).
             UnavailableError: Workers run, and one of them could not load a model in time (with its
                 reason); the endpoint is back at what it was.
         """

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
@@ -40,8 +40,9 @@ from madang.errors import (
 )
 
 if TYPE_CHECKING:
+    from madang.data.features import OnlineStore
+    from madang.data.features.store import FeatureStore
     from madang.deployment.serving._model_files import ModelFiles
-    from madang.development.experiments import ModelVersion
     from madang.security.identity.contract import TokenGrant
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
@@ -87,19 +88,19 @@ class LocalServing(Serving):
         self, name: str, arms: Sequence[Arm], *, log: bool = True, timeout_seconds: float = 60
     ) -> Endpoint:
         _check(name, arms)
+        from madang.deployment.serving._deploying import check_arms, wanted_arm
+
         registry = self._context.component("experiments").registry
-        versions = [registry.get(arm.model, arm.version) for arm in arms]
-        _check_versions(versions)
-        if log:
-            self._make_topic(f"predictions.{name}")
+        features = self._features() if any(arm.features for arm in arms) else None
+        wanted = tuple(wanted_arm(arm, registry, features, self._context.root) for arm in arms)
         self._files.make()
-        wanted = tuple(
-            WantedArm(version.name, version.version, float(arm.weight), version.digest)
-            for arm, version in zip(arms, versions, strict=True)
-        )
         with self._files.locked():
             for arm in wanted:
-                self._models.fetch(arm)
+                for part in arm.models():
+                    self._models.fetch(part)
+            check_arms(wanted, self._files.models, self._online)
+            if log:
+                self._make_topic(f"predictions.{name}")
             before, endpoint, revision = self._table.change(
                 name, wanted, log=log, kind="endpoint.deploy"
             )
@@ -174,13 +175,23 @@ class LocalServing(Serving):
         return found
 
     def _arrays(self, arm: WantedArm, inputs: Any) -> dict[str, Any]:
-        """The input tensors of a table, an array or a mapping, as the model's manifest says."""
-        from madang.development.experiments._manifest import read_manifest
+        """The input tensors of a table, an array or a mapping, as the arm takes them."""
+        from madang.deployment.serving._deploying import described, signature
         from madang.development.experiments._tensors import checked, to_inputs
 
-        manifest = read_manifest(self._files.models / arm.digest, arm.digest)
-        named = to_inputs(inputs, manifest.signature, manifest.columns)
-        return checked(named, manifest.signature.inputs)
+        columns = () if arm.graph else described(arm, self._files.models).manifest.columns
+        specs = signature(arm, self._files.models, self._online)
+        return checked(to_inputs(inputs, specs, columns), specs.inputs)
+
+    def _features(self) -> FeatureStore:
+        store: FeatureStore = self._context.component("features")
+        return store
+
+    def _online(self) -> tuple[OnlineStore, Any]:
+        """The online store, and how its views' definitions are found."""
+        from madang.data.features.definitions import find
+
+        return self._features().online, partial(find, self._context.root / "features")
 
     # -- processes and access -----------------------------------------------------------------
 
@@ -204,7 +215,8 @@ class LocalServing(Serving):
         with self._files.locked():
             for endpoint in self._table.read()[1]:
                 for arm in endpoint.arms:
-                    self._models.fetch(arm)
+                    for part in arm.models():
+                        self._models.fetch(part)
             self._write_desired()
         self.refresh_tokens()
 
@@ -292,7 +304,9 @@ class LocalServing(Serving):
             revision, endpoints = self._table.read()
             if any(ack.revision < revision for ack in self._files.live_acks()):
                 return
-            self._models.keep_only({arm.digest for e in endpoints for arm in e.arms})
+            self._models.keep_only(
+                {m.digest for e in endpoints for arm in e.arms for m in arm.models()}
+            )
 
     def _make_topic(self, name: str) -> None:
         collection = self._context.component("collection")
@@ -357,8 +371,9 @@ def _problem(acks: Sequence[Ack], name: str) -> str:
 
 
 def _endpoint(wanted: WantedEndpoint) -> Endpoint:
-    arms = tuple(Arm(arm.model, arm.version, arm.weight) for arm in wanted.arms)
-    return Endpoint(wanted.name, arms, wanted.revision, wanted.log)
+    from madang.deployment.serving._deploying import arm_of
+
+    return Endpoint(wanted.name, tuple(map(arm_of, wanted.arms)), wanted.revision, wanted.log)
 
 
 def _check(name: str, arms: Sequence[Arm]) -> None:
@@ -375,20 +390,3 @@ def _check(name: str, arms: Sequence[Arm]) -> None:
             )
     if not any(arm.weight for arm in arms):
         raise InvalidInputError(f"all weights of endpoint {name!r} are 0; one must be above")
-
-
-def _check_versions(versions: Sequence[ModelVersion]) -> None:
-    """The protocol names an arm by its version number alone, and all arms get the same requests."""
-    numbers: dict[int, ModelVersion] = {}
-    for version in versions:
-        other = numbers.setdefault(version.version, version)
-        if other is not version:
-            raise InvalidInputError(
-                f"{other.name}@{other.version} and {version.name}@{version.version} have the same "
-                "version number, which is what tells them apart behind an endpoint"
-            )
-        if version.signature.inputs != versions[0].signature.inputs:
-            raise InvalidInputError(
-                f"{version.name}@{version.version} takes other inputs than "
-                f"{versions[0].name}@{versions[0].version}; give it an endpoint of its own"
-            )

@@ -23,7 +23,9 @@ import resource
 import signal
 import socket
 import sys
+import threading
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,6 +82,9 @@ class Worker:
         self._seen: tuple[Any, ...] = ()
         self._seen_tokens: tuple[Any, ...] = ()
         self._models = models or Models(self.files)
+        self._models.online = self._features
+        self._opening = threading.Lock()
+        self._opened: tuple[OnlineStore, Path] | None = None
         self._stop = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._log = PredictionLog(self._topics)
@@ -221,7 +226,7 @@ class Worker:
         self.service.unloaded = {e.name: e for e in desired.endpoints if e.name not in names}
         self.service.started = True
         dropped = self._models.keep_only(
-            {a.digest for e in endpoints.values() for a in e.wanted.arms}
+            {m.digest for e in endpoints.values() for a in e.wanted.arms for m in a.models()}
         )
         _tidy(unfreeze=dropped)
         self._acknowledge(errors)
@@ -301,14 +306,24 @@ class Worker:
 
     def _online(self) -> tuple[OnlineStore, Path]:
         """Opens the project's online store for feature reads; and where its views are defined."""
-        online: OnlineStore = self._connect("features")
-        return online, Path(self._desired.root) / "features"
+        with self._opening:
+            if self._opened is None:
+                online: OnlineStore = self._connect("features")
+                self._opened = online, Path(self.files.read_desired().root) / "features"
+            return self._opened
+
+    def _features(self) -> tuple[OnlineStore, Any]:
+        """The online store for joins, and how its views' definitions are found."""
+        from madang.data.features.definitions import find
+
+        online, folder = self._online()
+        return online, partial(find, folder)
 
     def _connect(self, component: str) -> Any:
         from madang import engines
         from madang.stack import Project, Stack
 
-        desired = self._desired
+        desired = self.files.read_desired()  # also while the first one is being loaded
         if not desired.project:
             raise UnavailableError("the worker does not know its project yet: madang up tells it")
         stack = Stack(Project(desired.project, Path(desired.root), desired.urls))

@@ -49,6 +49,11 @@ class CompiledModel:
         return self._form(inputs)
 
     @property
+    def product(self) -> Mapping[str, Array] | None:
+        """`shift`, `weights` and `bias` if that is all that it does before its link."""
+        return self._form.arrays if self._form.kind == "linear" and not self._form.steps else None
+
+    @property
     def native(self) -> Any:
         """The library's own object."""
         if self._native is None:

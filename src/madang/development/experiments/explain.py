@@ -166,6 +166,8 @@ def _exact(model: Explainable, inputs: Arrays, background: Any) -> Exact | None:
     if not isinstance(model, LoadedModel) or set(inputs) != {MATRIX} or inputs[MATRIX].ndim != 2:
         return None
     rows = inputs[MATRIX]
+    if model.product is not None:
+        return _product(model.product, rows, _background(model, background)[MATRIX])
     form = model.manifest.format
     if form == "lightgbm":
         return _lightgbm(model.native, rows)
@@ -202,8 +204,10 @@ def _linear(last: Any, before: list[Any], rows: Array, background: Array) -> Exa
     from madang.development.experiments._linear import heads
 
     arrays = next(heads(last, before), None)
-    if arrays is None:
-        return None
+    return None if arrays is None else _product(arrays, rows, background)
+
+
+def _product(arrays: Mapping[str, Array], rows: Array, background: Array) -> Exact:
     weights, mean = arrays["weights"], background.mean(axis=0)
     if not (np.isfinite(rows).all() and np.isfinite(mean).all()):
         raise InvalidInputError("the model can't take these inputs: a value is NaN or infinite")

@@ -195,6 +195,12 @@ class LoadedModel:
         """The library's own object (an estimator, a booster, a session)."""
         return self._predictor.native
 
+    @property
+    def product(self) -> Mapping[str, Any] | None:
+        """A linear model's `shift`, `weights` and `bias`, if it is compiled; loads no library."""
+        found: Mapping[str, Any] | None = getattr(self._predictor, "product", None)
+        return found
+
     def predict(self, inputs: Mapping[str, Any]) -> Arrays:
         """Predicts a batch.
 
