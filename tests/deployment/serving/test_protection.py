@@ -353,3 +353,12 @@ def test_outputs_that_can_not_be_written_leave_the_others(caplog):
         assert [status for status, _, _ in read_answers(client, 3)] == [200, 500, 200]
         assert gate.model.sizes == [2, 6]
     assert "could not be answered" in caplog.text
+
+
+def test_a_fault_of_a_load_is_answered(caplog):
+    """The gate's repository has no files."""
+    with gated() as gate, connect(gate) as client:
+        head = b"POST /v2/repository/models/gate/load HTTP/1.1\r\nHost: x\r\n%b" % TOKEN
+        client.sendall(head + b"Content-Length: 0\r\n\r\n")
+        assert read_answers(client, 1)[0][0] == 500
+    assert "a load or unload of gate failed" in caplog.text

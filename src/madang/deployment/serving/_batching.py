@@ -77,12 +77,14 @@ class Call:
 
     Attributes:
         deadline: Nobody wants the answer after this, by `now`.
+        size: Bytes of the input tensors.
         queued: When it was ready to be predicted, by `now`.
         unread_seconds: How long it lay in its connection's buffer, about.
     """
 
     __slots__ = (
-        "deadline", "exchange", "id", "inputs", "queued", "request", "rows", "unread_seconds",
+        "deadline", "exchange", "id", "inputs", "queued", "request", "rows", "size",
+        "unread_seconds",
         "version",
     )  # fmt: skip
 
@@ -95,6 +97,7 @@ class Call:
         request_id: str,
         *,
         deadline: float = inf,
+        size: int = 0,
     ) -> None:
         self.exchange = exchange
         self.request = request
@@ -103,6 +106,7 @@ class Call:
         self.id = request_id
         self.rows = len(next(iter(inputs.values()))) if inputs else 1
         self.deadline = deadline
+        self.size = size
         self.queued = now()
         self.unread_seconds = 0.0
 

@@ -7,6 +7,7 @@ batches, limits, counts and log. Who may not ask is refused before the message i
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ from madang.deployment.serving import _grpc_messages as messages
 from madang.deployment.serving._batching import now
 from madang.deployment.serving._exchange import TOO_MUCH
 from madang.deployment.serving._parameters import wants_binary
-from madang.deployment.serving._service import server_metadata, status_of
+from madang.deployment.serving._service import FAULT, server_metadata, status_of
 from madang.errors import InvalidInputError, MadangError, UnavailableError
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ _MAX_MESSAGE_CHARACTERS = 2000
 _HANDSHAKE_MS = 10_000
 _KEEPALIVE_MS = 30_000
 _KEEPALIVE_TIMEOUT_MS = 10_000
+_LOGGER = logging.getLogger("madang.serving")
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,9 @@ class Calls(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio has no types
                 await _abort(context, failure.status, str(failure))
             except MadangError as error:
                 await _abort(context, status_of(error), str(error))
+            except Exception:  # as over HTTP: it is logged here, and the client is told so
+                _LOGGER.exception("a call of %s failed", details.method)
+                await _abort(context, 500, FAULT)
 
         return grpc.unary_unary_rpc_method_handler(answer)
 

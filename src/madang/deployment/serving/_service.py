@@ -59,8 +59,8 @@ PUBLIC = frozenset({"/v2/health/live", "/v2/health/ready"})
 EXTENSIONS = ("binary_tensor_data", "model_repository", "statistics")
 """What the server speaks beside the protocol itself, by Triton's names."""
 
+FAULT = "the server failed to answer; the worker's log says why"
 _LOGGER = logging.getLogger("madang.serving")
-_FAULT = "the server failed to answer; the worker's log says why"
 
 # A longer URL or token is none of ours, and is not remembered: the caches must not grow by it.
 _MAX_KEY_BYTES = 2048
@@ -187,7 +187,7 @@ class Service:
             self._fail(exchange, status_of(error), str(error), route.endpoint)
         except Exception:  # one request must not end the connection's others
             _LOGGER.exception("a request of %s failed", route.endpoint or "the server")
-            self._fail(exchange, 500, _FAULT, route.endpoint)
+            self._fail(exchange, 500, FAULT, route.endpoint)
 
     def live(self, exchange: Exchange, route: Route) -> None:
         """`GET /v2/health/live`."""
@@ -258,6 +258,9 @@ class Service:
                 await self.change(exchange.authorization, name, parameters, load=load)
             except MadangError as error:
                 self._fail(exchange, status_of(error), str(error), name)
+            except Exception:  # nobody else waits for this task
+                _LOGGER.exception("a load or unload of %s failed", name)
+                self._fail(exchange, 500, FAULT, name)
             else:
                 exchange.respond(b"{}")
 
@@ -393,8 +396,10 @@ class Service:
             size += array.nbytes
         if size > SMALL_BYTES and not asker.hold(size):
             raise UnavailableError(TOO_MUCH)
-        call = Call(asker, request, version, inputs, request.id or new_id(), deadline=deadline)
-        self._batcher.add(call)
+        request_id = request.id or new_id()
+        self._batcher.add(
+            Call(asker, request, version, inputs, request_id, deadline=deadline, size=size)
+        )
 
     def _finish(self, call: Call, result: Result) -> None:
         exchange, version = call.exchange, call.version
@@ -407,7 +412,7 @@ class Service:
             body, header_length = exchange.answer(call, result)
         except Exception:  # the outputs are any model's own; the others of the batch get theirs
             _LOGGER.exception("a prediction of %s could not be answered", version.endpoint)
-            self._fail(exchange, 500, _FAULT, version.endpoint, version)
+            self._fail(exchange, 500, FAULT, version.endpoint, version)
             return
         seconds = now() - exchange.started
         version.counters.observe(seconds, call.rows)
@@ -523,4 +528,4 @@ def new_id() -> str:
     return f"{time.time_ns() // 1_000_000:012x}{getrandbits(80):020x}"
 
 
-__all__ = ["PUBLIC", "Route", "Service", "find_route", "new_id"]
+__all__ = ["FAULT", "PUBLIC", "Route", "Service", "find_route", "new_id"]
