@@ -69,7 +69,8 @@ def test_placements_are_shares_of_beaten_rows():
 
 def test_delong_equals_the_papers_formula():
     first, second, truth = pair(150, 0)
-    difference, error, p_value = delong(first, second, truth)
+    area, other, error, p_value = delong(first, second, truth)
+    difference = area - other
     # DeLong and others (1988): covariances of the placements of each kind of row, V10 and V01.
     psi = []
     for scores in (first, second):

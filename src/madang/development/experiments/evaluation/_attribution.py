@@ -88,7 +88,7 @@ def _chart(
     what = scale.replace("_", " ")
     if values.shape[2] > 1:
         size = np.abs(values).mean(axis=(0, 2))
-        means = [(names[i], float(size[i]), 0.0, float(size[i])) for i in order]
+        means = [(names[i], float(size[i]), float(size[i]), float(size[i])) for i in order]
         return {"SHAP: mean over all outputs": lanes(means, f"mean absolute SHAP value ({what})")}
     rows = [(names[i], values[:, i, 0], _levels(inputs, names[i])) for i in order]
     title = "SHAP: what each feature adds (blue: low values of it, pink: high)"

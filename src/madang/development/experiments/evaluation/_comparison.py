@@ -307,15 +307,14 @@ def _mcnemar(first: Array, second: Array) -> float:
 
 
 def _auc(first: Predictions, second: Predictions, *, enough: bool) -> Difference:
-    from madang.development.experiments.evaluation._delong import placements
-
     truth = first.truth == 1
-    values = placements(first.scores, truth)[0], placements(second.scores, truth)[0]
+    *values, error, p_value = delong(first.scores, second.scores, truth)
+    areas = values[0], values[1]
     if not enough or min(truth.sum(), (~truth).sum()) < 2:
-        return _difference("auc", values, None, None, "DeLong")
-    difference, error, p_value = delong(first.scores, second.scores, truth)
-    bounds = difference - 1.959964 * error, difference + 1.959964 * error
-    return _difference("auc", values, bounds, p_value, "DeLong")
+        return _difference("auc", areas, None, None, "DeLong")
+    half, difference = 1.959964 * error, areas[0] - areas[1]
+    bounds = difference - half, difference + half
+    return _difference("auc", areas, bounds, p_value, "DeLong")
 
 
 def _difference(

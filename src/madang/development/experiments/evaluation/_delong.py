@@ -29,8 +29,8 @@ def placements(scores: Array, truth: Array) -> tuple[float, Array]:
     return float(each[truth].mean()), each
 
 
-def delong(first: Array, second: Array, truth: Array) -> tuple[float, float, float]:
-    """Area of the first minus area of the second, its standard error, and the two-sided p-value."""
+def delong(first: Array, second: Array, truth: Array) -> tuple[float, float, float, float]:
+    """Both areas, the standard error of their difference, and its two-sided p-value."""
     from scipy.stats import norm
 
     area, placed = placements(first, truth)
@@ -41,5 +41,5 @@ def delong(first: Array, second: Array, truth: Array) -> tuple[float, float, flo
     )
     error = float(np.sqrt(variance))
     if error == 0.0:
-        return area - other, 0.0, 1.0 if area == other else 0.0
-    return area - other, error, float(2 * norm.sf(abs(area - other) / error))
+        return area, other, 0.0, 1.0 if area == other else 0.0
+    return area, other, error, float(2 * norm.sf(abs(area - other) / error))

@@ -107,7 +107,7 @@ def _multiclass(rows: Predictions) -> dict[str, str]:
     often = [c for c in np.argsort(-counts, kind="stable")[:_CLASSES].tolist() if counts[c]]
     recall = [float(right[rows.truth == c].mean()) for c in often]
     found["Recall of the commonest classes"] = lanes(
-        [(str(rows.classes[c]), r, 0.0, r) for c, r in zip(often, recall, strict=True)], "recall"
+        [(str(rows.classes[c]), r, r, r) for c, r in zip(often, recall, strict=True)], "recall"
     )
     return found
 

@@ -141,7 +141,9 @@ def _p(value: float) -> str:
 def _number(value: float | None) -> str:
     if value is None:
         return "–"
-    if value == 0 or 1e-3 <= abs(value) < 1e4:
+    if abs(value) < 1e-12:
+        return "0"  # what rounding left of it
+    if 1e-3 <= abs(value) < 1e4:
         return f"{value:.4f}"
     return f"{value:,.0f}" if 1e4 <= abs(value) < 1e9 else f"{value:.3g}"
 
