@@ -21,6 +21,7 @@ BENCHMARKS = {
     "features": [],
     "features_http": [],
     "windows": [],
+    "experiments": [],
     "serving": ["--build-peers"],
     "demo": [],
 }
