@@ -24,6 +24,7 @@ BENCHMARKS = {
     "mlflow": ["--build-peers"],
     "compiled": [],
     "evaluation": [],
+    "experiments": [],
     "serving": ["--build-peers"],
     "soak": ["--minutes", "1"],
     "tuning": [],

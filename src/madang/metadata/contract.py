@@ -2,7 +2,8 @@
 
 SQL is written once, in the part that SQLite and PostgreSQL share, with `?` for parameters.
 Types in migrations: `TEXT`, `BIGINT`, `DOUBLE PRECISION`, `BYTEA`, `BOOLEAN`; times are `BIGINT`
-microseconds since 1970 UTC; JSON is `TEXT`.
+microseconds since 1970 UTC; JSON is `TEXT`. A table may end in `WITHOUT ROWID`, which counts on
+SQLite alone.
 """
 
 from __future__ import annotations

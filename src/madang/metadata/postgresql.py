@@ -141,6 +141,10 @@ class PostgreSQLDatabase(Database):
                 if not connection.broken and connection.info.transaction_status != _IDLE:
                     _roll_back(connection)
 
+    def ddl(self, statement: str) -> str:
+        # SQLite's word for a table that is its primary key's index; here every table is a heap.
+        return statement.removesuffix(" WITHOUT ROWID")
+
     def ordered(self, column: str) -> str:
         return f'{column} COLLATE "C"'
 

@@ -67,13 +67,9 @@ class LocalHistories(LocalPart, MetricHistories):
         from madang.development.experiments._points import points_table
 
         rows = self._points(run_id, key)
-        # fromiter over flat generators is faster than transposing a million tuples.
-        size = len(rows)
-        step = np.fromiter((row[0] for row in rows), np.int64, size)
-        time = np.fromiter((row[1] for row in rows), np.int64, size)
-        value = np.fromiter(
-            (np.nan if row[2] is None else row[2] for row in rows), np.float64, size
-        )
+        steps, times, values, _ = zip(*rows, strict=True) if rows else ((), (), (), ())
+        step, time = np.array(steps, np.int64), np.array(times, np.int64)
+        value = np.array(values, np.float64)  # a null becomes NaN, which it stands for
         return points_table(step, time, value)
 
     def metric_sample(

@@ -78,6 +78,52 @@ CREATE TABLE logged_model_metric (
     value DOUBLE PRECISION,
     PRIMARY KEY (project, model_id, name, run_id, dataset_name, dataset_digest)
 );
+-- Their key is all that finds a row, so that it is the row's place too (SQLite keeps it once).
+ALTER TABLE run_param RENAME TO run_param_before;
+CREATE TABLE run_param (
+    project TEXT NOT NULL,
+    run_id TEXT NOT NULL,
+    name TEXT NOT NULL,
+    value TEXT NOT NULL,
+    PRIMARY KEY (project, run_id, name)
+) WITHOUT ROWID;
+INSERT INTO run_param SELECT * FROM run_param_before;
+DROP TABLE run_param_before;
+ALTER TABLE run_tag RENAME TO run_tag_before;
+CREATE TABLE run_tag (
+    project TEXT NOT NULL,
+    run_id TEXT NOT NULL,
+    name TEXT NOT NULL,
+    value TEXT NOT NULL,
+    PRIMARY KEY (project, run_id, name)
+) WITHOUT ROWID;
+INSERT INTO run_tag SELECT * FROM run_tag_before;
+DROP TABLE run_tag_before;
+ALTER TABLE run_metric RENAME TO run_metric_before;
+CREATE TABLE run_metric (
+    project TEXT NOT NULL,
+    run_id TEXT NOT NULL,
+    name TEXT NOT NULL,
+    number BIGINT NOT NULL,
+    step BIGINT NOT NULL,
+    time BIGINT NOT NULL,
+    value DOUBLE PRECISION,
+    PRIMARY KEY (project, run_id, name, number)
+) WITHOUT ROWID;
+INSERT INTO run_metric SELECT * FROM run_metric_before;
+DROP TABLE run_metric_before;
+ALTER TABLE run_metric_last RENAME TO run_metric_last_before;
+CREATE TABLE run_metric_last (
+    project TEXT NOT NULL,
+    run_id TEXT NOT NULL,
+    name TEXT NOT NULL,
+    step BIGINT NOT NULL,
+    time BIGINT NOT NULL,
+    value DOUBLE PRECISION,
+    PRIMARY KEY (project, run_id, name)
+) WITHOUT ROWID;
+INSERT INTO run_metric_last SELECT * FROM run_metric_last_before;
+DROP TABLE run_metric_last_before;
 -- A deleted model keeps its row, so that its versions' numbers are never used again.
 ALTER TABLE model ADD COLUMN updated BIGINT NOT NULL DEFAULT 0;
 ALTER TABLE model ADD COLUMN description TEXT NOT NULL DEFAULT '';
@@ -93,6 +139,7 @@ ALTER TABLE model_version ADD COLUMN deleted BIGINT;
 UPDATE model_version SET updated = created;
 CREATE INDEX model_version_by_run ON model_version (project, run_id);
 -- down
+-- The tables of params, tags and metrics stay as they are: to statements they are the same.
 DROP INDEX model_version_by_run;
 ALTER TABLE model_version DROP COLUMN deleted;
 ALTER TABLE model_version DROP COLUMN actor;
