@@ -27,6 +27,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MaxAbsScaler, MinMaxScaler, RobustScaler, StandardScaler
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor, ExtraTreeClassifier
 
+from madang.deployment.serving._endpoints import Version
+from madang.deployment.serving._state import WantedArm, WantedEndpoint
 from madang.development.experiments import _compile, formats
 from madang.errors import InvalidInputError
 
@@ -285,6 +287,9 @@ def test_without_the_runtime_the_original_is_used_and_says_so(tmp_path, monkeypa
     loaded = formats.load(tmp_path)
     assert "needs the package 'onnxruntime', which is not installed" in loaded.fallback
     assert loaded.fallback in caplog.text
+    arm = WantedArm("m", 1, 1.0, "d")
+    version = Version(WantedEndpoint("e", 1, log=False, arms=(arm,)), arm, loaded)
+    assert version.metadata(["1"])["fallback"] == loaded.fallback
     np.testing.assert_array_equal(loaded.predict({"input": ROWS})["predict"], model.predict(ROWS))
 
 

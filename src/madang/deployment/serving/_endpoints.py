@@ -105,9 +105,14 @@ class Version:
         self.seconds = time.perf_counter() - start
 
     def metadata(self, labels: Iterable[str]) -> dict[str, Any]:
-        """`$metadata_model_response` of the specification."""
+        """`$metadata_model_response` of the specification.
+
+        A model that runs in its original form because its compiled form can't be used here has
+        `fallback`, the reason.
+        """
         signature = self.model.signature
-        return {
+        fallback = getattr(self.model, "fallback", "")
+        return ({"fallback": fallback} if fallback else {}) | {
             "name": self.endpoint,
             "versions": list(labels),
             "platform": "madang",

@@ -249,7 +249,7 @@ No request log, no features by entity id, no traffic split: these need a project
 
 
 def _dockerfile(version: ModelVersion, manifest: Manifest, endpoint: str, wheel: str) -> str:
-    library = "" if "kind" in manifest.compiled else _SYSTEM.get(manifest.format, "")
+    library = " ".join(sorted(_SYSTEM[name] for name in _needed(manifest) if name in _SYSTEM))
     system = (
         f"RUN apt-get update && apt-get install -y --no-install-recommends {library} "
         "&& rm -rf /var/lib/apt/lists/*\n"

@@ -24,7 +24,7 @@ from madang.errors import InvalidInputError
 class PipelineFormat(Format):
     """`Pipeline([…transformers, (name, LGBMClassifier())])`, and the like."""
 
-    packages: tuple[str, ...] = ("scikit-learn", "skops")
+    packages: tuple[str, ...] = ("polars", "scikit-learn", "skops")
 
     def inputs(self, model: Any, example: Any) -> tuple[Arrays, tuple[str, ...]]:
         return from_example(example, feature_names(model))
