@@ -113,12 +113,17 @@ def test_python_blocks_run(page, stack, monkeypatch):
 
 @pytest.mark.timeout(600)
 def test_the_commands_of_the_readme_run(tmp_path):
-    lines = "\n".join(blocks(ROOT / "README.md", "console")).splitlines()
-    commands = [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
+    text = "\n".join(blocks(ROOT / "README.md", "console"))
+    commands = []
+    for line in text.splitlines():
+        if line.startswith("$ "):
+            commands.append(line.removeprefix("$ "))
+        elif "<<'END'" in commands[-1]:  # it goes on in a here-document
+            commands[-1] += f"\n{line}"
     commands = [
         c for c in commands if not re.match(r"(\S*pip|python3? -m (venv|pip)|make|git clone)\b", c)
     ]
-    assert commands, "the README shows no commands"
+    assert sum("<<'END'" in c for c in commands) == text.count("<<'END'") > 0
     script = "set -euxo pipefail\n" + "\n".join(commands)
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     env = {**os.environ, "PATH": path}
@@ -127,6 +132,7 @@ def test_the_commands_of_the_readme_run(tmp_path):
         capture_output=True, text=True, timeout=500, check=False,
     )  # fmt: skip
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    assert (tmp_path / "shop" / "image" / "Dockerfile").is_file()  # what the last command makes
 
 
 def test_the_text_never_asks_another_host_for_fonts_or_scripts():
