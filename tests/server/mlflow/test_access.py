@@ -148,12 +148,12 @@ def test_the_setting_says_what_it_takes(tmp_path, text, message):
 
 
 def test_a_token_and_a_password_get_in_from_anywhere(served, ask):
-    served.stack.identity.create_user("ann", roles=["viewer"], password="correct horse")
+    served.stack.identity.create_user("far-ann", roles=["viewer"], password="correct horse")
     token = served.tokens["viewer"]
     far = "X-Forwarded-For: 1.2.3.4"
     assert ask(far, f"Authorization: Bearer {token}", host="mlops.example")[0] == FOUND
     assert ask(far, basic("viewer", token), host="mlops.example")[0] == FOUND
-    assert ask(far, basic("ann", "correct horse"))[0] == FOUND
+    assert ask(far, basic("far-ann", "correct horse"))[0] == FOUND
 
 
 def test_a_wrong_proof_is_not_mended_by_where_it_comes_from(served, ask):
@@ -164,7 +164,7 @@ def test_a_wrong_proof_is_not_mended_by_where_it_comes_from(served, ask):
         "Authorization: Basic !!",
         "Authorization: Basic",
         "Authorization: Digest x",
-        basic("ann", "wrong"),
+        basic("far-ann", "wrong"),
         basic("engineer", viewer),  # a token of somebody else
         basic("", ""),
         "Authorization: Basic " + base64.b64encode(b"\xff\xfe:x").decode(),
