@@ -17,6 +17,7 @@ from tests.deployment.serving.gate import gated
 from madang.deployment.serving import Arm, _grpc_messages as messages
 from madang.deployment.serving._exchange import Limits
 from madang.deployment.serving._grpc_port import require_grpc
+from madang.deployment.serving.logged import array
 from madang.errors import ConfigurationError, MissingDependencyError, UnavailableError
 from madang.testing.serving import ROWS, logged, until
 
@@ -277,7 +278,8 @@ def test_predictions_are_logged_as_those_over_http(served, channel):
     for event in events.values():
         del event["time"], event["latency_seconds"]
         for one in (*event["inputs"], *event["outputs"]):
-            one["data"] = [float(value) for value in one["data"]]
+            one["data"] = array(one).tolist()
+            one.pop("data_base64", None)
     assert events["g1"] == events["h1"]
     stack.serving.undeploy(name)
 
