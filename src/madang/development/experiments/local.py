@@ -14,6 +14,7 @@ from madang.development.experiments._histories import LocalHistories
 from madang.development.experiments._links import LocalLinks
 from madang.development.experiments._logged import LocalLogged
 from madang.development.experiments._names import in_view
+from madang.development.experiments._purge import LocalPurge
 from madang.development.experiments._registry import LocalRegistry
 from madang.development.experiments._search import Condition, Pairs, Search, Subject
 from madang.development.experiments.contract import Experiments, JoinsTransactions
@@ -71,7 +72,13 @@ _SUBJECT = Subject(
 
 
 class LocalExperiments(
-    LocalHistories, LocalFiles, LocalLinks, LocalLogged, Experiments, JoinsTransactions
+    LocalHistories,
+    LocalFiles,
+    LocalLinks,
+    LocalLogged,
+    LocalPurge,
+    Experiments,
+    JoinsTransactions,
 ):
     """The default engine. One transaction a call."""
 
