@@ -538,3 +538,24 @@ def test_a_request_is_in_the_logs_by_its_id(served):
         assert found[0].fields.get("user") == user
         found = served.viewer.get("/logs", params={"request_id": fields["request"]}).json()
         assert [r["message"] for r in found] == [f"GET /api/v1/topics {status}"]
+
+
+def test_experiments_are_listed_deleted_and_restored(served):
+    run = served.stack.experiments.start_run("api-experiment")
+    (found,) = ok(served.viewer.get("/experiments", params={"filter": "name = 'api-experiment'"}))
+    assert (found["name"], found["lifecycle"]) == ("api-experiment", "active")
+    path = f"/experiments/{found['id']}"
+    assert served.viewer.delete(path).status_code == 403
+    assert served.engineer.delete(path).status_code == 204
+    deleted = ok(served.viewer.get("/experiments", params={"deleted": True}))
+    assert found["id"] in [one["id"] for one in deleted]
+    assert served.engineer.post(f"{path}/restore").status_code == 204
+    assert served.stack.experiments.get_run(run.id).lifecycle == "active"
+    assert served.viewer.get("/experiments", params={"filter": "nope = 1"}).status_code == 422
+
+
+def test_a_version_with_everything_around_it(served):
+    found = ok(served.viewer.get("/models/sums/1/details"))
+    assert found["version"]["name"] == "sums"
+    assert "numpy" in found["requirements"]
+    assert served.viewer.get("/models/nothing/1/details").status_code == 404

@@ -17,6 +17,7 @@ COMMANDS = {
     "data": "madang.cli.data:data",
     "deploy": "madang.cli.serving:deploy",
     "doctor": "madang.cli.project:doctor",
+    "experiments": "madang.cli.experiments:experiments",
     "export": "madang.cli.export:export",
     "features": "madang.cli.features:features",
     "init": "madang.cli.project:init",

@@ -35,6 +35,57 @@ def _metrics(evaluation: object) -> str:
 
 
 @models.command()
+@click.argument("version", metavar="NAME[@VERSION]")
+@as_json
+def show(version: str, json: bool) -> None:
+    """Show a version (number or alias): what it was made from, how good it is, where it serves."""
+    name, _, asked = version.partition("@")
+    with open_stack() as stack:
+        found = stack.registry.describe(name, asked or None)
+    if json:
+        print_json(found)
+        return
+    model = found.version
+    click.echo(
+        f"{model.ref} ({model.format}), registered {format_us(model.created_us)} (UTC) by {model.user}"
+    )
+    lines = {
+        "aliases": ", ".join(model.aliases),
+        "description": model.description,
+        "run": f"{found.run.id} of {found.run.experiment}" if found.run else model.run_id or "",
+        "code": ", ".join(found.code),
+        "datasets": ", ".join(found.datasets),
+        "feature views": ", ".join(found.feature_views),
+        "inputs": ", ".join(
+            f"{s.name} {s.datatype} {list(s.shape)}" for s in model.signature.inputs
+        ),
+        "outputs": ", ".join(
+            f"{s.name} {s.datatype} {list(s.shape)}" for s in model.signature.outputs
+        ),
+        "requirements": ", ".join(f"{key} {value}" for key, value in found.requirements.items()),
+        "evaluation": _metrics(model.evaluation),
+        "serves at": ", ".join(found.endpoints),
+        "tags": ", ".join(f"{key} {value}" for key, value in model.tags.items()),
+    }
+    for title, text in lines.items():
+        click.echo(f"{title}: {text or '-'}")
+
+
+@models.command()
+@click.argument("name")
+@click.option("--version", type=int, help="Only this version.")
+def delete(name: str, version: int | None) -> None:
+    """Delete model NAME with all its versions, or one; what an endpoint serves stays."""
+    with open_stack() as stack:
+        if version is None:
+            stack.registry.delete_model(name)
+        else:
+            stack.registry.delete_version(name, version)
+    what = name if version is None else f"{name}@{version}"
+    click.echo(f"{what} is deleted; madang experiments gc gives its space back")
+
+
+@models.command()
 @click.argument("name")
 @click.argument("alias")
 @click.argument("version", type=int)

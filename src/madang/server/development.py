@@ -5,11 +5,37 @@ from __future__ import annotations
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
-from madang.development.experiments import Metric, ModelVersion, Run
+from madang.development.experiments import (
+    Experiment,
+    Metric,
+    ModelVersion,
+    Run,
+    VersionDetails,
+    View,
+)
 from madang.server.access import needs, stack_of
 from madang.server.wire import Limit
 
 router = APIRouter(tags=["development"])
+
+
+@router.get("/experiments", **needs("run:read"))
+def experiments(request: Request, filter: str = "", *, deleted: bool = False) -> list[Experiment]:
+    """Experiments, by MLflow's filter language."""
+    view = View.DELETED if deleted else View.ACTIVE
+    return list(stack_of(request).experiments.search_experiments(filter, view=view).items)
+
+
+@router.delete("/experiments/{experiment_id}", status_code=204, **needs("run:write"))
+def delete_experiment(request: Request, experiment_id: str) -> None:
+    """Deletes an experiment with its runs, to be restored or removed."""
+    stack_of(request).experiments.delete_experiment(experiment_id)
+
+
+@router.post("/experiments/{experiment_id}/restore", status_code=204, **needs("run:write"))
+def restore_experiment(request: Request, experiment_id: str) -> None:
+    """Brings an experiment back with its runs."""
+    stack_of(request).experiments.restore_experiment(experiment_id)
 
 
 @router.get("/experiments/runs", **needs("run:read"))
@@ -61,6 +87,13 @@ def version(request: Request, name: str, version: str) -> ModelVersion:
     """A version by number or alias."""
     number = int(version) if version.isdigit() else version
     return stack_of(request).registry.get(name, number)
+
+
+@router.get("/models/{name}/{version}/details", **needs("model:read"))
+def details(request: Request, name: str, version: str) -> VersionDetails:
+    """A version with its run, code, datasets, feature views, requirements, and where it serves."""
+    number = int(version) if version.isdigit() else version
+    return stack_of(request).registry.describe(name, number)
 
 
 class Alias(BaseModel):
