@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from madang.development.experiments import _rows
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _MAX_PAGE = 200_000
+_CHUNK = 5_000
 _POINTS = (
     "SELECT step, time, value, number FROM run_metric WHERE project = ? AND run_id = ? AND name = ?"
 )
@@ -35,6 +37,18 @@ class LocalHistories(LocalPart, MetricHistories):
         with self._database.transaction(write=False) as tx:
             _rows.require_run(tx, self._project, run_id)
             return tx.execute(f"{_POINTS} ORDER BY number", (self._project, run_id, key))
+
+    def _chunks(self, run_id: str, key: str) -> Iterator[list[Row]]:
+        """As `_points`, part by part: a million tuples at once keep the garbage collector busy."""
+        after = -1
+        with self._database.transaction(write=False) as tx:
+            _rows.require_run(tx, self._project, run_id)
+            while rows := tx.execute(
+                f"{_POINTS} AND number > ? ORDER BY number LIMIT {_CHUNK}",
+                (self._project, run_id, key, after),
+            ):
+                yield rows
+                after = rows[-1][3]
 
     def metric_page(
         self, run_id: str, key: str, *, limit: int = 1000, page_token: str | None = None
@@ -66,10 +80,13 @@ class LocalHistories(LocalPart, MetricHistories):
 
         from madang.development.experiments._points import points_table
 
-        rows = self._points(run_id, key)
-        steps, times, values, _ = zip(*rows, strict=True) if rows else ((), (), (), ())
-        step, time = np.array(steps, np.int64), np.array(times, np.int64)
-        value = np.array(values, np.float64)  # a null becomes NaN, which it stands for
+        kind = np.dtype([("step", "i8"), ("time", "i8"), ("value", "f8"), ("number", "i8")])
+        # A null, which stands for NaN, becomes one.
+        parts = [np.array(rows, kind) for rows in self._chunks(run_id, key)]
+        points = np.concatenate([np.empty(0, kind), *parts])
+        step, time, value = (
+            np.ascontiguousarray(points[name]) for name in ("step", "time", "value")
+        )
         return points_table(step, time, value)
 
     def metric_sample(
