@@ -3,7 +3,8 @@
     python benchmarks/mlflow.py [--calls 1000] [--rounds 3] [--json] [--build-peers]
     python benchmarks/mlflow.py --mlflow PYTHON     # an interpreter that has mlflow and scikit-learn
 
-MLflow's server has one worker and SQLite, as light as it can be set. Below it: the share of the
+MLflow's server has one worker and SQLite, as light as it can be set. Beside them the client's own
+share, against a server that answers at once; what no server can save. Below: the share of each
 server alone, from a raw socket on loopback; a search over many runs; a history of a million points.
 """
 
@@ -16,6 +17,7 @@ import socket
 import statistics
 import subprocess
 import tempfile
+import threading
 import time
 import urllib.parse
 import urllib.request
@@ -29,6 +31,7 @@ import madang
 from madang.development.experiments import Metric
 from madang.server.supervisor import running
 
+SHARE = "the server's share: log-metric (ms)"
 CLIENT = Path(__file__).parent / "peers" / "mlflow_client.py"
 
 
@@ -64,24 +67,58 @@ def run(settings: argparse.Namespace, python: Path | None, folder: Path) -> dict
         else:
             with peer(python, folder) as url:
                 found = in_turns(settings, python, {"Madang": supervisor.url, "MLflow": url})
+                found |= shares({"Madang": supervisor.url, "MLflow": url})
         return found | alone(supervisor.url) | large(stack, supervisor.url, settings)
+
+
+def shares(urls: dict[str, str]) -> dict[str, float]:
+    """What each server takes of a `log_metric`, as a ratio."""
+    ours, theirs = (
+        statistics.median([alone(url, 200)[SHARE] for _ in range(3)]) for url in urls.values()
+    )
+    return {f"MLflow's server: {SHARE}": theirs, f"{SHARE}, MLflow / Madang": theirs / ours}
 
 
 def in_turns(settings: argparse.Namespace, python: Path, urls: dict[str, str]) -> dict[str, float]:
     taken: dict[tuple[str, str], list[float]] = {}
-    for _ in range(settings.rounds):
-        for who, url in urls.items():
-            out = subprocess.run(
-                [python, CLIENT, url, str(settings.calls)], check=True, capture_output=True
-            ).stdout
-            for what, seconds in json.loads(out.splitlines()[-1]).items():
-                taken.setdefault((what, who), []).append(seconds)
+    with nothing() as empty:
+        for _ in range(settings.rounds):
+            for who, url in {**urls, "the client alone": empty}.items():
+                command = [python, CLIENT, url, str(settings.calls)]
+                command += ["alone"] if url == empty else []
+                out = subprocess.run(command, check=True, capture_output=True).stdout
+                for what, seconds in json.loads(out.splitlines()[-1]).items():
+                    taken.setdefault((what, who), []).append(seconds)
     found = {f"{what}, {who} (s)": statistics.median(all_) for (what, who), all_ in taken.items()}
     for what, who in taken:
         if who == "MLflow":
             ours, theirs = (found[f"{what}, {one} (s)"] for one in ("Madang", "MLflow"))
             found[f"{what}, MLflow / Madang"] = theirs / ours
     return found
+
+
+@contextmanager
+def nothing() -> Iterator[str]:
+    """A server that answers everything by `{}`, one connection after the other."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            with connection:
+                while data := connection.recv(65536):
+                    if not data.endswith(b"\r\n\r\n"):  # the body came, maybe after its head
+                        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+
+    threading.Thread(target=serve, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
 
 
 @contextmanager
@@ -152,20 +189,22 @@ def each(call: Callable[[], object], times: int) -> float:
     return statistics.median(taken) * 1000
 
 
-def alone(url: str) -> dict[str, float]:
+def alone(url: str, times: int = 500) -> dict[str, float]:
     """The server's share of a call."""
     raw, api = Raw(url), "/api/2.0/mlflow"
-    made = json.loads(raw.ask("POST", f"{api}/experiments/create", {"name": "alone"}))
+    name = {"name": f"alone {time.time_ns()}"}
+    made = json.loads(raw.ask("POST", f"{api}/experiments/create", name))
     info = json.loads(raw.ask("POST", f"{api}/runs/create", made))["run"]["info"]
-    point = {"run_id": info["run_id"], "key": "loss", "value": 0.5, "timestamp": 1, "step": 1}
+    steps = iter(range(1 << 30))
+
+    def log() -> None:
+        step = next(steps)
+        point = {"run_id": info["run_id"], "key": "loss", "value": 0.5, "timestamp": 1}
+        raw.ask("POST", f"{api}/runs/log-metric", {**point, "step": step})
+
     return {
-        "the server's share: /healthz (ms)": each(lambda: raw.ask("GET", "/healthz"), 500),
-        "the server's share: /version, with who asks (ms)": each(
-            lambda: raw.ask("GET", "/version"), 500
-        ),
-        "the server's share: log-metric, durable (ms)": each(
-            lambda: raw.ask("POST", f"{api}/runs/log-metric", point), 500
-        ),
+        "the server's share: /version (ms)": each(lambda: raw.ask("GET", "/version"), times),
+        SHARE: each(log, times),
     }
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from typing import Any
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+from starlette.responses import Response
 
 from madang.development.experiments import (
     DatasetInput,
@@ -17,6 +20,9 @@ from madang.errors import InvalidInputError, NotFoundError
 from madang.server.mlflow import messages, names, wire
 from madang.server.mlflow.experiments import view
 from madang.server.mlflow.routing import Call, Routes
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _routes = Routes("/api/2.0/mlflow")
 
@@ -270,29 +276,37 @@ def log_model(call: Call, message: messages.LogModel) -> None:
 
 
 @_routes.add("GET", "/metrics/get-history", "run:read", messages.History)
-def history(call: Call, message: messages.History) -> dict[str, Any]:
+def history(call: Call, message: messages.History) -> Any:
     """All values of a metric, or a page of them."""
     run_id, key = message.id, message.metric_key
     if message.max_results is None and not message.page_token:
-        return {"metrics": _points(call, run_id, key)}
+        return _whole(call.stack.experiments.metric_table(run_id, key), key)
     page = call.stack.experiments.metric_page(
         run_id,
         key,
-        limit=message.max_results or 1000,
+        limit=1000 if message.max_results is None else message.max_results,
         page_token=message.page_token or None,
     )
     return wire.page("metrics", (point(metric) for metric in page.items), page.next_token)
 
 
-def _points(call: Call, run_id: str, key: str) -> list[dict[str, Any]]:
-    """From the engine's table, because a metric may have a million values."""
-    table = call.stack.experiments.metric_table(run_id, key)
-    times = table["time"].cast("int64").to_pylist()
-    rows = zip(table["value"].to_pylist(), times, table["step"].to_pylist(), strict=True)
-    return [
-        {"key": key, "value": wire.number(value), "timestamp": time // 1000, "step": step}
-        for value, time, step in rows
-    ]
+def _whole(table: pa.Table, key: str) -> Any:
+    """A history as JSON; a million values are written by Polars, which knows no NaN, though."""
+    import polars as pl
+
+    frame = pl.DataFrame(pl.from_arrow(table)).select(
+        key=pl.lit(key),
+        value="value",
+        timestamp=pl.col("time").dt.epoch("us") // 1000,
+        step="step",
+    )
+    if not frame["value"].is_finite().all():
+        rows = frame.to_dicts()
+        return {"metrics": [{**row, "value": wire.number(row["value"])} for row in rows]}
+    lines = BytesIO()
+    frame.write_ndjson(lines)  # a line break inside of a value is written as \n
+    items = lines.getvalue().rstrip(b"\n").replace(b"\n", b",")
+    return Response(b'{"metrics":[' + items + b"]}", media_type="application/json")
 
 
 @_routes.add("GET", "/metrics/get-history-bulk-interval", "run:read", messages.BulkHistory)
