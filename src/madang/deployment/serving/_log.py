@@ -161,7 +161,7 @@ def _tensor(name: bytes, array: Array) -> bytes:
         name,
         datatype(array).encode(),
         encode(array.shape),
-        b2a_base64(np.ascontiguousarray(array, array.dtype.newbyteorder("<")), newline=False),
+        b2a_base64(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).data, newline=False),
     )
 
 
