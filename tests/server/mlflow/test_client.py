@@ -13,7 +13,10 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from madang.errors import UnsafeModelError
 
 FILE = Path(__file__).parent / "expected.json"
 EXPECTED = json.loads(FILE.read_text("utf-8"))
@@ -78,3 +81,28 @@ def test_the_client_finds_the_same(found, case):
 def test_no_case_is_missing(found):
     assert set(found) == set(EXPECTED)
     assert len(EXPECTED) > 35
+
+
+@pytest.mark.skipif(bool(THEIRS), reason="MLflow's own server keeps every model as files")
+@pytest.mark.parametrize("form", ["lightgbm", "xgboost"])
+def test_a_safe_format_that_a_client_uploaded_is_a_model_of_ours(found, served, form):
+    assert found["registry_formats"] == {"found": {"lightgbm": True, "xgboost": True}}
+    version = served.stack.registry.get(f"native-{form}")
+    assert version.format == form
+    assert version.run_id
+    assert version.model_id
+    model = served.stack.registry.load(f"native-{form}")
+    rows = np.array([[0.0], [3.0]])
+    outputs = model.predict(model.inputs(rows))["predict"]
+    assert np.allclose(outputs, model.native.predict(rows))
+
+
+@pytest.mark.skipif(bool(THEIRS), reason="MLflow's own server loads no models")
+def test_a_pickle_that_a_client_uploaded_is_kept_and_refused(found, served):
+    assert "error" not in found["registry_unsafe"]
+    version = served.stack.registry.get("pickled")
+    assert version.format == "object"
+    with pytest.raises(UnsafeModelError, match="pickle"):
+        served.stack.registry.load("pickled")
+    line = served.stack.ledger.lines(kind="model.register", subject=version.ref)[0]
+    assert "pickle" in line.data["reason"]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 
+import lightgbm
 import mlflow
 import numpy as np
+import xgboost
 from mlflow.entities.model_registry import ModelVersion
 from sklearn.linear_model import LinearRegression, LogisticRegression
 
@@ -91,7 +93,7 @@ def registry_by_log_model(at):
 
 def registry_delete(at):
     at.experiment("registry delete")
-    _, info = _logged()
+    _, info = _logged(serialization_format="pickle")
     for _ in range(3):
         mlflow.register_model(info.model_uri, "leaving")
     at.client.set_registered_model_alias("leaving", "old", "1")
@@ -122,7 +124,7 @@ def registry_delete(at):
 
 def registry_errors(at):
     at.experiment("registry errors")
-    run, info = _logged()
+    run, info = _logged(serialization_format="pickle")
     at.client.create_registered_model("there")
     at.client.create_registered_model("there-too")
     create = functools.partial(at.client.create_model_version, model_id=info.model_id)
@@ -151,7 +153,7 @@ def registry_errors(at):
 
 def registry_stages(at):
     at.experiment("stages")
-    _, info = _logged()
+    _, info = _logged(serialization_format="pickle")
     for _ in range(2):
         mlflow.register_model(info.model_uri, "staged")
     move = at.client.transition_model_version_stage
@@ -168,7 +170,7 @@ def registry_stages(at):
 
 def registry_search(at):
     at.experiment("registry search")
-    run, info = _logged()
+    run, info = _logged(serialization_format="pickle")
     for number in range(4):
         at.client.create_registered_model(f"found-{number}", tags={"odd": str(number % 2)})
     for name in ("found-0", "found-0", "found-1"):
@@ -213,3 +215,24 @@ def registry_unsafe(at):
     found = mlflow.sklearn.load_model("models:/pickled/1")
     return {"version": info.registered_model_version, "run": len(run.info.run_id),
             "predicts": [int(x) for x in found.predict([[0.0], [3.0]])]}  # fmt: skip
+
+
+def registry_formats(at):
+    """Registered by libraries with a format of their own; each loads back what was logged."""
+    at.experiment("formats")
+    rows = np.repeat(X, 10, axis=0)
+    fitted = {
+        "lightgbm": lightgbm.LGBMRegressor(n_estimators=3, verbose=-1).fit(rows, 2 * rows[:, 0]),
+        "xgboost": xgboost.XGBRegressor(n_estimators=3).fit(rows, 2 * rows[:, 0]),
+    }
+    found = {}
+    for flavor, model in fitted.items():
+        module = getattr(mlflow, flavor)
+        with mlflow.start_run():
+            module.log_model(
+                model, name=flavor, input_example=X, pip_requirements=[flavor],
+                registered_model_name=f"native-{flavor}",
+            )  # fmt: skip
+        back = module.load_model(f"models:/native-{flavor}/1")
+        found[flavor] = bool(np.array_equal(back.predict(rows), model.predict(rows)))
+    return found
