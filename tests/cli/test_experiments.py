@@ -127,4 +127,14 @@ def test_a_version_shows_what_it_is_made_of(call, refused, stack, runs):
     assert call("models", "show", "late", "--json").json["endpoints"] == ["eta"]
     assert "eta" in refused("models", "delete", "late")
     stack.serving.undeploy("eta")
-    assert call("models", "delete", "late", "--version", "1").out.startswith("late@1 is deleted")
+    assert call("models", "delete", "late@1").out.startswith("late@1 is deleted")
+
+
+def test_a_version_to_delete_is_a_number(project):
+    from click.testing import CliRunner
+
+    from madang.cli import cli
+
+    done = CliRunner().invoke(cli, ["models", "delete", "late@champion"])
+    assert done.exit_code == 2
+    assert "'champion' is no number of a version, such as late@3" in done.output

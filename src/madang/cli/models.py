@@ -72,17 +72,18 @@ def show(version: str, json: bool) -> None:
 
 
 @models.command()
-@click.argument("name")
-@click.option("--version", type=int, help="Only this version.")
-def delete(name: str, version: int | None) -> None:
-    """Delete model NAME with all its versions, or one; what an endpoint serves stays."""
+@click.argument("version", metavar="NAME[@VERSION]")
+def delete(version: str) -> None:
+    """Delete a model with all its versions, or one version; what an endpoint serves stays."""
+    name, at, number = version.partition("@")
+    if at and not number.isdecimal():
+        raise click.UsageError(f"{number!r} is no number of a version, such as {name}@3")
     with open_stack() as stack:
-        if version is None:
-            stack.registry.delete_model(name)
+        if at:
+            stack.registry.delete_version(name, int(number))
         else:
-            stack.registry.delete_version(name, version)
-    what = name if version is None else f"{name}@{version}"
-    click.echo(f"{what} is deleted; madang experiments gc gives its space back")
+            stack.registry.delete_model(name)
+    click.echo(f"{version} is deleted; madang experiments gc gives its space back")
 
 
 @models.command()

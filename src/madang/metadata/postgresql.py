@@ -141,6 +141,15 @@ class PostgreSQLDatabase(Database):
                 if not connection.broken and connection.info.transaction_status != _IDLE:
                     _roll_back(connection)
 
+    def give_back(self) -> None:
+        # Plain VACUUM works beside readers and writers: rows' space is used again, and only free
+        # pages at a table's end go back to the disk. FULL would lock each table.
+        with self._pool.lease(self._open, lambda _: True) as connection:
+            try:
+                connection.execute("VACUUM")
+            except psycopg.Error as error:
+                _raise(error)
+
     def ddl(self, statement: str) -> str:
         # SQLite's word for a table that is its primary key's index; here every table is a heap.
         return statement.removesuffix(" WITHOUT ROWID")

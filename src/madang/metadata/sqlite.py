@@ -136,9 +136,12 @@ class SQLiteDatabase(Database):
                     connection.execute("ROLLBACK")
 
     def give_back(self) -> None:
-        # A deleted row's pages are used again, but stay in the file until it is written anew.
+        # A deleted row's pages are used again, but stay in the file until it is written anew, which
+        # costs the time and, for a while, the space of a copy; writers wait, readers don't.
         with self._pool.lease(self._open, lambda _: True) as connection:
             try:
+                if not connection.execute("PRAGMA freelist_count").fetchone()[0]:
+                    return
                 connection.execute("PRAGMA query_only=0")
                 connection.only_reads = False
                 connection.execute("VACUUM")

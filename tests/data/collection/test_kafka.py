@@ -237,7 +237,8 @@ def test_a_commit_whose_broker_is_gone_is_told_and_can_be_repeated(stopped_kafka
 
 @pytest.mark.timeout(300)
 def test_a_broker_killed_in_the_middle_of_appends_and_polls(stopped_kafka, tmp_path):
-    appended, polled, failed, enough = [], [], [], threading.Event()
+    appended, polled, failed = [], [], []
+    enough, ended = threading.Event(), threading.Event()
     collection = connect(f"kafka://{stopped_kafka.address}", engines.Context("killed", tmp_path))
 
     def append():
@@ -248,11 +249,13 @@ def test_a_broker_killed_in_the_middle_of_appends_and_polls(stopped_kafka, tmp_p
                 appended.append(place)
         except Exception as error:
             failed.append(error)
+        finally:
+            ended.set()  # one more append may end after `enough`
 
     def poll():
         try:
             member = collection.consumer("t", "g")
-            while not enough.is_set() or {row["offset"] for row in polled} != set(
+            while not ended.is_set() or {row["offset"] for row in polled} != set(
                 range(10 * len(appended))
             ):
                 try:

@@ -296,3 +296,8 @@ def test_on_postgresql(tmp_path, postgresql_url):
         assert stack.processing.views() == []
     with madang.open(tmp_path) as again:
         assert found(again, "joe") == [("dataset", "Flights_by-day")]
+
+
+def test_a_model_without_a_version_is_found(filled):
+    filled.registry.create_model("punctual", description="will be trained")
+    assert found(filled, "punctual")[0] == ("model", "punctual")

@@ -391,3 +391,8 @@ def _seconds(arguments):
         return (value - EPOCH) / timedelta(microseconds=1) if isinstance(value, datetime) else value
 
     return {k: plain(v) for k, v in arguments.items()}
+
+
+def test_a_contract_is_inferred_from_the_smallest_numbers():
+    sample = pa.table({"f": [5e-324, 2.2e-308, -1e-300]})
+    assert ENGINE.validate(sample, ENGINE.infer(sample, "d")).report.quarantined == 0

@@ -9,7 +9,7 @@ import threading
 import hypothesis.strategies as st
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from tests.deployment.serving.conftest import Server, make_project
 from tests.deployment.serving.test_workers import grows, load
 
@@ -130,6 +130,7 @@ def test_a_steady_load_gets_its_workers_and_keeps_them(rate, workers):
         assert simulated.count == 1
 
 
+@settings(deadline=None)
 @given(rate=st.floats(1, 390))
 def test_no_steady_load_makes_the_number_swing(rate):
     simulated = Simulation(SCALING)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 from datetime import timedelta
 
 import numpy as np
 import pytest
 from sklearn.linear_model import LinearRegression
+from tests import faults
 
+import madang
 from madang.deployment.serving import Arm
 from madang.development.experiments import Metric, Purged
 from madang.errors import InvalidInputError, NotFoundError
@@ -154,6 +159,89 @@ def test_files_that_a_version_was_made_of_stay(stack, experiments):
     assert purged.kept == {f"runs/{run.id}": "a registered version is made of its files"}
     assert purged.objects == 0
     assert list(stack.storage.list(f"{version.location}/"))
+
+
+def test_they_go_with_the_last_version_that_needs_them(stack, experiments):
+    run = experiments.start_run("e")
+    experiments.log_artifact(run.id, "model/data.txt", b"a model of some kind")
+    experiments.log_artifact(run.id, "notes.txt", b"hello")
+    stack.registry.add_version("m", f"mlflow-artifacts:/runs/{run.id}/model")
+    experiments.delete_run(run.id)
+    experiments.purge(older_than=NOW)
+    stack.registry.delete_version("m", 1)
+    assert experiments.purge(older_than=NOW).objects == 2
+    assert list(stack.storage.list(f"runs/{run.id}/")) == []
+
+
+def test_a_deleted_version_leaves_a_living_run_its_files(stack, experiments):
+    run = experiments.start_run("e")
+    experiments.log_artifact(run.id, "model/data.txt", b"a model of some kind")
+    stack.registry.add_version("m", f"mlflow-artifacts:/runs/{run.id}/model")
+    stack.registry.delete_version("m", 1)
+    purged = experiments.purge(older_than=NOW)
+    assert (purged.versions, purged.objects) == (("model:m@1",), 0)
+    assert experiments.artifacts(run.id) == ["model/data.txt"]
+
+
+def test_versions_that_share_a_place(stack, experiments):
+    first = register(stack)
+    stack.registry.add_version("copy", "models:/m/1")
+    stack.registry.delete_version("m", 1)
+    assert experiments.purge(older_than=NOW).objects == 0
+    assert stack.registry.load("copy").manifest.digest == first.digest
+    stack.registry.delete_version("copy", 1)
+    assert experiments.purge(older_than=NOW).objects > 0
+    assert list(stack.storage.list(f"{first.location}/")) == []
+
+
+def test_the_ledger_says_what_was_freed(stack, experiments):
+    run = fill(experiments)
+    experiments.delete_run(run.id)
+    experiments.purge(older_than=NOW)
+    line = stack.ledger.lines(kind="experiment.purge.files", limit=1)[0]
+    assert line.data == {"prefix": f"runs/{run.id}/", "objects": 1, "bytes": 100_000}
+
+
+_PURGES = """
+import sys
+from datetime import timedelta
+import madang
+from tests import faults
+with madang.open(sys.argv[1]) as stack:
+    stack.experiments, stack.storage, stack.serving.endpoints()
+    faults.arm()
+    stack.experiments.purge(older_than=timedelta(0))
+"""
+
+
+def test_killed_at_each_sync_the_next_purge_ends_it(tmp_path, monkeypatch, request):
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([*sys.path, str(request.config.rootpath)]))
+    prepared, project = tmp_path / "prepared", tmp_path / "project"
+    madang.init(prepared, name="test")
+    with madang.open(prepared) as stack:
+        gone, stays = fill(stack.experiments, points=3000), fill(stack.experiments)
+        stack.experiments.delete_run(gone.id)
+    (tmp_path / "purges.py").write_text(_PURGES)
+
+    def reset():
+        shutil.rmtree(project, ignore_errors=True)
+        shutil.copytree(prepared, project)
+
+    command = [sys.executable, tmp_path / "purges.py", project]
+    killed = 0
+    for fault in faults.each("kill", command, under=project, reset=reset, armed=False):
+        fault.run()
+        killed += 1
+        with madang.open(project) as stack:
+            stack.experiments.purge(older_than=NOW)
+            with pytest.raises(NotFoundError):
+                stack.experiments.get_run(gone.id)
+            assert list(stack.storage.list(f"runs/{gone.id}/")) == []
+            assert stack.experiments.get_run(stays.id) == stays
+            assert stack.experiments.artifacts(stays.id) == ["folder/data.bin"]
+            assert len(stack.ledger.lines(kind="experiment.purge")) == 1
+            assert stack.ledger.verify().ok
+    assert killed >= 3
 
 
 def test_a_deleted_logged_model_goes_with_its_files(stack, experiments):

@@ -294,7 +294,12 @@ class Repository:
     def _models(self) -> Iterable[Entry]:
         registry = self._context.component("experiments").registry
         for name in registry.models():
-            newest = registry.versions(name)[-1]
+            versions = registry.versions(name)
+            if not versions:  # a client of MLflow's makes the name first
+                model = registry.get_model(name)
+                yield Entry("model", name, description=model.description, tags=dict(model.tags))
+                continue
+            newest = versions[-1]
             yield Entry(
                 "model",
                 name,

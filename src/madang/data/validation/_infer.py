@@ -113,7 +113,7 @@ def _wide(values: pl.Series, type: pa.DataType) -> dict[str, Any]:
 
 def _round(value: float, direction: Any) -> float:
     """Rounds to two digits in a direction."""
-    if not math.isfinite(value) or value == 0:
+    if not math.isfinite(value) or abs(value) < 1e-290:  # the factor would be no float
         return value
     digits = math.floor(math.log10(abs(value))) - 1
     if digits >= 0:

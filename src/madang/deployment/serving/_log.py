@@ -10,10 +10,12 @@ An arm of several models adds `"models": ["NAME@VERSION", …]`, one with transf
 Numbers that came or went as binary data have `data_base64` instead of `data`: the same bytes (little
 endian, row by row), so that NaN and the infinities are in the log too.
 
-A request only leaves its bytes here; a thread makes the events and appends them in batches. The
-queue is bounded and never makes a prediction wait: what doesn't fit is counted as lost. What was
-queued is written when the worker drains; a worker that is killed loses what it had not appended,
-at most about `INTERVAL_SECONDS` of it while the topic takes events.
+The event loop makes the events of a turn after the turn's answers have left, and a thread appends
+them in batches: on one core, a thread that made them would hold the interpreter's lock against each
+request that comes meanwhile. Only large events are made in the thread. The queue is bounded and
+never makes a prediction wait: what doesn't fit is counted as lost. What was queued is written when
+the worker drains; a worker that is killed loses what it had not appended, at most about
+`INTERVAL_SECONDS` of it while the topic takes events.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ import numpy as np
 
 from madang.deployment.serving._batching import Call
 from madang.deployment.serving._join import Answer
-from madang.deployment.serving._tensors import Array, binary_tensor, datatype, encode, json_output
+from madang.deployment.serving._tensors import Array, datatype, encode, json_output
 from madang.errors import InvalidInputError, NotFoundError
 
 INTERVAL_SECONDS = 0.1
@@ -41,8 +43,8 @@ _RETRY_SECONDS = 1.0
 # What is appended at a time; events, Arrow's copy and the file's buffers take several times as much.
 _BATCH_RECORDS = 500
 _BATCH_BYTES = 2 * 1024 * 1024
-_EVENTS = 8
-_PAUSE_SECONDS = 0.00002
+# A larger event is made by the thread: it would hold up the requests of others by its copying.
+_LARGE_BYTES = 256 * 1024
 _RECORD_BYTES = 500  # of a record itself, beside what it holds
 _NO_ARRAYS: dict[str, Array] = {}
 _LOGGER = logging.getLogger("madang.serving")
@@ -56,14 +58,15 @@ _raw_inputs = msgspec.json.Decoder(_Inputs).decode
 
 
 class Record:
-    """What is kept of an answered prediction until the log's thread makes an event of it.
+    """What is kept of an answered prediction until an event is made of it.
 
     It holds bytes and, where those are no JSON, arrays; not the request's parsed values, which
     take ten times as much.
     """
 
     __slots__ = (
-        "body", "features", "id", "inputs", "outputs", "response", "seconds", "time_ns", "version",
+        "body", "features", "id", "inputs", "made", "outputs", "response", "seconds", "time_ns",
+        "version",
     )  # fmt: skip
 
     def __init__(
@@ -78,7 +81,7 @@ class Record:
         self.id = call.id
         self.seconds = seconds
         self.time_ns = time.time_ns()
-        self.body = self.response = b""
+        self.body = self.response = self.made = b""
         self.inputs = self.outputs = _NO_ARRAYS
         self.features = outputs.features if isinstance(outputs, Answer) else _NO_ARRAYS
         if call.exchange.header_length is None:
@@ -94,12 +97,23 @@ class Record:
     def size(self) -> int:
         """About how many bytes it holds."""
         arrays = (*self.inputs.values(), *self.outputs.values(), *self.features.values())
-        return _RECORD_BYTES + len(self.body) + len(self.response) + sum(a.nbytes for a in arrays)
+        held = len(self.body) + len(self.response) + len(self.made)
+        return _RECORD_BYTES + held + sum(array.nbytes for array in arrays)
+
+    def settle(self) -> None:
+        """Holds its event from now on, in place of what that is made from, unless it is large."""
+        if self.size() > _LARGE_BYTES:
+            return
+        self.made = self.event()
+        self.body = self.response = b""
+        self.inputs = self.outputs = self.features = _NO_ARRAYS
 
     def event(self) -> bytes:
         """The event's JSON; the parts that were JSON already are taken over as they are."""
+        if self.made:
+            return self.made
         version, encoded_id = self.version, encode(self.id)
-        inputs = bytes(_raw_inputs(self.body).inputs) if self.body else _tensors(self.inputs)
+        inputs = _raw_inputs(self.body).inputs if self.body else _tensors(self.inputs)
         if self.response:
             # It ends in `,"outputs":[…]}` after its id, as `render` made it.
             start = len(version.head) + len(encoded_id) + len(b',"outputs":')
@@ -148,7 +162,7 @@ def _tensor(name: bytes, array: Array) -> bytes:
         name,
         datatype(array).encode(),
         encode(array.shape),
-        b2a_base64(binary_tensor(array), newline=False),
+        b2a_base64(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).data, newline=False),
     )
 
 
@@ -172,22 +186,9 @@ def _batch(records: list[Record]) -> Any:
             pa.timestamp("us", tz="UTC"), len(times), [None, pa.py_buffer(times)]
         ),
         _binary([record.id.encode("utf-8", "replace") for record in records]),
-        _binary(_events(records)),
+        _binary([record.event() for record in records]),
     ]
     return pa.RecordBatch.from_arrays(columns, names=["timestamp", "key", "value"])
-
-
-def _events(records: list[Record]) -> list[bytes]:
-    """The events, made a few at a time.
-
-    Where the event loop has one core with this thread, nothing interrupts this one while it
-    computes; so it steps aside, and what came meanwhile is answered.
-    """
-    made: list[bytes] = []
-    for start in range(0, len(records), _EVENTS):
-        made += [record.event() for record in records[start : start + _EVENTS]]
-        time.sleep(_PAUSE_SECONDS)
-    return made
 
 
 def _binary(values: list[bytes]) -> Any:

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
@@ -103,6 +104,8 @@ class Service:
         self._features = FeatureReads(online, self.counts.features)
         self._explanations = Explanations()
         self._log = log
+        self._loop = asyncio.get_running_loop()
+        self._unlogged: list[Record] = []
         self._repository = repository
         self._tasks: set[asyncio.Task[None]] = set()
         self._batcher = Batcher(self._finish)
@@ -417,7 +420,18 @@ class Service:
         seconds = now() - exchange.started
         version.counters.observe(seconds, call.rows)
         if version.log:
-            self._log.put(Record(call, result, body, header_length, seconds))
+            if not self._unlogged:
+                self._loop.call_soon(self._log_answered)
+            self._unlogged.append(Record(call, result, body, header_length, seconds))
+
+    def _log_answered(self) -> None:
+        """Hands over what was answered, after the loop has sent the answers."""
+        records, self._unlogged = self._unlogged, []
+        for record in records:
+            # What fails here fails again in the log's thread, which counts it and says why.
+            with suppress(Exception):
+                record.settle()
+            self._log.put(record)
 
     def _fail(
         self,
@@ -449,6 +463,7 @@ class Service:
     def close(self) -> None:
         """Ends the prediction threads, and closes the online store."""
         self._batcher.close()
+        self._log_answered()
         self._explanations.close()
         self._features.close()
         self._repository.close()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
 from madang.development.experiments._base import LocalPart
+from madang.development.experiments._versions import location_of
 from madang.development.experiments.contract import CanPurge
 from madang.development.experiments.values import DEFAULT_EXPERIMENT_ID, Purged
 from madang.errors import InvalidInputError
@@ -29,6 +30,7 @@ class _Found:
     versions: list[tuple[str, int]] = field(default_factory=list)
     kept: dict[str, str] = field(default_factory=dict)
     prefixes: list[str] = field(default_factory=list)
+    later: list[str] = field(default_factory=list)  # once the version that needs them is gone
 
     def purged(self) -> Purged:
         return Purged(
@@ -69,10 +71,10 @@ class LocalPurge(LocalPart, CanPurge):
                         "versions": list(result.versions),
                     },
                 )
-        prefixes = found.prefixes if dry_run else self._pending()
-        sizes = [item.size_bytes for prefix in prefixes for item in self._storage.list(prefix)]
-        if not dry_run:
-            self._remove(prefixes)
+        if dry_run:
+            sizes = [o.size_bytes for prefix in found.prefixes for o in self._storage.list(prefix)]
+        else:
+            sizes = self._remove()
             self._database.give_back()
         return replace(result, objects=len(sizes), bytes=sum(sizes))
 
@@ -122,29 +124,37 @@ class LocalPurge(LocalPart, CanPurge):
                 found.versions.append(one)
 
     def _find_places(self, tx: Transaction, found: _Found) -> None:
-        """The prefixes that nothing which stays needs any more."""
+        """The prefixes that nothing needs but what goes."""
         going = set(found.versions)
+        rows = tx.execute(
+            "SELECT name, version, location FROM model_version WHERE project = ?", (self._project,)
+        )
+        # A version's own files are below models/; what lies below runs/ belongs to its run.
+        places = [
+            f"{place}/"
+            for name, version, place in rows
+            if (str(name), int(version)) in going and str(place).startswith("models/")
+        ]
+        places += [f"runs/{owner}/" for owner in (*found.runs, *found.logged)]
+        needed = self._needed(tx, going)
+        for prefix in dict.fromkeys(places):
+            if not _is_needed(prefix, needed):
+                found.prefixes.append(prefix)
+            elif prefix.startswith("runs/"):
+                found.kept[prefix.removesuffix("/")] = "a registered version is made of its files"
+                found.later.append(prefix)
+
+    def _needed(self, tx: Transaction, going: Collection[tuple[str, int]] = ()) -> list[str]:
+        """The prefixes that the versions which stay have their files in, or were made of."""
         rows = tx.execute(
             "SELECT name, version, location, source FROM model_version WHERE project = ?",
             (self._project,),
         )
-        staying = [row for row in rows if (str(row[0]), int(row[1])) not in going]
-        locations = {str(row[2]) for row in staying}
-        needed = "\n".join(f"{row[2]}/\n{row[3]}/" for row in staying)
-        for row in rows:
-            if (str(row[0]), int(row[1])) in going and row[2] and row[2] not in locations:
-                found.prefixes.append(f"{row[2]}/")
-        for owner in (*found.runs, *found.logged):
-            # A version may be made of a run's or a logged model's files, by its place or its URI.
-            if f"/{owner}/" in needed:
-                found.kept[f"runs/{owner}"] = "a registered version is made of its files"
-            else:
-                found.prefixes.append(f"runs/{owner}/")
-        found.prefixes = [
-            prefix
-            for prefix in dict.fromkeys(found.prefixes)
-            if not any(place.startswith(prefix) for place in locations)
-        ]
+        needed: list[str] = []
+        for name, version, place, source in rows:
+            if (str(name), int(version)) not in going:
+                needed += [f"{one}/" for one in (str(place), _key(str(source))) if one]
+        return needed
 
     def _ids(self, tx: Transaction, sql: str, values: Sequence[Any]) -> list[str]:
         return [str(row[0]) for row in tx.execute(sql + " ORDER BY 1", values)]
@@ -167,7 +177,7 @@ class LocalPurge(LocalPart, CanPurge):
             )
         tx.executemany(
             "INSERT INTO purge_pending VALUES (?, ?) ON CONFLICT DO NOTHING",
-            [(self._project, prefix) for prefix in found.prefixes],
+            [(self._project, prefix) for prefix in (*found.prefixes, *found.later)],
         )
 
     def _delete(self, tx: Transaction, table: str, column: str, ids: Sequence[str]) -> None:
@@ -179,21 +189,47 @@ class LocalPurge(LocalPart, CanPurge):
 
     def _pending(self) -> list[str]:
         with self._database.transaction(write=False) as tx:
+            needed = self._needed(tx)
             rows = tx.execute(
                 "SELECT prefix FROM purge_pending WHERE project = ? ORDER BY prefix",
                 (self._project,),
             )
-        return [str(row[0]) for row in rows]
+        return [str(row[0]) for row in rows if not _is_needed(str(row[0]), needed)]
 
-    def _remove(self, prefixes: Sequence[str]) -> None:
-        for prefix in prefixes:
+    def _remove(self) -> list[int]:
+        """Deletes what is pending, of this purge and of killed ones, and returns the sizes."""
+        sizes: list[int] = []
+        for prefix in self._pending():
+            freed = []
             for item in list(self._storage.list(prefix)):
                 self._storage.delete(item.key)
+                freed.append(item.size_bytes)
             with self._database.transaction() as tx:
                 tx.execute(
                     "DELETE FROM purge_pending WHERE project = ? AND prefix = ?",
                     (self._project, prefix),
                 )
+                self._ledger.append(
+                    tx,
+                    "experiment.purge.files",
+                    f"project:{self._project}",
+                    data={"prefix": prefix, "objects": len(freed), "bytes": sum(freed)},
+                )
+            sizes += freed
+        return sizes
+
+
+def _is_needed(prefix: str, needed: Sequence[str]) -> bool:
+    return any(place.startswith(prefix) or prefix.startswith(place) for place in needed)
+
+
+def _key(source: str) -> str:
+    """The storage's key of a version's source, or nothing if it is elsewhere."""
+    # `models:/NAME/VERSION` gives a key that does not exist, and so holds nothing back.
+    try:
+        return location_of(source)
+    except InvalidInputError:
+        return ""
 
 
 def _chunks(ids: Sequence[str]) -> Iterator[tuple[str, Sequence[str]]]:

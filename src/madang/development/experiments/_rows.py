@@ -23,7 +23,7 @@ _CHUNK = 500  # SQLite takes 999 parameters in its older builds
 
 def no_run(run_id: str, project: str) -> NotFoundError:
     """The error for a run that isn't there."""
-    return NotFoundError(f"project {project!r} has no run {run_id!r}; see: madang runs")
+    return NotFoundError(f"project {project!r} has no run {run_id!r}; see: madang experiments runs")
 
 
 def require_run(tx: Transaction, project: str, run_id: str, *, active: bool = False) -> None:

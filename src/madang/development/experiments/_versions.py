@@ -129,7 +129,7 @@ class LocalVersions(LocalModels, ModelVersions):
         """Files that a client uploaded: a safe format is a model; else an object, and why it is."""
         from madang.development.experiments import formats
 
-        location = _location(source)
+        location = location_of(source)
         digest = self._digest(location, source) if location else ""
         found = ModelVersion("", 0, OBJECT_FORMAT, digest, location, 0, Signature((), ()))
         if not location:
@@ -297,7 +297,7 @@ class LocalVersions(LocalModels, ModelVersions):
         self._ledger.append(tx, f"model.version.{what}", f"model:{name}@{version}", data=data)
 
 
-def _location(source: str) -> str:
+def location_of(source: str) -> str:
     """The key prefix of a source in the project's storage; empty for one that is elsewhere.
 
     Raises:
