@@ -5,6 +5,7 @@ import json
 import pkgutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -90,3 +91,13 @@ def test_a_component_exports_its_contract_and_connect(component):
     assert {"DEFAULT", "ENGINES", "connect"} <= {*package.__all__}
     assert list(package.ENGINES) == sorted(package.ENGINES)
     assert package.DEFAULT in package.ENGINES
+
+
+def test_no_file_of_the_package_is_ignored_by_git():
+    """What git ignores is left out of the wheel as well, even where it was added by force."""
+    root = Path(__file__).parents[1]
+    if not (root / ".git").exists():
+        pytest.skip("the sources are in no git repository here")
+    command = ["git", "-C", str(root), "ls-files", "-i", "-c", "--exclude-standard", "src"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == ""
