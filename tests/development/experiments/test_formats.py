@@ -512,3 +512,16 @@ def test_prediction_imports_little(tmp_path, make, unwanted):
         "sys.exit(str(found) if found else 0)"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+
+
+@pytest.mark.parametrize("kind", ["filename", "file"])
+def test_a_vectorizer_that_opens_files_is_refused(tmp_path, kind):
+    from sklearn.feature_extraction.text import CountVectorizer
+
+    texts = ["late again", "on time"]
+    model = make_pipeline(CountVectorizer(), LogisticRegression()).fit(texts, [1, 0])
+    (tmp_path / "good").mkdir()
+    formats.save(model, tmp_path / "good", example=np.array(texts))
+    model.set_params(countvectorizer__input=kind)
+    with pytest.raises(UnsafeModelError, match=f"countvectorizer__input='{kind}' opens the files"):
+        formats.save(model, tmp_path, example=np.array(texts))

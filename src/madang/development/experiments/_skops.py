@@ -84,6 +84,7 @@ class SkopsFormat(Format):
         return SklearnPredictor(model, columns)
 
     def write(self, model: Any, folder: Path, trusted: Sequence[str]) -> dict[str, Any]:
+        _refuse_readers_of_files(model)
         try:
             skops.io.dump(model, folder / _FILE)
         except UnsupportedTypeException as error:
@@ -217,6 +218,17 @@ def _refuse_bomb(file: Path) -> None:
             f"{file.name} has {file.stat().st_size} bytes and says that it expands to {expanded}; "
             "it is not read: no model is so repetitive"
         )
+
+
+def _refuse_readers_of_files(model: Any) -> None:
+    """Raises `UnsafeModelError` for vectorizers that open the files which a request names."""
+    params = model.get_params(deep=True) if hasattr(model, "get_params") else {}
+    for key, value in params.items():
+        if key.rpartition("__")[2] == "input" and value in ("filename", "file"):
+            raise UnsafeModelError(
+                f"the model's {key}={value!r} opens the files that a request names; fit it on the "
+                "texts themselves (input='content')"
+            )
 
 
 def _refuse_untrusted(file: Path, trusted: Iterable[str]) -> None:
