@@ -93,7 +93,7 @@ def test_an_age_is_a_number_and_a_unit(project):
 
     done = CliRunner().invoke(cli, ["experiments", "gc", "--older-than", "soon"])
     assert done.exit_code == 2
-    assert "no length of time such as 30d, 12h or 0s" in done.output
+    assert "no duration such as 30d, 12h, 15m or 0s" in done.output
 
 
 def test_a_version_shows_what_it_is_made_of(call, refused, stack, runs):

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from datetime import timedelta
-from typing import Any
 
 import click
 
-from madang.cli.output import as_json, open_stack, print_json, print_table
+from madang.cli.output import Duration, as_json, open_stack, print_json, print_table
 
 
 @click.command("list")
@@ -112,21 +110,6 @@ def untag(dataset: str, name: str) -> None:
     """Take a version's name away."""
     with open_stack() as stack:
         stack.storage.untag(dataset, name)
-
-
-class Duration(click.ParamType[timedelta]):
-    """A number and a unit: s, m, h or d."""
-
-    name = "duration"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> timedelta:
-        if isinstance(value, timedelta):
-            return value
-        found = re.fullmatch(r"(\d{1,6})([smhd])", value)
-        if found is None:
-            self.fail(f"{value!r} is no duration such as 30d, 12h, 15m or 0s", param, ctx)
-        unit = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}[found[2]]
-        return timedelta(**{unit: int(found[1])})
 
 
 @click.command()

@@ -2,32 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from madang.cli.output import as_json, format_us, open_stack, print_json, print_table
+from madang.cli.output import Duration, as_json, format_us, open_stack, print_json, print_table
 
 if TYPE_CHECKING:
     from madang.development.experiments import Experiment, Experiments
-
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
-
-
-class Age(click.ParamType[timedelta]):
-    """A length of time, such as 30d, 12h or 0s."""
-
-    name = "age"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> timedelta:
-        if isinstance(value, timedelta):
-            return value
-        found = re.fullmatch(r"(\d+)([smhd])", value)
-        if found is None:
-            self.fail(f"{value!r} is no length of time such as 30d, 12h or 0s", param, ctx)
-        return timedelta(**{_UNITS[found[2]]: int(found[1])})
 
 
 @click.group()
@@ -159,7 +142,7 @@ def restore(name: str | None, run_id: str | None) -> None:
 @experiments.command()
 @click.option(
     "--older-than",
-    type=Age(),
+    type=Duration(),
     default="30d",
     show_default=True,
     help="Deleted at least so long ago.",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -36,6 +37,21 @@ class Moment(click.ParamType[datetime]):
                 f"{value!r} is no time such as 2026-01-31 or 2026-01-31T12:00:00Z", param, ctx
             )
         return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+
+
+class Duration(click.ParamType[timedelta]):
+    """A number and a unit: s, m, h or d."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> timedelta:
+        if isinstance(value, timedelta):
+            return value
+        found = re.fullmatch(r"(\d{1,6})([smhd])", value)
+        if found is None:
+            self.fail(f"{value!r} is no duration such as 30d, 12h, 15m or 0s", param, ctx)
+        unit = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}[found[2]]
+        return timedelta(**{unit: int(found[1])})
 
 
 @contextmanager
