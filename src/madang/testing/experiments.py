@@ -21,6 +21,7 @@ import pytest
 from madang.development.experiments import Experiments, Metric, RunStatus
 from madang.errors import ConflictError, InvalidInputError, NotFoundError
 from madang.stack import Stack
+from madang.testing._experiments_search import SearchContract
 
 BAD_NAMES = ["", "a\nb", "\0", "x" * 251]
 
@@ -37,7 +38,7 @@ with madang.open(sys.argv[1]) as stack:
 """
 
 
-class ExperimentsContract:
+class ExperimentsContract(SearchContract):
     @pytest.fixture
     def experiments(self, stack: Stack) -> Experiments:
         return stack.experiments

@@ -37,6 +37,15 @@ LISTS = ("IN", "NOT IN")
 NULLS = ("IS NULL", "IS NOT NULL")
 _DATASET_KEYS = ("context", "digest", "name")
 
+# What the databases can take, with room: SQLite's statements join 64 tables, have 32,766 values,
+# and patterns of 50,000 bytes (https://sqlite.org/limits.html).
+MAX_FILTER = 1_000_000
+_MAX_CLAUSES = 100
+_MAX_LISTED = 20_000
+_MAX_PATTERN = 10_000
+_MAX_ORDERS = 30
+_SHOWN = 200
+
 _SPACE = re.compile(r"\s*")
 _PART = r"`[^`]+`|\"[^\"]+\""
 _IDENTIFIER = re.compile(rf"(?:(?P<entity>\w+|`\w+`)\.)?(?P<key>{_PART}|[A-Za-z_][\w.]*)")
@@ -93,8 +102,16 @@ class Language:
             InvalidInputError: The filter can't be understood; says where and why.
         """
         found: list[Clause] = []
+        if len(text) > MAX_FILTER:
+            raise InvalidInputError(
+                f"a filter has at most {MAX_FILTER:,} characters, found {len(text):,}"
+            )
+        if "\0" in text:
+            raise _invalid(text, text.index("\0"), "a filter holds no NUL character")
         at = _skip(text, 0)
         while at < len(text):
+            if len(found) == _MAX_CLAUSES:
+                raise InvalidInputError(f"a filter has at most {_MAX_CLAUSES} comparisons")
             if found:
                 and_ = _AND.match(text, at)
                 if and_ is None:
@@ -121,8 +138,15 @@ class Language:
             return Clause(entity, key, operator, texts), at
         if self._is_numeric(entity, key):
             number, at = _number(text, at, key)
-            return Clause(entity, key, operator, number), at
+            # A metric is a float, whatever the database would make of a large integer.
+            exact = float(number) if entity == "metric" else number
+            return Clause(entity, key, operator, exact), at
         value, at = _text(text, at, key)
+        if operator in ("LIKE", "ILIKE") and len(value) > _MAX_PATTERN:
+            raise InvalidInputError(
+                f"a pattern of {operator} has at most {_MAX_PATTERN:,} characters, that of {key!r} "
+                f"has {len(value):,}"
+            )
         return Clause(entity, key, operator, value), at
 
     def _identifier(
@@ -180,9 +204,13 @@ class Language:
         Raises:
             InvalidInputError: A key can't be understood, or stands there twice.
         """
+        if len(texts) > _MAX_ORDERS:
+            raise InvalidInputError(f"an order has at most {_MAX_ORDERS} keys, found {len(texts)}")
         found = [self._order(text) for text in texts]
         if len({(order.entity, order.key) for order in found}) < len(found):
-            raise InvalidInputError(f"`order_by` contains duplicate fields: {list(texts)}")
+            raise InvalidInputError(
+                f"`order_by` contains duplicate fields: {_shown(', '.join(texts))}"
+            )
         return found
 
     def _order(self, text: str) -> Order:
@@ -193,7 +221,7 @@ class Language:
             at = _skip(text, match.end())
         if at < len(text):
             raise InvalidInputError(
-                f"Invalid order_by clause {text!r}. Write a name and ASC or DESC, such as "
+                f"Invalid order_by clause {_shown(text)}. Write a name and ASC or DESC, such as "
                 "metrics.loss DESC"
             )
         return Order(entity, key, match is None or match[1].upper() == "ASC")
@@ -206,8 +234,14 @@ def _skip(text: str, at: int) -> int:
 
 def _invalid(text: str, at: int, why: str) -> InvalidInputError:
     return InvalidInputError(
-        f"Invalid clause(s) in filter string: {text[at:] or 'its end'!r} at {at} of {text!r}: {why}"
+        f"Invalid clause(s) in filter string: {_shown(text[at:] or 'its end')} at {at} of "
+        f"{_shown(text)}: {why}"
     )
+
+
+def _shown(text: str) -> str:
+    """A text as errors show it: not all of a long one."""
+    return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…")
 
 
 def _text(text: str, at: int, key: str) -> tuple[str, int]:
@@ -236,6 +270,8 @@ def _list(text: str, at: int) -> tuple[tuple[str, ...], int]:
     while True:
         value, at = _text(text, at, "a list")
         values.append(value)
+        if len(values) > _MAX_LISTED:
+            raise InvalidInputError(f"a list has at most {_MAX_LISTED:,} values; search in parts")
         at = _skip(text, at)
         if text[at : at + 1] == ")":
             return tuple(values), at + 1

@@ -59,7 +59,7 @@ class LocalHistories(LocalPart, MetricHistories):
         after, place = "", []
         if page_token:
             place = decoded_token(page_token, mark)
-            if len(place) != 3:
+            if len(place) != 3 or not all(isinstance(value, int) for value in place):
                 raise bad_token()
             after = " AND (step, time, number) > (?, ?, ?)"
         with self._database.transaction(write=False) as tx:

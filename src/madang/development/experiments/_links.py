@@ -50,7 +50,7 @@ class LocalLinks(LocalPart, RunLinks):
             )
 
     def _add_datasets(self, tx: Transaction, run_id: str, datasets: Sequence[DatasetInput]) -> None:
-        first = self._count(tx, "run_dataset", run_id)
+        first = self._next(tx, "run_dataset", run_id)
         if datasets:
             tx.executemany(
                 "INSERT INTO run_dataset VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
@@ -70,7 +70,7 @@ class LocalLinks(LocalPart, RunLinks):
     ) -> None:
         for model in models:
             require_model(tx, self._project, model.model_id)
-        first = self._count(tx, "run_model", run_id)
+        first = self._next(tx, "run_model", run_id)
         if models:
             tx.executemany(
                 "INSERT INTO run_model VALUES (?, ?, ?, ?, ?, ?) "
@@ -81,9 +81,10 @@ class LocalLinks(LocalPart, RunLinks):
                 ],
             )
 
-    def _count(self, tx: Transaction, table: str, run_id: str) -> int:
+    def _next(self, tx: Transaction, table: str, run_id: str) -> int:
+        """The number after the last one; those that were replaced keep theirs."""
         found = tx.execute(
-            f"SELECT count(*) FROM {table} WHERE project = ? AND run_id = ?",  # noqa: S608 - ours
+            f"SELECT coalesce(max(number) + 1, 0) FROM {table} WHERE project = ? AND run_id = ?",  # noqa: S608 - ours
             (self._project, run_id),
         )
         return int(found[0][0])

@@ -63,10 +63,11 @@ _SUBJECT = Subject(
         "status": "m.status",
         "creation_timestamp": "(m.created / 1000)",
         "last_updated_timestamp": "(m.updated / 1000)",
+        "created": "m.created",  # the order's end alone, to the microsecond
     },
     pairs=_PAIRS,
     tail=(
-        Order("attribute", "creation_timestamp", ascending=False),
+        Order("attribute", "created", ascending=False),
         Order("attribute", "model_id"),
     ),
 )

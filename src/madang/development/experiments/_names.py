@@ -34,10 +34,11 @@ _SUBJECT = Subject(
         "name": "e.name",
         "creation_time": "(e.created / 1000)",
         "last_update_time": "(e.updated / 1000)",
+        "created": "e.created",  # the order's end alone, to the microsecond
     },
     pairs={"tag": Pairs("experiment_tag", "{0}.project = e.project AND {0}.experiment_id = e.id")},
     tail=(
-        Order("attribute", "creation_time", ascending=False),
+        Order("attribute", "created", ascending=False),
         Order("attribute", "experiment_id"),
     ),
 )
@@ -56,6 +57,7 @@ class LocalNames(LocalPart, NamedExperiments):
         check_names("an experiment", [name])
         check_names("a tag", tags or {})
         with self._database.transaction() as tx:
+            self._ensure_default_name(tx, name)
             if self._named(tx, name):
                 raise AlreadyExistsError(
                     f"there is an experiment {name!r} already, maybe a deleted one; choose another "
@@ -103,6 +105,11 @@ class LocalNames(LocalPart, NamedExperiments):
         if experiment_id == DEFAULT_EXPERIMENT_ID and not self._rows(tx, "id = ?", experiment_id):
             self._create(tx, DEFAULT_EXPERIMENT, {})
 
+    def _ensure_default_name(self, tx: Transaction, name: str) -> None:
+        """The default experiment's name is taken before anybody looked for it."""
+        if name == DEFAULT_EXPERIMENT:
+            self._ensure_default(tx, DEFAULT_EXPERIMENT_ID)
+
     def get_experiment(self, experiment_id: str) -> Experiment:
         self._make_default()
         with self._database.transaction(write=False) as tx:
@@ -145,6 +152,7 @@ class LocalNames(LocalPart, NamedExperiments):
     def rename_experiment(self, experiment_id: str, name: str) -> None:
         check_names("an experiment", [name])
         with self._database.transaction() as tx:
+            self._ensure_default_name(tx, name)
             found = self._active(tx, experiment_id)
             if found.name == name:
                 return

@@ -13,10 +13,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from madang.development.experiments._filter import Clause, Entity, Language, Order
+from madang.development.experiments._filter import NULLS, Clause, Entity, Language, Order
 from madang.errors import InvalidInputError
 from madang.metadata import Database, Row, Transaction
 
+_MAX_VALUES = 30_000  # of 32,766 that SQLite takes
 MAX_LIMIT = 50_000  # MLflow's (mlflow.store.tracking.SEARCH_MAX_RESULTS_THRESHOLD)
 
 
@@ -44,6 +45,7 @@ class Subject:
         attributes: Attribute to its SQL.
         pairs: Other entities to their tables.
         tail: Keys that end each order, so that no two rows are equal in it.
+        columns: Tags that are columns of the row itself, to their SQL.
     """
 
     language: Language
@@ -52,6 +54,7 @@ class Subject:
     attributes: Mapping[str, str]
     pairs: Mapping[Entity, Pairs]
     tail: tuple[Order, ...]
+    columns: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -68,6 +71,11 @@ class _Key:
 
     sql: str
     ascending: bool
+    is_text: bool = False
+
+    def takes(self, value: Any) -> bool:
+        """Whether a page can have ended at this value."""
+        return value is None or isinstance(value, str) is self.is_text
 
 
 def compared(database: Database, sql: str, operator: str, value: Any) -> Condition:
@@ -116,6 +124,11 @@ class Search:
             conditions.append(self._after(self._place(self._token)))
         keys = [key.sql for key in self._keys]
         joins, where = joined(self._joins, " "), joined(conditions, " AND ")
+        if len(joins.values) + len(where.values) > _MAX_VALUES:
+            raise InvalidInputError(
+                f"a search has at most {_MAX_VALUES:,} values, experiments and texts together; "
+                "search in parts"
+            )
         rows = tx.execute(
             f"SELECT {', '.join([*subject.identity, *keys])} FROM {subject.source} {joins.sql} "  # noqa: S608 - values are parameters
             f"WHERE {where.sql} ORDER BY {', '.join(self._directions())} LIMIT ?",
@@ -135,6 +148,8 @@ class Search:
             return self._attribute(clause)
         if clause.entity == "dataset":
             return self._exists("dataset", "", [], self._value(f"p.{clause.key}", clause))
+        if clause.entity == "tag" and clause.key in self._subject.columns:
+            return self._column(self._subject.columns[clause.key], clause)
         if clause.operator == "IS NULL":
             found = self._exists(clause.entity, "AND p.name = ?", [clause.key], None)
             return Condition(f"NOT {found.sql}", found.values)
@@ -146,9 +161,13 @@ class Search:
             value = Condition(f"({value.sql} OR p.value IS NULL)", value.values)
         return self._exists(clause.entity, "AND p.name = ?", [clause.key], value)
 
+    def _column(self, sql: str, clause: Clause) -> Condition:
+        if clause.operator in NULLS:
+            return Condition(f"{sql} {clause.operator}")
+        return self._value(sql, clause)
+
     def _attribute(self, clause: Clause) -> Condition:
-        sql = self._subject.attributes[clause.key]
-        return compared(self._database, sql, clause.operator, clause.value)
+        return self._value(self._subject.attributes[clause.key], clause)
 
     def _value(self, sql: str, clause: Clause) -> Condition:
         return compared(self._database, sql, clause.operator, clause.value)
@@ -170,16 +189,18 @@ class Search:
         tail = [o for o in self._subject.tail if (o.entity, o.key) not in named]
         for number, order in enumerate([*orders, *tail]):
             if order.entity == "attribute":
-                self._order_by_attribute(order)
+                is_text = order.key in self._subject.language.texts
+                self._order_by_column(self._subject.attributes[order.key], order, is_text=is_text)
+            elif order.entity == "tag" and order.key in self._subject.columns:
+                self._order_by_column(self._subject.columns[order.key], order, is_text=True)
             else:
                 self._order_by_pair(order, number)
 
-    def _order_by_attribute(self, order: Order) -> None:
-        sql = self._subject.attributes[order.key]
-        if order.key in self._subject.language.texts:
+    def _order_by_column(self, sql: str, order: Order, *, is_text: bool) -> None:
+        if is_text:
             sql = self._database.ordered(sql)
         self._keys.append(_Key(f"CASE WHEN {sql} IS NULL THEN 1 ELSE 0 END", True))
-        self._keys.append(_Key(sql, order.ascending))
+        self._keys.append(_Key(sql, order.ascending, is_text))
 
     def _pair_source(self, order: Order, number: int) -> Condition:
         """What the `number`-th key of the order is joined from."""
@@ -199,9 +220,10 @@ class Search:
         # As MLflow's: numbers, then NaN (a null), then what has no such value.
         group = f"CASE WHEN {alias}.name IS NULL THEN 2 WHEN {value} IS NULL THEN 1 ELSE 0 END"
         self._keys.append(_Key(group, True))
-        if order.entity != "metric":
+        is_text = order.entity != "metric"
+        if is_text:
             value = self._database.ordered(value)
-        self._keys.append(_Key(value, order.ascending))
+        self._keys.append(_Key(value, order.ascending, is_text))
 
     def _directions(self) -> list[str]:
         return [f"{key.sql} {'ASC' if key.ascending else 'DESC'}" for key in self._keys]
@@ -221,7 +243,11 @@ class Search:
 
     def _place(self, token: str) -> list[Any]:
         place = decoded_token(token, self._mark)
-        if len(place) != len(self._keys):
+        if len(place) != len(self._keys) or not all(
+            key.takes(value) for key, value in zip(self._keys, place, strict=True)
+        ):
+            raise bad_token()
+        if place[-1] is None:  # the last key names the row
             raise bad_token()
         return place
 
@@ -235,7 +261,7 @@ def joined(conditions: Sequence[Condition], by: str) -> Condition:
 
 def _fingerprint(filter: str, order_by: Sequence[str], scope: Condition) -> str:
     text = json.dumps([filter, list(order_by), scope.sql, scope.values])
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def encoded_token(mark: str, place: Sequence[Any]) -> str:
@@ -251,7 +277,7 @@ def decoded_token(token: str, mark: str) -> list[Any]:
     """
     try:
         found, place = json.loads(base64.urlsafe_b64decode(token.encode()))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise bad_token() from error
     if found != mark or not isinstance(place, list):
         raise bad_token()

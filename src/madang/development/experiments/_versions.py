@@ -49,6 +49,7 @@ _SUBJECT = Subject(
         "creation_timestamp": "(v.created / 1000)",
         "last_updated_timestamp": "(v.updated / 1000)",
         "version_number": "v.version",
+        "updated": "v.updated",  # the order's end alone, to the microsecond
     },
     pairs={
         "tag": Pairs(
@@ -57,7 +58,7 @@ _SUBJECT = Subject(
         )
     },
     tail=(
-        Order("attribute", "last_updated_timestamp", ascending=False),
+        Order("attribute", "updated", ascending=False),
         Order("attribute", "name"),
         Order("attribute", "version_number", ascending=False),
     ),

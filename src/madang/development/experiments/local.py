@@ -60,6 +60,7 @@ _SUBJECT = Subject(
         "user_id": "r.actor",
         "end_time": "(r.ended / 1000)",
         "start_time": "(r.started / 1000)",
+        "started": "r.started",  # the order's end alone, to the microsecond
     },
     pairs={
         "dataset": Pairs("run_dataset", _JOIN),
@@ -67,7 +68,8 @@ _SUBJECT = Subject(
         "param": Pairs("run_param", _JOIN),
         "tag": Pairs("run_tag", _JOIN),
     },
-    tail=(Order("attribute", "start_time", ascending=False), Order("attribute", "run_id")),
+    tail=(Order("attribute", "started", ascending=False), Order("attribute", "run_id")),
+    columns={RUN_NAME: "r.name"},
 )
 
 
@@ -214,6 +216,7 @@ class LocalExperiments(
         texts = {key: str(value) for key, value in params.items()}
         check_names("a parameter", texts)
         check_names("a tag", tags)
+        check_names("a run", [tags[RUN_NAME]] if RUN_NAME in tags else [])
         check_names("a metric", {point.key for point in points})
         first = _rows.reserve_points(tx, self._project, run_id, len(points))
         if texts:
@@ -418,7 +421,7 @@ def _points(metrics: Sequence[Metric] | Mapping[str, float]) -> list[Metric]:
 def _number(key: str, value: Any) -> float:
     try:
         return float(value)
-    except (TypeError, ValueError) as error:
+    except (OverflowError, TypeError, ValueError) as error:
         raise InvalidInputError(f"metric {key!r} needs a number, found {value!r}") from error
 
 
