@@ -21,6 +21,8 @@ import pytest
 from madang.development.experiments import Experiments, Metric, RunStatus
 from madang.errors import ConflictError, InvalidInputError, NotFoundError
 from madang.stack import Stack
+from madang.testing._experiments_models import ModelsContract
+from madang.testing._experiments_named import NamedContract
 from madang.testing._experiments_search import SearchContract
 
 BAD_NAMES = ["", "a\nb", "\0", "x" * 251]
@@ -38,7 +40,7 @@ with madang.open(sys.argv[1]) as stack:
 """
 
 
-class ExperimentsContract(SearchContract):
+class ExperimentsContract(NamedContract, ModelsContract, SearchContract):
     @pytest.fixture
     def experiments(self, stack: Stack) -> Experiments:
         return stack.experiments

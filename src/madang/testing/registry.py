@@ -23,6 +23,7 @@ from sklearn.linear_model import LogisticRegression
 from madang.development.experiments import ModelVersion, Registry, TensorSpec, formats
 from madang.errors import IntegrityError, InvalidInputError, NotFoundError, UnsafeModelError
 from madang.stack import Stack
+from madang.testing._registry_changes import RegistryChangesContract
 
 _RANDOM = np.random.default_rng(0)
 ROWS = _RANDOM.normal(size=(60, 3))
@@ -65,7 +66,7 @@ class SmallReport:
         return b'{"auc": 0.75}'
 
 
-class RegistryContract:
+class RegistryContract(RegistryChangesContract):
     @pytest.fixture
     def registry(self, stack: Stack) -> Registry:
         return stack.registry

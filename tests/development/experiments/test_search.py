@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 import madang
-from madang.development.experiments import View
+from madang.development.experiments import DatasetInput, View
 from madang.errors import InvalidInputError
 
 TEXTS = ["", "a", "A", "ab", "b'c", 'q"t', "50%", "x_y", "ü"]
@@ -30,6 +30,12 @@ runs = st.lists(
             "params": st.dictionaries(st.sampled_from(["p", "odd key"]), st.sampled_from(TEXTS)),
             "tags": st.dictionaries(st.sampled_from(["t", "x.y"]), st.sampled_from(TEXTS)),
             "metrics": st.dictionaries(st.sampled_from(["m", "n"]), st.sampled_from(NUMBERS)),
+            # Name and digest to context.
+            "datasets": st.dictionaries(
+                st.tuples(st.sampled_from(["d", "D", "e"]), st.sampled_from(["1", "2"])),
+                st.sampled_from([None, "train", "test"]),
+                max_size=2,
+            ),
         }
     ),
     max_size=6,
@@ -44,7 +50,36 @@ text_terms = st.tuples(
     st.sampled_from(["=", "!=", "LIKE", "ILIKE"]),
     st.sampled_from([*TEXTS, "%", "a%", "_", "%b%"]),
 )
-terms = st.lists(st.one_of(number_terms, text_terms), max_size=3)
+null_terms = st.tuples(
+    st.sampled_from(["params", "tags"]),
+    st.sampled_from(["p", "odd key", "t", "x.y"]),
+    st.sampled_from(["IS NULL", "IS NOT NULL"]),
+    st.none(),
+)
+dataset_texts = ["d", "D", "1", "train", "t%", "none"]
+dataset_terms = st.one_of(
+    st.tuples(
+        st.just("datasets"),
+        st.sampled_from(["name", "digest", "context"]),
+        st.sampled_from(["=", "!=", "LIKE", "ILIKE"]),
+        st.sampled_from(dataset_texts),
+    ),
+    st.tuples(
+        st.just("datasets"),
+        st.sampled_from(["name", "digest", "context"]),
+        st.sampled_from(["IN", "NOT IN"]),
+        st.lists(st.sampled_from(dataset_texts), min_size=1, max_size=3),
+    ),
+)
+time_terms = st.tuples(
+    st.just("attributes"),
+    st.just("start_time"),
+    st.sampled_from(list(COMPARE)),
+    st.sampled_from([0, 999.5, 1000, 3000, -1]),
+)
+terms = st.lists(
+    st.one_of(number_terms, text_terms, null_terms, dataset_terms, time_terms), max_size=3
+)
 
 
 def quoted(text):
@@ -54,15 +89,32 @@ def quoted(text):
 def written(term):
     entity, key, comparison, value = term
     name = f"`{key}`" if re.search(r"[^\w]", key) else key
-    text = repr(value) if entity == "metrics" else quoted(value)
+    if value is None:
+        return f"{entity}.{name} {comparison}"
+    if isinstance(value, list):
+        return f"{entity}.{name} {comparison} ({', '.join(map(quoted, value))})"
+    text = quoted(value) if isinstance(value, str) else repr(value)
     return f"{entity}.{name} {comparison} {text}"
 
 
 def matches(run, term):
     entity, key, comparison, value = term
-    found = run[entity].get(key)
+    if entity == "datasets":
+        places = ("name", "digest", "context")
+        return any(
+            fits(entity, dict(zip(places, (*names, context), strict=True))[key], comparison, value)
+            for names, context in run[entity].items()
+        )
+    return fits(entity, run[entity].get(key), comparison, value)
+
+
+def fits(entity, found, comparison, value):
+    if value is None:
+        return (found is None) is (comparison == "IS NULL")
     if found is None or (entity == "metrics" and math.isnan(found)):
         return False  # what isn't there fits nothing, also not !=
+    if isinstance(value, list):
+        return (found in value) is (comparison == "IN")
     if comparison in COMPARE:
         return COMPARE[comparison](found, value)
     pattern = "".join({"%": ".*", "_": "."}.get(c, re.escape(c)) for c in value)
@@ -88,7 +140,14 @@ def log(experiments, given):
             experiment, params=one["params"], tags=one["tags"], start_us=1_000_000 * number
         )
         experiments.log(run.id, metrics=one["metrics"])
-        made[run.id] = one
+        experiments.log_inputs(
+            run.id,
+            datasets=[
+                DatasetInput(*names, tags={"mlflow.data.context": context} if context else {})
+                for names, context in one["datasets"].items()
+            ],
+        )
+        made[run.id] = {**one, "attributes": {"start_time": 1000 * number}}
     return experiment.id, made
 
 
@@ -118,7 +177,9 @@ def test_orders_and_pages(experiments, given, key, ascending, limit):
     there = [i for i in newest_first if not missing(values[i])]
     expected = sorted(there, key=lambda i: values[i], reverse=not ascending)
     expected = _stable(expected, there, values)
-    rest = [i for i in newest_first if missing(values[i])]
+    # NaN, then what isn't there, whichever way the others go.
+    expected += [i for i in newest_first if missing(values[i]) and values[i] is not None]
+    expected += [i for i in newest_first if values[i] is None]
     found, token = [], None
     while True:
         page = experiments.search_runs(
@@ -132,8 +193,7 @@ def test_orders_and_pages(experiments, given, key, ascending, limit):
         if not token:
             break
         experiments.start_run("elsewhere")  # what is added meanwhile shifts nothing
-    assert found[: len(expected)] == expected
-    assert sorted(found[len(expected) :]) == sorted(rest)
+    assert found == expected
 
 
 def _stable(ordered, newest_first, values):

@@ -25,6 +25,7 @@ COLUMNS = (
 )
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,200}")
 _ALIAS = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,99}")
+_MAX_VERSION = 2**63 - 1  # what a column holds
 _OF_MODEL = 0  # the version of a tag that belongs to the model itself
 _IS_PROMPT = "mlflow.prompt.is_prompt"
 _SUBJECT = Subject(
@@ -338,7 +339,7 @@ class LocalModels(LocalPart, RegisteredModels):
         return found
 
     def _number(self, tx: Transaction, name: str, version: int | str | None) -> int:
-        if isinstance(version, str) and not version.isdecimal():
+        if isinstance(version, str) and not (version.isdecimal() and len(version) < 19):
             number = self._alias(tx, name, version)
             if number is None:
                 raise self._no_version(tx, name, version)
@@ -365,11 +366,13 @@ class LocalModels(LocalPart, RegisteredModels):
         return {alias: int(version) for alias, version in rows}
 
     def _version_row(self, tx: Transaction, name: str, version: int) -> Row:
-        rows = tx.execute(
-            f"SELECT {COLUMNS} FROM model_version "  # noqa: S608 - names above
-            "WHERE project = ? AND name = ? AND version = ? AND deleted IS NULL",
-            (self._project, name, version),
-        )
+        rows: list[Row] = []
+        if 0 < version <= _MAX_VERSION:
+            rows = tx.execute(
+                f"SELECT {COLUMNS} FROM model_version "  # noqa: S608 - names above
+                "WHERE project = ? AND name = ? AND version = ? AND deleted IS NULL",
+                (self._project, name, version),
+            )
         if not rows:
             raise self._no_version(tx, name, version)
         return rows[0]
