@@ -333,7 +333,7 @@ class SearchContract:
 
     def test_bad_limits(self, experiments: Experiments) -> None:
         searches: tuple[Callable[..., Page[Any]], ...]
-        searches = (experiments.search_runs, experiments.search_experiments)
+        searches: tuple[Any, ...] = (experiments.search_runs, experiments.search_experiments)
         for search, limit in itertools.product(searches, (0, -1, 50_001)):
             with pytest.raises(
                 InvalidInputError, match=f"a page has 1 to 50000 .* asked for {limit}"
