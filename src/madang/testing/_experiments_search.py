@@ -332,7 +332,6 @@ class SearchContract:
         assert experiments.search_runs(limit=2).next_token is not None
 
     def test_bad_limits(self, experiments: Experiments) -> None:
-        searches: tuple[Callable[..., Page[Any]], ...]
         searches: tuple[Any, ...] = (experiments.search_runs, experiments.search_experiments)
         for search, limit in itertools.product(searches, (0, -1, 50_001)):
             with pytest.raises(
