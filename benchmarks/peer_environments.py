@@ -10,6 +10,7 @@ from pathlib import Path
 FOLDER = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "madang-peers"
 
 REQUIREMENTS = {
+    "casbin": ["casbin>=1.43"],
     "dagster": ["dagster", "pandas", "pyarrow"],
     "hamilton": ["apache-hamilton", "pandas", "pyarrow"],
     "kedro": ["kedro", "kedro-datasets[pandas-parquetdataset,pickle]", "pandas", "pyarrow"],

@@ -12,6 +12,7 @@ from pathlib import Path
 BENCHMARKS = {
     "startup": ["--build-peers"],
     "pipelines": ["--build-peers"],
+    "policy": [],
     "ledger": [],
     "storage": [],
     "collection": [],

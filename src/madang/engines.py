@@ -36,8 +36,9 @@ if TYPE_CHECKING:
     from madang.metadata import Database
     from madang.stack import Stack
 
-# The secrets are kept in the one and opened by the other, so neither can wait for a secret.
-_BEFORE_SECRETS = ("metadata", "security.secrets")
+# The secrets are kept in the first and opened by the second when the third lets them, so none of
+# these can wait for a secret.
+_BEFORE_SECRETS = ("metadata", "security.secrets", "security.policy")
 
 _REFERENCE = re.compile(r"\$\{(secret|env):([A-Za-z0-9_.-]+)\}")
 

@@ -13,6 +13,8 @@
     │   └── UnsafeModelError                   loading it could run code that nobody trusted
     ├── AuthenticationError (PermissionError)  who are you?
     ├── PermissionDeniedError (PermissionError) you may not
+    │   └── PolicyDeniedError                  a rule of the policy says no
+    ├── PolicyError (RuntimeError)             a policy can't be evaluated, which denies
     ├── GateFailedError                        a model is not as good as its gate demands
     ├── IntegrityError                         stored bytes are not what was written
     ├── OutOfSpaceError (OSError)              the disk is full, or nearly; nothing was kept
@@ -110,6 +112,14 @@ class PermissionDeniedError(MadangError, PermissionError):
     """The identity is known, and may not do this."""
 
     status = 403
+
+
+class PolicyDeniedError(PermissionDeniedError):
+    """A rule of the policy says no; the message is the rule's own."""
+
+
+class PolicyError(MadangError, RuntimeError):
+    """A policy can't be evaluated. Whatever was asked is denied."""
 
 
 class GateFailedError(MadangError):

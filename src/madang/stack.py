@@ -6,7 +6,7 @@ import os
 import re
 import threading
 import tomllib
-from collections.abc import Collection as Several, Mapping
+from collections.abc import Collection as Several, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from madang.data.repository import Repository
     from madang.data.storage import Storage
     from madang.data.validation import Validation
-    from madang.deployment.serving import Serving
-    from madang.development.experiments import Experiments, Registry
+    from madang.deployment.serving import Arm, Serving
+    from madang.development.experiments import AliasMove, Experiments, Registry
     from madang.development.modeling import Modeling
     from madang.development.tuning import Tuning
     from madang.ledger import Ledger
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from madang.platform.configuration import Configuration
     from madang.platform.logs import Logs
     from madang.security.identity import IdentityProvider
+    from madang.security.policy import Policy
     from madang.security.secrets import Secrets
     from madang.workflow.pipelines import Pipelines
     from madang.workflow.scheduling import Scheduling
@@ -54,6 +55,7 @@ COMPONENTS = {
     "logs": "platform.logs",
     "identity": "security.identity",
     "secrets": "security.secrets",
+    "policy": "security.policy",
 }
 """Each component's attribute of the stack and its place in the map, in the map's order."""
 
@@ -381,6 +383,11 @@ class Stack:
         """Secrets."""
         return cast("Secrets", self._component("secrets"))
 
+    @property
+    def policy(self) -> Policy:
+        """Rules, asked before anything that matters."""
+        return cast("Policy", self._component("policy"))
+
     def _component(self, name: str) -> Any:
         found = self._engines.get(name)
         if found is None:
@@ -398,7 +405,9 @@ class Stack:
         if name == "storage":
             from madang.data.storage.recorded import RecordedStorage
 
-            return RecordedStorage(engine, self.ledger)
+            storage = RecordedStorage(engine, self.ledger)
+            storage.read_guard = self._check_dataset
+            return storage
         if name == "collection":
             from madang.data.collection.recorded import RecordedCollection
 
@@ -411,7 +420,33 @@ class Stack:
             from madang.data.processing.store import ViewProcessing
 
             return ViewProcessing(self.context, engine)
+        if name == "policy":
+            from madang.security.policy import Policy
+
+            return Policy(self.context, engine)
+        self._guard(name, engine)
         return engine
+
+    def _guard(self, name: str, engine: Any) -> None:
+        """Lets components ask the policy, which is connected at their first question."""
+        if name == "experiments":
+            engine.registry.alias_guard = self._check_alias
+        elif name == "serving":
+            engine.deploy_guard = self._check_deployment
+        elif name == "secrets":
+            engine.read_guard = self._check_secret
+
+    def _check_alias(self, move: AliasMove) -> None:
+        self.policy.check_alias(move)
+
+    def _check_deployment(self, endpoint: str, arms: Sequence[Arm]) -> None:
+        self.policy.check_deployment(endpoint, arms)
+
+    def _check_dataset(self, name: str) -> None:
+        self.policy.check_dataset(name)
+
+    def _check_secret(self, name: str) -> None:
+        self.policy.check_secret(name)
 
     def close(self) -> None:
         """Closes what was opened. Repeating it is safe."""

@@ -318,7 +318,7 @@ def test_models(opened, call, refused):
 
     assert lines(call("models").out)[0][:2] == ["model", "version"]
     register(opened, "sums", 1.0)
-    register(opened, "sums", 2.0)
+    register(opened, "sums", 2.0, evaluation={"mae": 0.0})
     assert call("models", "alias", "sums", "champion", "2").out == "sums@champion is version 2\n"
     rows = lines(call("models").out)[1:]
     assert [row[:3] for row in rows] == [["sums", "1", ""], ["sums", "2", "champion"]]

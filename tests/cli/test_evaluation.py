@@ -22,7 +22,9 @@ def flights(project):
         names = ["hour", "rain"]
         for c in (1e-3, 1.0):
             model = LogisticRegression(C=c).fit(table.select(names).to_pandas(), late)
-            stack.registry.register("delay", model, example=table.select(names).slice(0, 3))
+            stack.registry.register(
+                "delay", model, example=table.select(names).slice(0, 3), evaluation={"auc": 0.8}
+            )
         stack.registry.set_alias("delay", "champion", 1)
     return project
 

@@ -9,6 +9,7 @@ from fastapi import APIRouter
 from fastapi.routing import APIRoute
 from tests.server.conftest import Client, bearer, make_project, make_tokens
 
+from madang.errors import PolicyDeniedError
 from madang.security.identity import ROLES, Identity
 from madang.server.access import PUBLIC
 from madang.server.app import create_app
@@ -108,6 +109,7 @@ def test_a_stranger_can_not_make_the_server_read_a_body(client):
 
 def test_a_viewer_can_not_write_anything(app, client, tokens):
     allowed = {("POST", "/api/v1/query"), ("POST", "/api/v1/features/read")}  # they only read
+    allowed |= {("POST", "/api/v1/policy/explain")}
     allowed |= {("POST", "/api/v1/datasets/{name}/validate")}
     allowed |= {("POST", "/api/v1/endpoints/{name}/predict")}  # what endpoints are for
     writing = [r for r in routes(app) if r[0] not in ("GET", "HEAD") and r[:2] not in allowed]
@@ -264,3 +266,58 @@ def _check_references(document):
     walk(document)
     schemes = document.get("components", {}).get("securitySchemes", {})
     assert schemes["token"] == {"type": "http", "scheme": "bearer"}
+
+
+# -- the policy ------------------------------------------------------------------------------------
+
+
+def test_every_route_asks_the_policy_after_the_roles(project, client, tokens):
+    stack = project[0]
+    file = stack.root / "policies" / "closed.rego"
+    file.write_text(
+        "package madang.request\n\n"
+        'deny contains {"rule": "closed", "message": message} if {\n'
+        '\tinput.who.name == "viewer"\n'
+        '\tmessage := sprintf("%s %s is closed", [input.method, input.route])\n}\n'
+    )
+    try:
+        answer = client.get("/api/v1/datasets", headers=bearer(tokens["viewer"]))
+        assert (answer.status_code, answer.json()["error"]) == (403, "PolicyDeniedError")
+        assert "GET /" in answer.json()["message"]
+        assert "is closed" in answer.json()["message"]
+        experiments = "/api/2.0/mlflow/experiments/get?experiment_id=0"
+        answer = client.get(experiments, headers=bearer(tokens["viewer"]))
+        assert (answer.status_code, answer.json()["error_code"]) == (403, "PERMISSION_DENIED")
+        answer = client.get("/api/v1/datasets", headers=bearer(tokens["operator"]))
+        assert answer.status_code == 200
+    finally:
+        file.unlink()
+    answer = client.get("/api/v1/datasets", headers=bearer(tokens["viewer"]))
+    assert answer.status_code == 200
+    (line,) = stack.ledger.lines(kind="policy.decision", actor="user:viewer", limit=1)
+    assert line.data["document"]["permission"]
+
+
+def test_approvals_over_the_api(project, client, tokens):
+    stack = project[0]
+    settings = stack.root / "policies" / "data.json"
+    settings.write_text('{"settings": {"endpoints": {"delay": {"two_people": true}}}}')
+    question = stack.policy.questions.deployment("delay", [])
+    with pytest.raises(PolicyDeniedError, match="needs two people"):
+        stack.policy.check(question)
+    path, body = "/api/v1/policy/approvals", {"subject": question.subject, "reason": "seen"}
+    assert client.post(path, json=body, headers=bearer(tokens["engineer"])).status_code == 403
+    made = client.post(path, json=body, headers=bearer(tokens["operator"]))
+    assert made.status_code == 201, made.text
+    assert made.json()["by"] == "user:operator"
+    listed = client.get(path, headers=bearer(tokens["viewer"])).json()
+    assert [one["id"] for one in listed] == [made.json()["id"]]
+    stack.policy.check(stack.policy.questions.deployment("delay", []))
+    gone = client.delete(f"{path}/{made.json()['id']}", headers=bearer(tokens["operator"]))
+    assert gone.status_code == 204
+    asked = {"decision": "deployment", "input": dict(question.input)}
+    answer = client.post(
+        "/api/v1/policy/explain", json=asked, headers=bearer(tokens["viewer"])
+    ).json()
+    assert (answer["allow"], answer["reasons"][0]["rule"]) == (False, "two_people")
+    settings.unlink()

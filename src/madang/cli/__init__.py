@@ -25,6 +25,7 @@ COMMANDS = {
     "ledger": "madang.cli.ledger:ledger",
     "logs": "madang.cli.platform:logs",
     "models": "madang.cli.models:models",
+    "policy": "madang.cli.policy:policy",
     "predict": "madang.cli.serving:predict",
     "resume": "madang.cli.pipelines:resume",
     "run": "madang.cli.pipelines:run",

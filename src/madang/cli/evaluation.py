@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 @click.option("--threshold", type=float, default=0.5, show_default=True, help="Yes is said above.")
 @click.option("--html", type=click.Path(dir_okay=False), help="Write the report as a page.")
 @click.option("--gate", type=click.Path(path_type=Path), help="YAML; exit code 1 if not passed.")
+@click.option("--keep", is_flag=True, help="Keep the evaluation with the version.")
 @as_json
 def evaluate(
     *,
@@ -37,11 +38,16 @@ def evaluate(
     label: str,
     html: str | None,
     gate: Path | None,
+    keep: bool,
     json: bool,
     **options: Any,
 ) -> None:
     """Evaluate MODEL (NAME, NAME@VERSION or NAME@ALIAS) on the rows of a dataset."""
-    from madang.development.experiments.evaluation import Gate, evaluate_registered
+    from madang.development.experiments.evaluation import (
+        Gate,
+        evaluate_registered,
+        keep_evaluation,
+    )
 
     page = _page(html)
     condition = Gate.from_file(gate) if gate else None
@@ -50,8 +56,10 @@ def evaluate(
     with open_stack() as stack:
         table = stack.storage.read(dataset, version=number).read_all()
         found = evaluate_registered(stack.registry, model, table, label, **options)
-    if condition is not None:
-        found = found.judged(condition)
+        if condition is not None:
+            found = found.judged(condition)
+        if keep:
+            keep_evaluation(stack.registry, model, found, compare=options["compare"])
     if page is not None:
         _write(page, found.to_html(f"{model} on {data}"))
     if json:

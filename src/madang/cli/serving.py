@@ -45,7 +45,7 @@ def deploy(  # noqa: PLR0917 - click passes options by name
         raise click.UsageError("give versions, with options if wanted, or --file FILE")
     shared = {"before": before, "after": after, "features": list(features) or None}
     with open_stack() as stack, progress(f"deploying {endpoint}", None):
-        read = _read(file) if file else {"arms": [_parsed(text) | shared for text in versions]}
+        read = _read(file) if file else {"arms": [parsed_arm(text) | shared for text in versions]}
         arms = [arm_from(arm, resolver(stack.registry)) for arm in read["arms"]]
         logged = bool(read.get("log", True)) if log is None else log
         made = stack.serving.deploy(endpoint, arms, log=logged)
@@ -81,7 +81,8 @@ def _read(file: Any) -> dict[str, Any]:
     return dict(read)
 
 
-def _parsed(text: str) -> dict[str, Any]:
+def parsed_arm(text: str) -> dict[str, Any]:
+    """The arm that `MODEL[@VERSION][=WEIGHT]` means, as `arm_from` takes it."""
     found = _ARM.fullmatch(text)
     if not found:
         raise click.BadParameter(

@@ -184,10 +184,10 @@ def _user(scope: Scope) -> str | None:
 
 
 async def authorize(request: Request) -> None:
-    """Checks that whoever the gate let in may use the route.
+    """Checks that whoever the gate let in may use the route, by roles and by policy.
 
     Raises:
-        PermissionDeniedError: The roles don't grant what the route needs.
+        PermissionDeniedError: The roles don't grant what the route needs, or a rule denies it.
     """
     if request.url.path in PUBLIC:
         return
@@ -198,3 +198,11 @@ async def authorize(request: Request) -> None:
             f"{identity.name} may not {permission or 'use this route'}; "
             f"its roles are: {', '.join(identity.roles) or 'none'}"
         )
+    await run_in_threadpool(
+        stack_of(request).policy.check_request,
+        identity,
+        permission,
+        method=request.method,
+        route=request.scope["route"].path,
+        parameters={key: str(value) for key, value in request.path_params.items()},
+    )

@@ -22,6 +22,7 @@ from madang.server.features import router as features
 from madang.server.ingestion import router as ingestion
 from madang.server.mlflow import MLflowAPI
 from madang.server.platform import router as platform
+from madang.server.policy import router as policy
 from madang.server.pressure import Pressure
 from madang.server.project import router as project
 from madang.server.repository import router as repository
@@ -50,6 +51,7 @@ PARTS = (
     workflow,
     platform,
     security,
+    policy,
 )
 """The routers, in the map's order."""
 

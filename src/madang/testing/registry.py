@@ -69,7 +69,33 @@ class SmallReport:
 class RegistryContract(RegistryChangesContract):
     @pytest.fixture
     def registry(self, stack: Stack) -> Registry:
-        return stack.registry
+        found = stack.registry
+        found.alias_guard = (
+            None  # the registry by itself: the project's policy is another component
+        )
+        return found
+
+    def test_an_evaluation_is_kept_with_its_version(self, stack, registry):
+        self.add(registry)
+        assert registry.evaluation("m", 1) == (None, None)
+        found = registry.set_evaluation("m", 1, SmallReport(), compared_with="model:m@7")
+        assert dict(found.evaluation) == {"auc": 0.75}
+        assert registry.evaluation("m", 1) == ({"auc": 0.75}, "model:m@7")
+        assert registry.load("m", 1).predict is not None  # the version's files are what they were
+        (line,) = stack.ledger.lines(kind="model.version.evaluate")
+        assert (line.subject, line.data["compared_with"]) == ("model:m@1", "model:m@7")
+        key = line.outputs[0].removeprefix("object:")
+        stack.storage.put(key, b'{"auc": 1.0}')
+        with pytest.raises(IntegrityError, match="not the evaluation that was kept"):
+            registry.evaluation("m", 1)
+
+    def test_an_evaluation_given_at_the_registration_is_found(self, registry):
+        self.add(registry, report=SmallReport())
+        assert registry.evaluation("m", 1) == ({"auc": 0.75}, None)
+        with pytest.raises(NotFoundError):
+            registry.set_evaluation("m", 2, SmallReport())
+        with pytest.raises(NotFoundError):
+            registry.evaluation("m", 2)
 
     @staticmethod
     def add(registry: Registry, name: str = "m", **options: Any) -> ModelVersion:

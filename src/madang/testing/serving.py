@@ -34,13 +34,13 @@ from madang.errors import InvalidInputError, NotFoundError
 ROWS = np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
 
 
-def register(stack: Any, name: str, factor: float) -> int:
+def register(stack: Any, name: str, factor: float, **options: Any) -> int:
     """Registers a model that answers `factor` times the sum of a row's three values."""
     from sklearn.linear_model import LinearRegression
 
     rows = np.random.default_rng(0).normal(size=(50, 3))
     fitted = LinearRegression().fit(rows, rows.sum(axis=1) * factor)
-    return int(stack.registry.register(name, fitted, example=rows[:4]).version)
+    return int(stack.registry.register(name, fitted, example=rows[:4], **options).version)
 
 
 def until(condition: Callable[[], bool], *, seconds: float = 30) -> None:

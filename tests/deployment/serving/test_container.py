@@ -50,7 +50,8 @@ def project(tmp_path_factory):
             ("bayes", GaussianNB()),
             ("light", lightgbm.LGBMClassifier(n_estimators=3, verbose=-1)),
         ):
-            stack.registry.register(name, model.fit(ROWS, LABELS), example=ROWS[:3])
+            fitted = model.fit(ROWS, LABELS)
+            stack.registry.register(name, fitted, example=ROWS[:3], evaluation={"auc": 0.9})
         stack.registry.set_alias("late", "champion", 1)
         yield root, stack
 

@@ -48,7 +48,8 @@ class RecordedStorage(Storage):
 
     A table's write is an intent before and an outcome after; its version holds the intent's id, so
     what a killed process left open is settled by looking at the versions. An object's put is one
-    line after it. An instance has the abilities of the engine inside: `isinstance` tells.
+    line after it. Who may read a table is asked of `read_guard` (with its name) before; whatever that
+    raises stops it. An instance has the abilities of the engine inside: `isinstance` tells.
     """
 
     def __new__(cls, engine: Storage, ledger: Ledger) -> Self:  # noqa: ARG004 - for __init__
@@ -58,6 +59,7 @@ class RecordedStorage(Storage):
     def __init__(self, engine: Storage, ledger: Ledger) -> None:
         self.engine = engine
         self._ledger = ledger
+        self.read_guard: Callable[[str], None] | None = None
         self._settled = False
         self._unknown: list[int] = []  # intents whose outcome this process could not learn
         self._lock = threading.Lock()
@@ -301,10 +303,15 @@ class RecordedStorage(Storage):
         at: datetime | None = None,
         columns: builtins.list[str] | None = None,
     ) -> pa.RecordBatchReader:
+        self._ask(table)
         version = self._noted(table, version, at)
         return self.engine.read(
             table, version=version, at=None if version is not None else at, columns=columns
         )
+
+    def _ask(self, table: str) -> None:
+        if self.read_guard is not None:
+            self.read_guard(table)
 
     def versions(self, table: str, *, limit: int | None = None) -> builtins.list[TableVersion]:
         return self.engine.versions(table, limit=limit)
@@ -410,6 +417,7 @@ class _WithFiles(RecordedStorage, LocalFiles):
 
 class _WithDelta(RecordedStorage, DeltaTables):
     def dataset(self, table: str, *, version: int | None = None) -> pads.Dataset:
+        self._ask(table)
         version = self._noted(table, version)
         return cast("DeltaTables", self.engine).dataset(table, version=version)
 

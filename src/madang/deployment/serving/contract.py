@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, Union
 
@@ -133,14 +133,21 @@ class Endpoint:
     log: bool = True
 
 
+DeployGuard: TypeAlias = Callable[[str, Sequence[Arm]], None]
+"""Takes an endpoint's name and the arms it is to have, none when it is to go."""
+
+
 class Serving(Engine):
     """Endpoints.
 
     Every engine promises: `deploy` changes what is wanted durably and atomically; workers move to
     it without a dropped or mixed-up request, and go on serving while the control plane is down;
     a model whose bytes differ from its registered digest is not served. Each change stands in the
-    ledger.
+    ledger. Who may change an endpoint is asked of the guard before anything changes.
     """
+
+    deploy_guard: DeployGuard | None = None
+    """Asked before an endpoint changes; whatever it raises stops that."""
 
     @abstractmethod
     def deploy(
@@ -150,6 +157,7 @@ class Serving(Engine):
 
         Raises:
             NotFoundError: A model version is not registered.
+            PermissionDeniedError: The guard says no.
             InvalidInputError: No arm, a weight below 0, or all weights 0; parts of an arm that
                 don't fit each other (which input of which, and what was found).
             UnavailableError: Workers run, and one of them could not load a model in time (with its
@@ -158,7 +166,11 @@ class Serving(Engine):
 
     @abstractmethod
     def undeploy(self, name: str) -> None:
-        """Removes an endpoint; repeating it is safe."""
+        """Removes an endpoint; repeating it is safe.
+
+        Raises:
+            PermissionDeniedError: The guard says no.
+        """
 
     @abstractmethod
     def endpoints(self) -> list[Endpoint]:

@@ -88,6 +88,8 @@ class LocalServing(Serving):
         self, name: str, arms: Sequence[Arm], *, log: bool = True, timeout_seconds: float = 60
     ) -> Endpoint:
         _check(name, arms)
+        if self.deploy_guard is not None:
+            self.deploy_guard(name, arms)
         from madang.deployment.serving._deploying import check_arms, wanted_arm
 
         registry = self._context.component("experiments").registry
@@ -118,6 +120,8 @@ class LocalServing(Serving):
     def undeploy(self, name: str) -> None:
         if self._table.find(name) is None:
             return
+        if self.deploy_guard is not None:
+            self.deploy_guard(name, ())
         with self._files.locked():
             _, _, revision = self._table.change(name, (), log=False, kind="endpoint.undeploy")
             self._write_desired()

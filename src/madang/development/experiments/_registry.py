@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import shutil
@@ -17,13 +18,20 @@ from madang.development.experiments._registered import COLUMNS, REPORT, check_mo
 from madang.development.experiments._versions import LocalVersions
 from madang.development.experiments.contract import Registry, Report
 from madang.development.experiments.values import OBJECT_FORMAT, ModelVersion, VersionDetails
-from madang.errors import InvalidInputError, NotFoundError, UnsafeModelError
+from madang.errors import (
+    IntegrityError,
+    InvalidInputError,
+    NotFoundError,
+    UnsafeModelError,
+)
 from madang.ledger import current_actor, new_id, now_us
 
 if TYPE_CHECKING:
     from madang.development.experiments.formats import LoadedModel
 
 EVALUATION = "evaluation.json"
+EVALUATED = "model.version.evaluate"
+"""The kind of the ledger's line of an evaluation that was kept after the registration."""
 
 
 class LocalRegistry(LocalVersions, Registry):
@@ -85,6 +93,44 @@ class LocalRegistry(LocalVersions, Registry):
         }
         with self._database.transaction() as tx:
             return self._insert(tx, version, line)
+
+    def set_evaluation(
+        self, name: str, version: int, report: Report, *, compared_with: str | None = None
+    ) -> ModelVersion:
+        reports, measured = _reports(report)
+        values = _finite(measured)
+        before = self.get(name, version)
+        content = reports[EVALUATION]
+        folder = f"evaluations/{name}/{version}/{hashlib.sha256(content).hexdigest()}"
+        for file_name, part in reports.items():
+            self._storage.put(f"{folder}/{file_name}", part)
+        said = {"compared_with": compared_with, "evaluation": values}
+        with self._database.transaction() as tx:
+            self._touch_version(tx, name, version, "evaluation = ?", json.dumps(values))
+            self._ledger.append(
+                tx,
+                EVALUATED,
+                before.ref,
+                inputs=[before.ref, *([compared_with] if compared_with else [])],
+                outputs=[f"object:{folder}/{EVALUATION}"],
+                data=said,
+            )
+        return self.get(name, version)
+
+    def evaluation(self, name: str, version: int) -> tuple[Mapping[str, Any] | None, str | None]:
+        found = self.get(name, version)
+        lines = self._ledger.lines(kind=EVALUATED, subject=found.ref, limit=1)
+        if lines:
+            key = lines[0].outputs[0].removeprefix("object:")
+            content = self._storage.get(key)
+            if hashlib.sha256(content).hexdigest() not in key:
+                raise IntegrityError(f"the object {key} is not the evaluation that was kept there")
+            return json.loads(content), lines[0].data["compared_with"]
+        # One that was given when the version was registered lies beside its files.
+        key = f"{found.location}/{EVALUATION}"
+        if not found.location or not any(o.key == key for o in self._storage.list(key)):
+            return None, None
+        return json.loads(self._storage.get(key)), None
 
     def _check_run(self, run_id: str | None) -> None:
         if run_id is not None:

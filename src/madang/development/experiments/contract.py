@@ -811,6 +811,36 @@ class ModelVersions(ABC):
         """
 
     @abstractmethod
+    def set_evaluation(
+        self, name: str, version: int, report: Report, *, compared_with: str | None = None
+    ) -> ModelVersion:
+        """Keeps an evaluation of a version; its metrics are the version's from then on.
+
+        Args:
+            name: The model.
+            version: The version.
+            report: What was found; kept as an object, and as a line of the ledger with its digest.
+            compared_with: The reference of the version that it was compared with
+                (`model:NAME@VERSION`), where the report holds a comparison.
+
+        Raises:
+            NotFoundError: No such model or version.
+            InvalidInputError: A metric is not finite.
+        """
+
+    @abstractmethod
+    def evaluation(self, name: str, version: int) -> tuple[Mapping[str, Any] | None, str | None]:
+        """The newest evaluation of a version that was kept as data, as JSON, and its `compared_with`.
+
+        Returns:
+            `(None, None)` when none was.
+
+        Raises:
+            NotFoundError: No such model or version.
+            IntegrityError: The stored bytes are not what was kept.
+        """
+
+    @abstractmethod
     def delete_version(self, name: str, version: int) -> None:
         """Deletes a version and its aliases; its number is not used again.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from madang.engines import Engine
@@ -24,7 +25,11 @@ class Secrets(Engine):
     Every engine promises: values are encrypted at rest, each under a data key of its own that is
     encrypted by a master key (envelope encryption); a value moved to another name or version fails
     to decrypt; values appear in no log, error, `repr` or ledger line; opening one is recorded.
+    Who may open one is asked of the guard before it is opened.
     """
+
+    read_guard: Callable[[str], None] | None = None
+    """Asked with the secret's name before its value is read; whatever it raises stops that."""
 
     @abstractmethod
     def set(self, name: str, value: str) -> SecretInfo:
@@ -40,6 +45,7 @@ class Secrets(Engine):
 
         Raises:
             NotFoundError: There is no such secret or version.
+            PermissionDeniedError: The guard says no.
             IntegrityError: The stored bytes were changed, or the master key is another one.
         """
 

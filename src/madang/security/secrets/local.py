@@ -78,6 +78,8 @@ class LocalSecrets(Secrets):
         return info
 
     def get(self, name: str, *, version: int | None = None) -> str:
+        if self.read_guard is not None:
+            self.read_guard(name)
         database = self._context.metadata
         # One writing transaction: the value leaves only when the record of its opening is on disk.
         with database.transaction() as tx:

@@ -115,7 +115,7 @@ async def answer(route: Route, call: Call, request: Request) -> Response:
     """Checks the permission, decodes the message, and runs the route's function.
 
     Raises:
-        PermissionDeniedError: The caller may not use the route.
+        PermissionDeniedError: The caller may not use the route, by roles or by policy.
         InvalidInputError: The message is not what the route takes.
     """
     if not call.identity.may(route.permission):
@@ -124,6 +124,7 @@ async def answer(route: Route, call: Call, request: Request) -> Response:
             f"its roles are: {', '.join(call.identity.roles) or 'none'}"
         )
     if route.streams:
+        await run_in_threadpool(_ask, route, call)
         found = await route.function(call, request)
     else:
         body = b"" if request.method == "GET" else await request.body()
@@ -131,7 +132,19 @@ async def answer(route: Route, call: Call, request: Request) -> Response:
     return found if isinstance(found, Response) else wire.json_response(found or {})
 
 
+def _ask(route: Route, call: Call) -> None:
+    """Raises where a rule of the policy denies the route; the roles were checked."""
+    call.stack.policy.check_request(
+        call.identity,
+        route.permission,
+        method=route.method,
+        route=route.path,
+        parameters=call.path,
+    )
+
+
 def _run(route: Route, call: Call, request: Request, body: bytes) -> Any:
+    _ask(route, call)
     if route.message is None:
         return route.function(call)
     return route.function(call, decoded(route, request, body))

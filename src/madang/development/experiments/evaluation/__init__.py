@@ -21,7 +21,10 @@ from madang.development.experiments.evaluation._fairness import Fairness, Group,
 from madang.development.experiments.evaluation._gate import Gate, GateResult
 from madang.development.experiments.evaluation._influence import Dependence, Importance
 from madang.development.experiments.evaluation._measure import HIGHER_IS_BETTER, LOWER_IS_BETTER
-from madang.development.experiments.evaluation._registered import evaluate_registered
+from madang.development.experiments.evaluation._registered import (
+    evaluate_registered,
+    keep_evaluation,
+)
 from madang.development.experiments.evaluation._regression import quantile_loss
 from madang.development.experiments.evaluation._robustness import Change, Robustness
 from madang.development.experiments.evaluation._slices import Slice, find_slices
@@ -55,6 +58,7 @@ __all__ = [
     "evaluate_registered",
     "fairness",
     "find_slices",
+    "keep_evaluation",
     "quantile_loss",
     "thresholds",
 ]

@@ -11,7 +11,7 @@ from madang.development.experiments.evaluation._values import Evaluation
 from madang.errors import SchemaMismatchError
 
 if TYPE_CHECKING:
-    from madang.development.experiments.contract import Registry
+    from madang.development.experiments.contract import ModelVersion, Registry
     from madang.development.experiments.formats import LoadedModel
 
 
@@ -52,6 +52,23 @@ def evaluate_registered(
         champion = load(registry, compare if "@" in compare else f"{own}@{compare}")
     features = table.drop_columns([label])
     return evaluate(loaded, features, table[label], champion=champion, **options)
+
+
+def keep_evaluation(
+    registry: Registry, model: str, found: Evaluation, *, compare: str | None = None
+) -> None:
+    """Keeps an evaluation with the version that it is of; arguments as `evaluate_registered`."""
+    version = _version(registry, model)
+    other = None
+    if compare is not None:
+        own = model.partition("@")[0]
+        other = _version(registry, compare if "@" in compare else f"{own}@{compare}").ref
+    registry.set_evaluation(version.name, version.version, found, compared_with=other)
+
+
+def _version(registry: Registry, model: str) -> ModelVersion:
+    name, _, version = model.partition("@")
+    return registry.get(name, version or None)
 
 
 def load(registry: Registry, model: str) -> LoadedModel:

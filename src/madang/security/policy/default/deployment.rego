@@ -1,0 +1,37 @@
+# METADATA
+# description: May an endpoint change what it serves (or go)?
+package madang.deployment
+
+import data.madang.lib
+
+decision := lib.decision(deny, exempt)
+
+exempt contains rule if some rule in []
+
+deny contains {"rule": "evaluation_present", "message": message} if {
+	data.settings.endpoints[input.object.endpoint].evaluated == true
+	some arm in input.object.arms
+	some model in arm.models
+	count(model.metrics) == 0
+	message := sprintf(
+		"%s has no evaluation, and the endpoint %s serves evaluated models alone; run: madang models evaluate %s@%d --data DATASET --label COLUMN --keep",
+		[model.ref, input.object.endpoint, model.model, model.version],
+	)
+}
+
+deny contains {"rule": "no_blocking_validation", "message": message} if {
+	some ref in lib.blocked
+	message := sprintf(
+		"the endpoint %s would serve a model made from %s, whose last validation is blocked; mend the data or its contract, and train again",
+		[input.object.endpoint, ref],
+	)
+}
+
+deny contains {"rule": "two_people", "message": message} if {
+	lib.two_people("endpoints", input.object.endpoint)
+	not lib.approved_by_another
+	message := sprintf(
+		"the endpoint %s needs two people; somebody else must run: madang policy approve '%s'",
+		[input.object.endpoint, input.subject],
+	)
+}

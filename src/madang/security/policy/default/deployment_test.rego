@@ -1,0 +1,44 @@
+package madang.deployment_test
+
+import data.madang.deployment
+
+question := {
+	"subject": "endpoint:delay/deployment=late@2:1#0",
+	"who": {"actor": "user:ann", "name": "ann", "roles": ["operator"]},
+	"object": {
+		"ref": "endpoint:delay", "endpoint": "delay",
+		"arms": [{
+			"model": "late", "version": 2, "weight": 1,
+			"models": [{"ref": "model:late@2", "model": "late", "version": 2, "metrics": {}}],
+		}],
+	},
+	"datasets": [],
+	"approvals": [],
+}
+
+rules contains one.rule if some one in deployment.deny
+
+test_an_evaluation_where_it_is_wanted if {
+	rules == {"evaluation_present"} with input as question
+		with data.settings.endpoints as {"delay": {"evaluated": true}}
+}
+
+test_no_evaluation_where_it_is_not_wanted if {
+	deployment.decision.allow with input as question
+}
+
+test_blocking_validation if {
+	"no_blocking_validation" in rules with input as question
+		with input.datasets as [{"ref": "dataset:flights@3", "outcome": "blocked"}]
+}
+
+test_two_people if {
+	"two_people" in rules with input as question
+		with data.settings.endpoints as {"delay": {"two_people": true}}
+}
+
+test_another_ones_approval if {
+	deployment.decision.allow with input as question
+		with data.settings.endpoints as {"delay": {"two_people": true}}
+		with input.approvals as [{"by": "user:bob", "reason": ""}]
+}
