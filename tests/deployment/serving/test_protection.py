@@ -176,7 +176,7 @@ def test_long_tokens_and_paths_are_not_remembered():
                 with connect(gate) as hostile:
                     hostile.sendall(head)
                     assert read_answers(hostile, 1)[0][0] == 401
-        assert all(len(key) < 100 for key in gate.service._known)
+        assert all(len(key) < 100 for key in gate.service.access._known)
         assert all(len(key) < 100 for key in gate.service._routes)
 
 

@@ -117,7 +117,7 @@ class Calls(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio has no types
         if method is None:
             return None
         if method.permission:
-            refused = self._service.refusal(_authorization(details), method.permission)
+            refused = self._service.access.refusal(_authorization(details), method.permission)
             if refused is not None:
                 return _refusing(*refused)
 

@@ -196,7 +196,7 @@ class Worker:
         except (MadangError, OSError) as error:
             _LOGGER.error("the accepted tokens stay as they are: %s", error)  # noqa: TRY400
         else:
-            self.service.accept(tokens)
+            self.service.access.accept(tokens)
         self._seen_tokens = seen
 
     async def _reconcile(self) -> None:
