@@ -264,6 +264,29 @@ class TestXGBoost:
         assert loaded.manifest.facts["iterations"] == model.best_iteration + 1 < 200
         assert loaded.manifest.columns == tuple(IRIS_FRAME.columns)
 
+    @pytest.mark.parametrize("booster", ["gbtree", "gblinear"])
+    def test_a_number_that_means_missing(self, tmp_path, booster):
+        rows = IRIS.copy()
+        rows[::3, 2] = -999
+        model = xgboost.XGBClassifier(n_estimators=5, missing=-999, booster=booster)
+        loaded = stored(model.fit(rows, SPECIES), tmp_path, example=rows[:3])
+        found = loaded.predict({"input": rows})
+        np.testing.assert_array_equal(found["predict"], model.predict(rows))
+        np.testing.assert_allclose(found["predict_proba"], model.predict_proba(rows), atol=1e-6)
+        np.testing.assert_array_equal(loaded.native.predict(rows), model.predict(rows))
+
+    def test_an_objective_that_gives_labels(self, tmp_path):
+        model = xgboost.XGBClassifier(n_estimators=5, objective="multi:softmax").fit(IRIS, SPECIES)
+        found = stored(model, tmp_path, example=IRIS[:3]).predict({"input": IRIS})
+        np.testing.assert_array_equal(found["predict"], model.predict(IRIS))
+        np.testing.assert_allclose(found["predict_proba"], model.predict_proba(IRIS), atol=1e-6)
+
+    def test_what_it_predicts_otherwise_is_refused(self, tmp_path):
+        several = np.column_stack([SPECIES > 0, SPECIES > 1]).astype(int)
+        model = xgboost.XGBClassifier(n_estimators=2).fit(IRIS, several)
+        with pytest.raises(InvalidInputError, match=r"'predict' on the example differs.*targets"):
+            stored(model, tmp_path, example=IRIS[:3])
+
     def test_booster(self, tmp_path):
         booster = xgboost.XGBRegressor(n_estimators=3).fit(DIABETES, PROGRESS).get_booster()
         found = stored(booster, tmp_path, example=DIABETES[:3]).predict({"input": DIABETES})
