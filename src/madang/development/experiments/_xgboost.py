@@ -13,6 +13,7 @@ import xgboost
 from madang.development.experiments._linear import probabilities
 from madang.development.experiments._manifest import Manifest
 from madang.development.experiments._tensors import MATRIX, Array, Arrays, from_example
+from madang.development.experiments._tree_files import check_xgboost
 from madang.development.experiments.formats import Format, Predictor
 from madang.errors import IntegrityError, InvalidInputError
 
@@ -40,6 +41,7 @@ class XGBoostFormat(Format):
         return _Original(model) if known else XGBoostPredictor(model, _facts(model))
 
     def write(self, model: Any, folder: Path, trusted: Sequence[str]) -> dict[str, Any]:
+        check_xgboost(_booster(model).save_raw("json"))
         model.save_model(folder / _FILE)
         return _facts(model)
 

@@ -361,7 +361,9 @@ def load(
         return LoadedModel(
             manifest,
             CompiledModel(
-                folder, lambda: format_named(manifest.format).read(folder, manifest, allowed)
+                folder,
+                manifest.compiled["kind"],
+                lambda: format_named(manifest.format).read(folder, manifest, allowed),
             ),
         )
     predictor = format_named(manifest.format).read(folder, manifest, allowed)
