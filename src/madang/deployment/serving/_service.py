@@ -411,8 +411,9 @@ class Service:
     # -- life ---------------------------------------------------------------------------------
 
     def tick(self, loop_time: float) -> None:
-        """Called each second: the date, and clients that take too long."""
+        """Called each second: the date, requests that wait in vain, clients that take too long."""
         self.date = date_line()
+        self._batcher.drop_late()
         self.counts.connections = len(self.connections)
         for connection in list(self.connections):
             connection.check_time(loop_time)
