@@ -314,6 +314,51 @@ def test_a_restart_settles_a_change_whose_file_was_not_written(stack, monkeypatc
         np.testing.assert_allclose(stack.serving.predict("sums", ROWS)["predict"], [12.0, 30.0])
 
 
+def test_a_change_whose_file_can_not_be_written_is_taken_back(stack, monkeypatch):
+    from madang.deployment.serving import local
+
+    def full(path, data):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(local, "write_atomically", full)
+        with pytest.raises(OSError, match="No space left"):
+            stack.serving.deploy("sums", [Arm("sums", 2)])
+    kinds = [line.kind for line in stack.ledger.lines(kind="endpoint.*", newest_first=False)]
+    assert kinds == ["endpoint.deploy", "endpoint.deploy", "endpoint.revert"]
+    assert stack.serving.get("sums").arms == (Arm("sums", 1),)
+    with stack.serving.workers():
+        np.testing.assert_allclose(stack.serving.predict("sums", ROWS)["predict"], [6.0, 15.0])
+
+
+def test_source_code_predicts_in_a_thread(stack):
+    """It may take any time for one request, though it was quick for the example."""
+    python_model(
+        stack,
+        "waits",
+        "import os, time\n"
+        "class Model:\n"
+        "    load = classmethod(lambda cls, folder: cls())\n"
+        "    def predict(self, inputs):\n"
+        "        rows = inputs['input']\n"
+        f"        while rows[0, 0] == 77 and not os.path.exists({str(stack.root / 'go')!r}):\n"
+        "            time.sleep(0.01)\n"
+        "        return {'predict': rows.sum(axis=1)}\n",
+    )
+    stack.serving.deploy("waits", [Arm("waits", 1)])
+    with stack.serving.workers() as workers:
+        server = Server(stack, workers)
+        with ThreadPoolExecutor(1) as pool:
+            request = {"inputs": [tensor(np.full((1, 3), 77.0))]}
+            slow = pool.submit(server.infer, "waits", request)
+            try:
+                until(lambda: server.infer("sums", {"inputs": [tensor(ROWS)]}).status == 200)
+                assert not slow.done()
+            finally:
+                (stack.root / "go").touch()
+            assert slow.result(30).json["outputs"][0]["data"] == [231.0]
+
+
 def test_lost_files_are_made_again(stack):
     import shutil
 
