@@ -315,16 +315,16 @@ class PredictionLog:
 
     def _append(self, endpoint: str, records: list[Record]) -> None:
         """Appends until it is written, or until it can't be: tries again while the server is away."""
-        batch = _batch(records)
+        try:
+            batch = _batch(records)
+        except Exception as error:
+            self._lose_some(endpoint, records, error)
+            return
         while True:
             try:
                 self._opened().append(f"predictions.{endpoint}", batch)
             except InvalidInputError as error:
-                if len(records) == 1:
-                    self._lose(endpoint, records, error)
-                else:  # one is too large for the topic; the others are not lost with it
-                    for record in records:
-                        self._append(endpoint, [record])
+                self._lose_some(endpoint, records, error)  # one is too large for the topic
                 return
             except NotFoundError as error:
                 self._lose(endpoint, records, error)
@@ -355,6 +355,14 @@ class PredictionLog:
         self._failing = True
         self._closing.wait(_RETRY_SECONDS)
         return False
+
+    def _lose_some(self, endpoint: str, records: list[Record], error: Exception) -> None:
+        """Appends one by one, so that only what is the reason of the error is lost."""
+        if len(records) == 1:
+            self._lose(endpoint, records, error)
+            return
+        for record in records:
+            self._append(endpoint, [record])
 
     def _lose(self, endpoint: str, records: list[Record], error: Exception) -> None:
         self._failed += len(records)
