@@ -231,6 +231,21 @@ def test_one_event_that_is_too_large_does_not_take_the_others_with_it():
     assert (log.written, log.lost) == (4, 1)
 
 
+def test_an_event_that_can_not_be_made_is_lost_alone():
+    """The thread goes on."""
+    topics = Topics()
+    log = PredictionLog(lambda: topics)
+    records = [record(request(i)) for i in range(4)]
+    records[1].body = b"not what was parsed"
+    for one in records[:3]:
+        log.put(one)
+    until(lambda: log.lost == 1)
+    log.put(records[3])
+    log.close(30)
+    assert topics.ids() == ["0", "2", "3"]
+    assert (log.written, log.lost, log.queued) == (3, 1, 0)
+
+
 def test_putting_never_waits_for_a_stuck_server():
     """The event loop's thread goes on while an append hangs."""
     stuck = threading.Event()

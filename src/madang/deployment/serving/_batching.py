@@ -149,6 +149,8 @@ class Batcher:
         self._scheduled = False
         for version in [version for version in self._pending if not version.busy]:
             calls = self._wanted(self._pending.pop(version))
+            if not calls:
+                continue
             if version.in_thread or version.seconds > SLOW_SECONDS:
                 self._in_thread(version, calls)
             else:
@@ -164,16 +166,22 @@ class Batcher:
                 break
         else:
             return calls
-        late = [call for call in calls if call.deadline < moment or call.exchange.gone]
-        self.waiting -= len(late)
-        for call in late:
+        wanted = []
+        for call in calls:
+            if call.deadline >= moment and not call.exchange.gone:
+                wanted.append(call)
+                continue
+            self.waiting -= 1
             waited = moment - call.exchange.started
             self._finish(call, DeadlinePassedError(f"it waited for {waited:.3f} s"))
-        return [call for call in calls if call not in late]
+        return wanted
+
+    def drop_late(self) -> None:
+        """Called now and then: answers what waits in vain, though its model is busy."""
+        waiting = self._pending
+        self._pending = {version: self._wanted(calls) for version, calls in waiting.items()}
 
     def _in_thread(self, version: Version, calls: list[Call]) -> None:
-        if not calls:
-            return
         batch, *rest = _batches(calls)
         if rest:
             self._pending[version] = [call for later in rest for call in later]
@@ -207,8 +215,8 @@ class Batcher:
         )
 
     def close(self) -> None:
-        """Ends the threads after what they do now."""
-        self._threads.shutdown()
+        """Ends the threads after what they do now, which may take for ever: it is not waited for."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
 
 def _batches(calls: list[Call]) -> list[list[Call]]:

@@ -18,6 +18,7 @@ from madang.deployment.serving._join import Find
 from madang.deployment.serving._metrics import Counters, Snapshot
 from madang.deployment.serving._state import Files, WantedArm, WantedEndpoint
 from madang.deployment.serving._tensors import DATATYPES, Array, encode
+from madang.development.experiments._tensors import largest_difference
 from madang.development.experiments.contract import Signature
 from madang.errors import UnavailableError
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 # A call that takes longer than this moves to a thread, so that it doesn't stop the event loop.
 SLOW_SECONDS = 0.005
+# More than rounding of 16 bits: outputs for a row that differ by more depend on the other rows.
+_MAX_DIFFERENCE = 0.01
 MAX_EXAMPLE_ROWS = 100
 """So many rows of an input example are kept, to explain predictions against."""
 
@@ -103,12 +106,20 @@ class Version:
             TypeError: An output is of a type that the protocol doesn't have.
         """
         model = self.model.core if isinstance(self.model, Composed) else self.model
-        for name, array in model.predict(example).items():
+        together = model.predict(example)
+        for name, array in together.items():
             if array.dtype.kind != "U" and array.dtype not in DATATYPES.values():
                 raise TypeError(f"the model's output {name!r} is of type {array.dtype}")
         start = time.perf_counter()
-        model.predict({name: array[:1] for name, array in example.items()})
+        alone = model.predict({name: array[:1] for name, array in example.items()})
         self.seconds = time.perf_counter() - start
+        rows = min(map(len, example.values()), default=0)
+        # Else what one client gets would depend on what others send.
+        self.batchable = self.batchable and all(
+            found.shape[:1] == (rows,)
+            and largest_difference(found[:1], alone[name]) <= _MAX_DIFFERENCE
+            for name, found in together.items()
+        )
 
     def metadata(self, labels: Iterable[str]) -> dict[str, Any]:
         """`$metadata_model_response` of the specification.

@@ -143,7 +143,8 @@ class Exchange:
         self.body = b""  # the answers before it may take long
         if status == HTTPStatus.SERVICE_UNAVAILABLE:
             extra += RETRY
-        self.respond(encode({"error": message}), status, extra=extra)
+        text = message.encode("utf-8", "replace").decode()  # a model's own may hold anything
+        self.respond(encode({"error": text}), status, extra=extra)
 
 
 _STATUS = {status.value: f"{status.value} {status.phrase}".encode() for status in HTTPStatus}

@@ -117,7 +117,7 @@ class Calls(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio has no types
         if method is None:
             return None
         if method.permission:
-            refused = self._service.refusal(_authorization(details), method.permission)
+            refused = self._service.access.refusal(_authorization(details), method.permission)
             if refused is not None:
                 return _refusing(*refused)
 
@@ -150,7 +150,9 @@ class Calls(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio has no types
 
     async def model(self, data: bytes, context: Any) -> Any:
         asked = _read("ModelMetadataRequest", data)
-        return _reply("ModelMetadataResponse", self._service.describe(asked.name, asked.version))
+        found = self._service.describe(asked.name, asked.version)
+        found.pop("fallback", None)  # the message has no place for it
+        return _reply("ModelMetadataResponse", found)
 
     async def statistics(self, data: bytes, context: Any) -> Any:
         asked = _read("ModelStatisticsRequest", data)

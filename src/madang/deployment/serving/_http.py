@@ -178,6 +178,8 @@ class Connection(asyncio.Protocol):
             return
         name = name.lower()
         if name == b"authorization":
+            if exchange.authorization:  # a proxy in front of us may have looked at the other one
+                self._refusal = self._refusal or _twice(name)
             exchange.authorization = value
         elif name == b"content-length":
             if int(value) > self._limits.max_body_bytes:
@@ -188,7 +190,9 @@ class Connection(asyncio.Protocol):
                 take(self, exchange, value)
 
     def _take_header_length(self, exchange: Exchange, value: bytes) -> None:
-        if value.isdigit() and len(value) <= 12:
+        if exchange.header_length is not None:
+            self._refusal = _twice(b"inference-header-content-length")
+        elif value.isdigit() and len(value) <= 12:
             exchange.header_length = int(value)
         else:
             self._refusal = (400, "Inference-Header-Content-Length is not a number")
@@ -363,8 +367,20 @@ def _take_expect(connection: Connection, _: Exchange, value: bytes) -> None:
     connection._expects = value.lower() == b"100-continue"
 
 
-def _take_encoding(_: Connection, exchange: Exchange, value: bytes) -> None:
+def _take_encoding(connection: Connection, exchange: Exchange, value: bytes) -> None:
+    if exchange.encoding:
+        connection._refusal = connection._refusal or _twice(b"content-encoding")
     exchange.encoding = value.lower()
+
+
+def _take_transfer(connection: Connection, _: Exchange, value: bytes) -> None:
+    """Codings before `chunked` would have to be undone (RFC 9112, section 6.1)."""
+    if value.lower() != b"chunked":
+        connection._refusal = connection._refusal or (501, "Transfer-Encoding may be chunked alone")
+
+
+def _twice(name: bytes) -> tuple[int, str]:
+    return 400, f"the header {name.decode()} is there twice"
 
 
 def _take_accept(_: Connection, exchange: Exchange, value: bytes) -> None:
@@ -376,5 +392,6 @@ _HEADERS: dict[bytes, Callable[[Connection, Exchange, bytes], None]] = {
     b"content-encoding": _take_encoding,
     b"expect": _take_expect,
     b"inference-header-content-length": Connection._take_header_length,
+    b"transfer-encoding": _take_transfer,
     b"x-request-timeout-ms": Connection._take_timeout,
 }

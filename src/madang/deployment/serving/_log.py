@@ -358,13 +358,13 @@ class PredictionLog:
         try:
             batch = events.batch()
         except Exception as error:  # an event that can't be made
-            self._append_each(endpoint, events, error)
+            self._lose_some(endpoint, events, error)
             return
         while True:
             try:
                 self._opened().append(f"predictions.{endpoint}", batch)
             except InvalidInputError as error:  # one is too large for the topic
-                self._append_each(endpoint, events, error)
+                self._lose_some(endpoint, events, error)
                 return
             except NotFoundError as error:
                 self._lose(endpoint, len(events), error)
@@ -377,8 +377,8 @@ class PredictionLog:
                 self.written += len(events)
                 return
 
-    def _append_each(self, endpoint: str, events: Events, error: Exception) -> None:
-        """Appends one by one, so that the one that can't be written loses no others."""
+    def _lose_some(self, endpoint: str, events: Events, error: Exception) -> None:
+        """Appends one by one, so that only what is the reason of the error is lost."""
         if len(events) == 1:
             self._lose(endpoint, 1, error)
             return

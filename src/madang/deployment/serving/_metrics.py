@@ -16,6 +16,8 @@ BUCKETS_SECONDS = (
     0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0,
 )  # fmt: skip
 _EXACT_ROWS = 16
+SUPERVISOR = "supervisor.json"
+"""Beside the workers' files: what only their supervisor can count, and the counts of the ended."""
 
 
 class Executions(msgspec.Struct):
@@ -135,7 +137,12 @@ class Counters(msgspec.Struct):
 
 
 class Snapshot(msgspec.Struct):
-    """All counts of a worker; the keys are `ENDPOINT/VERSION`, empty where they are unknown."""
+    """All counts of a worker; the keys are `ENDPOINT/VERSION`, empty where they are unknown.
+
+    Attributes:
+        settled: The supervisor's alone: the files whose counts it has taken over, and that it is
+            about to remove.
+    """
 
     versions: dict[str, Counters] = {}
     features: Counters = msgspec.field(default_factory=Counters)
@@ -146,6 +153,7 @@ class Snapshot(msgspec.Struct):
     workers: int = 0
     workers_added: int = 0
     workers_removed: int = 0
+    settled: list[str] = []
 
     def of(self, endpoint: str, version: str) -> Counters:
         """The counters of a version behind an endpoint; made at first use."""
@@ -172,12 +180,26 @@ class Snapshot(msgspec.Struct):
 def merged(own: Snapshot, folder: Path, own_file: Path) -> Snapshot:
     """This worker's counts and what the others last wrote, those that ended included.
 
-    The files of workers that ended count on, so that a restarted worker never makes a counter fall.
+    The supervisor takes over the counts of workers that ended, so that a restarted worker never
+    makes a counter fall.
     """
+    while True:
+        try:
+            return _merged(own, folder, own_file)
+        except FileNotFoundError:
+            continue  # its counts were taken over meanwhile
+
+
+def _merged(own: Snapshot, folder: Path, own_file: Path) -> Snapshot:
     total = Snapshot()
     total.add(own)
+    supervisor, settled = folder / SUPERVISOR, frozenset[str]()
+    if supervisor.exists():  # before the others: what it settles later has a file until then
+        found = read_snapshot(supervisor)
+        total.add(found)
+        settled = frozenset(found.settled)
     for file in folder.glob("*.json"):
-        if file != own_file:
+        if file not in (own_file, supervisor) and file.name not in settled:
             total.add(read_snapshot(file))
     return total
 

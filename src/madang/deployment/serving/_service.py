@@ -1,4 +1,4 @@
-"""What a worker answers: routes, access, and the way of a request through a model.
+"""What a worker answers: routes, and the way of a request through a model.
 
 Every route needs a token with a permission, except those in `PUBLIC`.
 """
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 import madang
+from madang.deployment.serving._access import MAX_KEY_BYTES, Access
 from madang.deployment.serving._batching import Asker, Batcher, Call, Result, now
 from madang.deployment.serving._endpoints import ServedEndpoint, Version
 from madang.deployment.serving._exchange import SMALL_BYTES, TOO_MUCH, Exchange, Limits, date_line
@@ -34,7 +35,7 @@ from madang.deployment.serving._parameters import (
     wants_ready_only,
 )
 from madang.deployment.serving._repository import Repository, states
-from madang.deployment.serving._state import AcceptedToken, WantedEndpoint, hash_token
+from madang.deployment.serving._state import WantedEndpoint
 from madang.deployment.serving._statistics import model_statistics
 from madang.deployment.serving._tensors import (
     InferRequest,
@@ -43,7 +44,6 @@ from madang.deployment.serving._tensors import (
     read_inputs,
 )
 from madang.errors import (
-    AuthenticationError,
     InvalidInputError,
     MadangError,
     NotFoundError,
@@ -61,9 +61,6 @@ EXTENSIONS = ("binary_tensor_data", "model_repository", "statistics")
 
 FAULT = "the server failed to answer; the worker's log says why"
 _LOGGER = logging.getLogger("madang.serving")
-
-# A longer URL or token is none of ours, and is not remembered: the caches must not grow by it.
-_MAX_KEY_BYTES = 2048
 
 
 @dataclass(frozen=True)
@@ -90,6 +87,7 @@ class Service:
         repository: Repository,
     ) -> None:
         self.limits = limits
+        self.access = Access()
         self.draining = False
         self.date = date_line()
         self.connections: set[Connection] = set()
@@ -109,67 +107,28 @@ class Service:
         self._tasks: set[asyncio.Task[None]] = set()
         self._batcher = Batcher(self._finish)
         self._routes: dict[bytes, Route | None] = {}
-        self._tokens: dict[str, AcceptedToken] = {}
-        self._known: dict[bytes, AcceptedToken | None] = {}
 
-    # -- access -------------------------------------------------------------------------------
-
-    def accept(self, tokens: dict[str, AcceptedToken]) -> None:
-        """Replaces the accepted tokens (SHA-256 in hex to what each may do)."""
-        self._tokens = tokens
-        self._known.clear()
+    # -- routes -------------------------------------------------------------------------------
 
     def admit(self, exchange: Exchange) -> tuple[int, str] | None:
         """Decides about a request when its head is there; a body is read only after this."""
         route = self._route(exchange.url)
         if route is None:
-            known = self._identify(exchange.authorization)
             # Without an identity, nothing is said about what exists.
-            return _unknown(exchange) if known else _who(exchange.authorization)
+            return self.access.refusal(exchange.authorization, "") or _unknown(exchange)
         if route.permission:
-            token = self._identify(exchange.authorization)
-            if token is None or route.permission not in token.permissions:
-                return self.refusal(exchange.authorization, route.permission)
+            refused = self.access.refusal(exchange.authorization, route.permission)
+            if refused is not None:
+                return refused
         if exchange.method not in route.methods:
             return 405, f"use {' or '.join(method.decode() for method in route.methods)} here"
         return None
-
-    def refusal(self, authorization: bytes, permission: str) -> tuple[int, str] | None:
-        """Why whoever sends this `Authorization` may not do something, or nothing."""
-        token = self._identify(authorization)
-        if token is None:
-            return _who(authorization)
-        if permission not in token.permissions:
-            return 403, f"{token.name} lacks the permission {permission}"
-        return None
-
-    def _identify(self, authorization: bytes) -> AcceptedToken | None:
-        try:
-            token = self._known[authorization]
-        except KeyError:
-            if len(authorization) > _MAX_KEY_BYTES:
-                return None
-            token = self._look_up(authorization)
-            if len(self._known) > 10_000:
-                self._known.clear()
-            self._known[authorization] = token
-        if token is not None and token.expires_us and token.expires_us < time.time_ns() // 1000:
-            return None
-        return token
-
-    def _look_up(self, authorization: bytes) -> AcceptedToken | None:
-        scheme, _, credentials = authorization.decode("latin-1").partition(" ")
-        if scheme.lower() != "bearer":
-            return None
-        return self._tokens.get(hash_token(credentials.strip()))
-
-    # -- routes -------------------------------------------------------------------------------
 
     def _route(self, url: bytes) -> Route | None:
         try:
             return self._routes[url]
         except KeyError:
-            if len(url) > _MAX_KEY_BYTES:
+            if len(url) > MAX_KEY_BYTES:
                 return None
             if len(self._routes) > 4096:
                 self._routes.clear()
@@ -279,9 +238,7 @@ class Service:
             MadangError: As `Repository.change`; or the token was revoked meanwhile.
         """
         check_load(parameters)
-        token = self._identify(authorization)
-        if token is None:
-            raise AuthenticationError(_who(authorization)[1])
+        token = self.access.identify(authorization)
         actor = "" if token.own else f"user:{token.name}"
         await self._repository.change(name, load=load, actor=actor)
 
@@ -450,8 +407,9 @@ class Service:
     # -- life ---------------------------------------------------------------------------------
 
     def tick(self, loop_time: float) -> None:
-        """Called each second: the date, and clients that take too long."""
+        """Called each second: the date, requests that wait in vain, clients that take too long."""
         self.date = date_line()
+        self._batcher.drop_late()
         self.counts.connections = len(self.connections)
         for connection in list(self.connections):
             connection.check_time(loop_time)
@@ -475,12 +433,6 @@ def status_of(error: Exception) -> int:
 def server_metadata() -> dict[str, Any]:
     """`$metadata_server_response`."""
     return {"name": "madang", "version": madang.__version__, "extensions": list(EXTENSIONS)}
-
-
-def _who(authorization: bytes) -> tuple[int, str]:
-    if not authorization:
-        return 401, "send a token: Authorization: Bearer TOKEN"
-    return 401, "the token is unknown, expired or revoked"
 
 
 def _unknown(exchange: Exchange) -> tuple[int, str]:

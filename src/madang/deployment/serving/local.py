@@ -101,12 +101,13 @@ class LocalServing(Serving):
             check_arms(wanted, self._files.models, self._online)
             if log:
                 self._make_topic(f"predictions.{name}")
+            served = bool(self._files.live_acks())
             before, endpoint, revision = self._table.change(
                 name, wanted, log=log, kind="endpoint.deploy"
             )
             self._write_desired()
         self.refresh_tokens()
-        problem = self._await(revision, name, timeout_seconds)
+        problem = self._await(revision, name, timeout_seconds, served=served)
         if problem:
             self._take_back(before, endpoint, problem)
             raise UnavailableError(
@@ -285,16 +286,28 @@ class LocalServing(Serving):
         if not self._files.desired.exists() or self._files.desired.read_bytes() != data:
             write_atomically(self._files.desired, data)
 
-    def _await(self, revision: int, name: str, timeout_seconds: float) -> str:
-        """Waits until all workers have worked through a revision; what is wrong, or nothing."""
+    def _await(
+        self, revision: int, name: str, timeout_seconds: float, *, served: bool = False
+    ) -> str:
+        """Waits until all workers have worked through a revision; what is wrong, or nothing.
+
+        Args:
+            revision: The revision.
+            name: The endpoint.
+            timeout_seconds: For how long.
+            served: Workers ran before the change, so that one has to be left: a model may end the
+                process that loads it.
+        """
         deadline = time.monotonic() + timeout_seconds
         while True:
             acks = self._files.live_acks()
             problem = _problem(acks, name)
             behind = [ack.pid for ack in acks if ack.revision < revision]
-            if not behind:
+            if not behind and (acks or not served):
                 return problem
             if time.monotonic() > deadline:
+                if not behind:
+                    return "all workers ended, perhaps by loading it; .madang/serving/worker.log"
                 return f"worker {behind[0]} did not follow within {timeout_seconds:g} s"
             time.sleep(0.02)
 
@@ -388,5 +401,7 @@ def _check(name: str, arms: Sequence[Arm]) -> None:
             raise InvalidInputError(
                 f"{arm.model}@{arm.version} has weight {arm.weight}; a weight is 0 or more"
             )
-    if not any(arm.weight for arm in arms):
-        raise InvalidInputError(f"all weights of endpoint {name!r} are 0; one must be above")
+    if not 0 < sum(arm.weight for arm in arms) < float("inf"):
+        raise InvalidInputError(
+            f"the weights of endpoint {name!r} add up to 0 or to infinity; one must be above 0"
+        )

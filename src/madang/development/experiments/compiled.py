@@ -35,13 +35,19 @@ _GATHERED = 1 << 20  # numbers that a forest's leaves take at once
 
 
 class CompiledModel:
-    """Predicts with the compiled form; the library's object is loaded only if asked for."""
+    """Predicts with the compiled form; the library's object is loaded only if asked for.
 
-    def __init__(self, folder: Path, original: Callable[[], Any]) -> None:
+    Args:
+        folder: The model's folder.
+        kind: Which form it is, as the manifest says: it vouches for no file that is not of it.
+        original: Loads the library's object.
+    """
+
+    def __init__(self, folder: Path, kind: str, original: Callable[[], Any]) -> None:
         with np.load(folder / FILE, allow_pickle=False) as stored:
             arrays = {key: stored[key] for key in stored.files}
-        graph = folder / GRAPH
-        self._form = Form.of(arrays, graph.read_bytes() if graph.is_file() else None)
+        graph = (folder / GRAPH).read_bytes() if kind == "trees" else None
+        self._form = Form.of(arrays, graph)
         self._original = original
         self._native: Any = None
 
