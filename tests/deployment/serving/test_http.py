@@ -211,6 +211,10 @@ class Held:
     def handle(self, exchange):
         self.exchanges.append(exchange)
 
+    def tick(self, loop_time):
+        for connection in list(self.connections):
+            connection.check_time(loop_time)
+
 
 @contextmanager
 def serving(limits, *, tick_seconds=0.02):
@@ -226,8 +230,7 @@ def serving(limits, *, tick_seconds=0.02):
         found["address"] = listener.sockets[0].getsockname()
         started.set()
         while not stop.is_set():
-            for connection in list(service.connections):
-                connection.check_time(loop.time())
+            service.tick(loop.time())
             await asyncio.sleep(tick_seconds)
         listener.close()
         for connection in list(service.connections):

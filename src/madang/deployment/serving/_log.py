@@ -41,11 +41,11 @@ from madang.deployment.serving._join import Answer
 from madang.deployment.serving._tensors import Array, datatype, encode, json_output
 from madang.errors import InvalidInputError, NotFoundError
 
-INTERVAL_SECONDS = 0.1
+INTERVAL_SECONDS = 0.05
 _RETRY_SECONDS = 1.0
 # What is appended at a time; events, Arrow's copy and the file's buffers take several times as much.
 _BATCH_RECORDS = 2000
-_BATCH_BYTES = 2 * 1024 * 1024
+_BATCH_BYTES = 1024 * 1024
 # A larger event is made by the thread: it would hold up the requests of others by its copying.
 _LARGE_BYTES = 256 * 1024
 _RECORD_BYTES = 500  # of a record itself, beside what it holds
