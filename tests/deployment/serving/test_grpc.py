@@ -58,6 +58,18 @@ def triton_input(rows, name="input", datatype="FP64"):
     return made
 
 
+def test_a_model_in_its_original_form_is_described(monkeypatch):
+    """HTTP says why in `fallback`, for which the message has no place."""
+    with gated() as gate, grpc.insecure_channel(gate.grpc_address) as channel:
+        gate.model.fallback = "a package is missing"
+        request = messages.message("ModelMetadataRequest")(name="gate").SerializeToString()
+        metadata = (("authorization", f"Bearer {gate.token}"),)
+        call = channel.unary_unary(f"/{messages.SERVICE}/ModelMetadata")
+        answer = call(request, metadata=metadata, timeout=30)
+    found = messages.message("ModelMetadataResponse").FromString(answer)
+    assert (found.name, list(found.versions)) == ("gate", ["1"])
+
+
 # -- tritonclient -----------------------------------------------------------------------------
 
 

@@ -244,14 +244,52 @@ def test_who_never_reads_the_last_answer_is_dropped(end):
         until(lambda: not service.connections)
 
 
-def test_an_offer_to_upgrade_does_not_keep_the_connection():
+UPGRADE = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk"
+
+
+def chunked(request):
+    head, _, body = request.partition(b"\r\n\r\n")
+    head = head.replace(b"Content-Length: %d" % len(body), b"Transfer-Encoding: chunked")
+    return b"%b\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (head, len(body), body)
+
+
+@pytest.mark.parametrize("form", [bytes, chunked])
+@pytest.mark.parametrize("cut", [10**6, 1, 7, 300])
+def test_an_offer_of_another_protocol_is_not_taken(form, cut):
+    """As Java's and curl's clients make it with each first request, be it one with a body."""
+    health = b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n"
+    sent = form(post(BODY, UPGRADE)) + health + form(post()) + form(post(BODY, UPGRADE))
     with gated() as gate, connect(gate) as client:
-        client.sendall(
-            b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n"
-        )
-        assert read_answers(client, 1)[0][0] == 200
-        assert closed(client)
+        gate.model.release.set()
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for i in range(0, len(sent), cut):
+            client.sendall(sent[i : i + cut])
+        answers = read_answers(client, 4)
+        assert [status for status, _, _ in answers] == [200] * 4
+        for i in (0, 2, 3):
+            assert json.loads(answers[i][2])["outputs"][0]["data"] == [6.0, 15.0]
+        assert answers[1][2] == b'{"live":true}'
+
+
+def test_offers_of_another_protocol_are_held_to_the_same_rules():
+    health = b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n"
+    with gated(Limits(max_body_bytes=1000)) as gate:
+        gate.model.release.set()
+        with connect(gate) as client:
+            client.sendall(health * 500)  # each in the data of the one before
+            assert len(read_answers(client, 500)) == 500
+        for request, status in (
+            (post(BODY, UPGRADE, token=b""), 401),
+            (post(bytes(1001), UPGRADE), 413),
+            (chunked(post(bytes(1001), UPGRADE)), 413),
+            (post(BODY, UPGRADE).replace(b"POST", b"CONNECT"), 405),
+        ):
+            with connect(gate) as client:
+                client.sendall(request + post())
+                assert [found for found, _, _ in read_answers(client, 1)] == [status]
+                assert closed(client)
         until(lambda: not gate.service.connections)
+        assert gate.service.held_bytes == 0
 
 
 def test_a_body_that_trickles_is_ended():

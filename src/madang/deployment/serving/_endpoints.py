@@ -210,6 +210,8 @@ class Models:
             version = Version(wanted, arm, self._model(arm))
         else:
             version = Version(wanted, arm, compose(arm, self._model, self.online))
+        # As functions of the project are: see `Version`.
+        version.in_thread |= any(self._model(p).manifest.format == "python" for p in parts)
         version.example = self._example(parts, version)
         version.warm_up({name: array[:8] for name, array in version.example.items()})
         return version

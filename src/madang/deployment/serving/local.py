@@ -105,7 +105,11 @@ class LocalServing(Serving):
             before, endpoint, revision = self._table.change(
                 name, wanted, log=log, kind="endpoint.deploy"
             )
-            self._write_desired()
+            try:
+                self._write_desired()
+            except OSError as error:  # a full disk: else a later change would bring it along
+                self._revert(before, endpoint, str(error))
+                raise
         self.refresh_tokens()
         problem = self._await(revision, name, timeout_seconds, served=served)
         if problem:
@@ -265,12 +269,15 @@ class LocalServing(Serving):
         self, before: WantedEndpoint | None, failed: WantedEndpoint, reason: str
     ) -> None:
         """Returns to what was before, unless somebody else changed the endpoint meanwhile."""
-        arms, log = (before.arms, before.log) if before else ((), False)
         with self._files.locked():
             if self._table.find(failed.name) != failed:
                 return
-            self._table.change(failed.name, arms, log=log, kind="endpoint.revert", reason=reason)
+            self._revert(before, failed, reason)
             self._write_desired()
+
+    def _revert(self, before: WantedEndpoint | None, failed: WantedEndpoint, reason: str) -> None:
+        arms, log = (before.arms, before.log) if before else ((), False)
+        self._table.change(failed.name, arms, log=log, kind="endpoint.revert", reason=reason)
 
     def _write_desired(self) -> None:
         """Writes the workers' file from the database; the lock on the folder is held."""

@@ -87,16 +87,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8500)
     given, further = parser.parse_known_args(arguments)
-    try:
-        # Not shared with another server of this user, which would answer some of the requests.
-        listener = worker.listen(given.host, given.port, shared=False)
-    except OSError as error:
-        sys.stderr.write(f"madang: can't listen on {given.host}:{given.port}: {error}\n")
-        return 1
     arm = WantedArm(given.name or given.endpoint, given.version, 1.0, given.digest)
     home = Path(tempfile.mkdtemp(prefix="madang-"))
     try:
-        return _serve(home, given, arm, [*further, "--fd", str(listener.detach())])
+        return _serve(home, given, arm, further)
     finally:
         shutil.rmtree(home, ignore_errors=True)
 
@@ -105,10 +99,15 @@ def _serve(home: Path, given: argparse.Namespace, arm: WantedArm, further: list[
     try:
         endpoint = WantedEndpoint(given.endpoint, 1, log=False, arms=(arm,))
         prepare(home, given.model, given.digest, endpoint)
+        # Not shared with another server of this user, which would answer some of the requests.
+        listener = worker.listen(given.host, given.port, shared=False)
     except MadangError as error:
         sys.stderr.write(f"madang: {error}\n")
         return 1
-    return worker.main(["--home", str(home), *further])
+    except OSError as error:
+        sys.stderr.write(f"madang: can't serve at {given.host}:{given.port}: {error}\n")
+        return 1
+    return worker.main(["--home", str(home), "--fd", str(listener.detach()), *further])
 
 
 if __name__ == "__main__":
