@@ -161,12 +161,12 @@ def test_what_has_no_room_is_counted():
 
 
 def test_bytes_are_bounded_too():
-    log = PredictionLog(Topics, max_bytes=10 * record(request(0)).size())
+    log = PredictionLog(Topics, max_bytes=10 * record(request(0)).size)
     for _ in range(25):
         log.put(record(request(0)))
     assert log.lost == 15
     log.close(30)
-    log = PredictionLog(Topics, max_bytes=10 * record(request(0)).size())
+    log = PredictionLog(Topics, max_bytes=10 * record(request(0)).size)
     for i in range(12):  # there is room again after it was written
         log.put(record(request(0)))
         until(lambda i=i: log.written == i + 1)

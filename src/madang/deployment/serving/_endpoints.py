@@ -55,7 +55,8 @@ class Version:
         example: Rows of what the models take, from their stored input example.
         seconds: A running mean of what a call of the model takes.
         in_thread: Its calls never run on the event loop.
-        parts: What the log says of it beside model and version: JSON members, each after a comma.
+        log_head: What the log says of it after a prediction's id: JSON members, each after a comma.
+        log_tail: And at the end.
         busy: A call runs in a thread now.
     """
 
@@ -82,7 +83,12 @@ class Version:
         self.seconds = 0.0
         # Functions of the project may take any time, and must not hold up other requests.
         self.in_thread = isinstance(model, Composed) and model.calls_functions
-        self.parts = _parts(arm)
+        self.log_head = b',"endpoint":%b,"model":%b,"version":%d' % (
+            encode(endpoint.name),
+            encode(arm.model),
+            arm.version,
+        )
+        self.log_tail = _parts(arm)
         self.busy = False
         self.counters = Counters()
 

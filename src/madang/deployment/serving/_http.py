@@ -93,6 +93,9 @@ class Connection(asyncio.Protocol):
             exchange.gone = True
         self._exchanges.clear()
         self._release(self._held)
+        # It refers back to the connection: a cycle, which would stay until the collector's last
+        # generation comes to it, seldom.
+        self._parser = cast("httptools.HttpRequestParser", None)
 
     def _release(self, count: int) -> None:
         self._held -= count

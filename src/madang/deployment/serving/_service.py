@@ -9,7 +9,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
@@ -385,9 +384,6 @@ class Service:
         """Hands over what was answered, after the loop has sent the answers."""
         records, self._unlogged = self._unlogged, []
         for record in records:
-            # What fails here fails again in the log's thread, which counts it and says why.
-            with suppress(Exception):
-                record.settle()
             self._log.put(record)
 
     def _fail(

@@ -34,7 +34,7 @@ from madang.development.experiments import ModelVersion, Registry
 from madang.development.experiments._manifest import Manifest, read_manifest
 from madang.errors import AlreadyExistsError, InvalidInputError, NotFoundError, UnsafeModelError
 
-_SERVER = ("httptools", "msgspec", "numpy", "uvloop")
+_SERVER = ("httptools", "msgspec", "numpy", "pybase64", "uvloop")
 """What the inference server imports; a test runs it with nothing else."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 _SYSTEM = {"lightgbm": "libgomp1"}  # Debian's OpenMP, which LightGBM's wheel does not carry

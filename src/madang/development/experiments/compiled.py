@@ -79,7 +79,7 @@ class TreeHead:
     def __init__(self, arrays: Mapping[str, Array], graph: bytes) -> None:
         from madang.development.experiments._onnx import session
 
-        self._session = session(graph)
+        self._session = session(graph, arena=False)
         self._link = str(arrays["link"])
         self._divisor = int(arrays.get("divisor", 1))
         self._factor = float(arrays.get("factor", 1.0))
