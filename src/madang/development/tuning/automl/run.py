@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 _SEARCH_SHARE = 0.8  # of the time; fitting the ensemble's members on all rows takes the rest
 _FEWEST_ROWS = 50
+_SEEN_SHARE = 0.05
 
 
 def automl(
@@ -81,6 +82,10 @@ def automl(
         StepFailedError: Every candidate failed.
     """
     began = time.monotonic()
+    if not seconds >= 0:
+        raise InvalidInputError(f"seconds is 0 or more, found {seconds}")
+    if time_column == label:
+        raise InvalidInputError(f"{label!r} can't be both the label and the time column")
     table, inputs, known = _rows(stack, data)
     contract = contract if contract is not None else known
     task = task or columns.task_of(_column(table, label))
@@ -90,6 +95,7 @@ def automl(
         table, label, task, time_column, fraction=test_fraction, seed=seed
     )
     left_out = [*exclude, *([time_column] if time_column and time_column not in exclude else [])]
+    _check_parts(learn[label], test[label], task)
     uses = columns.roles(learn, label, contract, left_out)
     fold, folds = plan.split(learn[label], task, seed, moments)
     classes = tuple(learn[label].unique().sort().to_list()) if task == "classification" else ()
@@ -112,10 +118,27 @@ def automl(
             first=[_first(family) for family in tried],
             tags={"madang.automl": label},
         )
-        found = _Found(stack, rows, test, inputs, tuple(notes))
-        return found.result(study, folder)
+        notes += _seen_before(rows, test)
+        result = _Found(stack, rows, test, inputs, tuple(notes)).result(study, folder)
     finally:
         shutil.rmtree(folder)
+    took = time.monotonic() - began
+    if took > seconds:
+        late = f"it took {took:.1f} s instead of {seconds:g} s: a candidate that began is not ended"
+        result = replace(result, notes=(*result.notes, late))
+    return result
+
+
+def _seen_before(rows: plan.Data, test: pl.DataFrame) -> list[str]:
+    """Whether the test has rows that were learnt from, in which case it flatters the model."""
+    used = rows.table.columns
+    same = test.select(used).join(rows.table.unique(), on=used, how="semi", nulls_equal=True).height
+    if same <= _SEEN_SHARE * len(test):
+        return []
+    share = (
+        f"{same:,} of {len(test):,} test rows have the same inputs as rows that were learnt from"
+    )
+    return [f"{share}, so the test may flatter the models: leave out doubled rows"]
 
 
 def _rows(stack: Stack, data: Any) -> tuple[pl.DataFrame, tuple[str, ...], DataContract | None]:
@@ -184,9 +207,14 @@ def _set_aside(
     table = table.with_columns(columns.checked_label(table[label], task).alias(label))
     if time_column is None:
         stratify = table[label].to_numpy() if task == "classification" else None
-        learn, test = train_test_split(
-            np.arange(len(table)), test_size=fraction, random_state=seed, stratify=stratify
-        )
+        try:
+            learn, test = train_test_split(
+                np.arange(len(table)), test_size=fraction, random_state=seed, stratify=stratify
+            )
+        except ValueError as error:  # fewer rows on one side than there are classes
+            raise InvalidInputError(
+                f"test_fraction {fraction} doesn't fit the rows: {error}"
+            ) from error
         return table[np.sort(learn)], table[np.sort(test)], None
     moments = _column(table, time_column)
     if moments.null_count():
@@ -195,6 +223,29 @@ def _set_aside(
     count = round(len(table) * (1 - fraction))
     learn = ordered.head(count)
     return learn, ordered.tail(len(table) - count), learn[time_column]
+
+
+def _check_parts(learn: pl.Series, test: pl.Series, task: Task) -> None:
+    """Refuses parts of the rows that nothing can be learnt from, or measured on.
+
+    Raises:
+        InvalidInputError: One has too few rows, or classes that the other one lacks.
+    """
+    if len(learn) < _FEWEST_ROWS // 2 or len(test) == 0:
+        raise InvalidInputError(
+            f"{len(learn)} rows to learn from and {len(test)} to test by are too few; choose "
+            "another test_fraction, or give more rows"
+        )
+    if task == "classification":
+        known = set(learn.unique().to_list())
+        new = sorted(set(test.unique().to_list()) - known, key=str)
+        if len(known) < 2 or new:
+            found = ", ".join(map(repr, sorted(known, key=str)[:20]))
+            raise InvalidInputError(
+                f"the rows to learn from have the labels {found} only; those to test by also "
+                f"{', '.join(map(repr, new[:5])) or 'no others'}: leave out what is too rare or too "
+                "new, or choose another test_fraction"
+            )
 
 
 def _scratch(stack: Stack) -> Path:
