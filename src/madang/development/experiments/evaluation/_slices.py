@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import combinations, pairwise
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -20,6 +23,7 @@ _QUARTERS = [0.25, 0.5, 0.75]
 _VALUES = 10  # a column's most frequent values that are looked at
 _FOUND = 20  # reported at most
 _PAIRED = 30  # columns of which pairs are looked at
+_UNNAMED = (pl.Binary, pl.Duration, pl.Object)  # SQL can't write their values
 Groups = tuple[Array, list[str]]
 """Each row's group (-1: none), and the groups' conditions in SQL."""
 
@@ -93,6 +97,11 @@ def masks(frame: pl.DataFrame, slices: Sequence[str]) -> dict[str, Array]:
     for text in slices:
         if text in frame.columns:
             codes, names = binned(frame[text])
+            if not names:
+                raise InvalidInputError(
+                    f"the column {text!r} is {frame[text].dtype}, which makes no slices; "
+                    "use a condition, or a column made of it"
+                )
             found |= {name: codes == number for number, name in enumerate(names)}
             continue
         try:
@@ -113,9 +122,13 @@ def binned(column: pl.Series) -> Groups:
 
     Numbers with many values go to quarters of equal size, others to their most frequent values.
     """
-    name = column.name if column.name.isidentifier() else f'"{column.name}"'
+    name = _quoted(column.name)
     missing = column.is_null().to_numpy()
-    if column.dtype.is_numeric() and column.drop_nulls().n_unique() > _VALUES:
+    if column.dtype.is_decimal():
+        column = column.cast(pl.Float64)
+    if column.dtype.is_nested() or column.dtype in _UNNAMED:
+        codes, names = np.full(len(column), -1, dtype=np.int64), []
+    elif column.dtype.is_numeric() and column.drop_nulls().n_unique() > _VALUES:
         codes, names = _quarters(column, missing, name)
     else:
         codes, names = _values(column, name)
@@ -123,6 +136,15 @@ def binned(column: pl.Series) -> Groups:
         codes[missing] = len(names)
         names.append(f"{name} IS NULL")
     return codes, names
+
+
+def _quoted(name: str) -> str:
+    """A column's name in SQL: as it is where that means the column, and not a word of SQL's."""
+    if name.isidentifier():
+        with contextlib.suppress(pl.exceptions.PolarsError):
+            if pl.sql_expr(f"{name} = 0").meta.root_names() == [name]:
+                return name
+    return '"' + name.replace('"', '""') + '"'
 
 
 def _quarters(column: pl.Series, missing: Array, name: str) -> Groups:
@@ -134,8 +156,8 @@ def _quarters(column: pl.Series, missing: Array, name: str) -> Groups:
     codes = np.searchsorted(edges, values, side="left").astype(np.int64)
     names = []
     for low, high in pairwise([None, *edges, None]):
-        above = [f"{name} > {low!r}"] if low is not None else []
-        upto = [f"{name} <= {high!r}"] if high is not None else []
+        above = [f"{name} > {_literal(low)}"] if low is not None else []
+        upto = [f"{name} <= {_literal(high)}"] if high is not None else []
         names.append(" AND ".join(above + upto) or f"{name} IS NOT NULL")
     return codes, names
 
@@ -151,9 +173,19 @@ def _values(column: pl.Series, name: str) -> Groups:
     often = column.drop_nulls().value_counts(sort=True).head(_VALUES)[column.name]
     for value in often.sort().to_list():
         codes[(column == value).fill_null(value=False).to_numpy()] = len(names)
-        quoted = "'" + value.replace("'", "''") + "'" if isinstance(value, str) else repr(value)
-        names.append(f"{name} = {quoted.lower() if isinstance(value, bool) else quoted}")
+        names.append(f"{name} = {_literal(value)}")
     return codes, names
+
+
+def _literal(value: Any) -> str:
+    """A value in SQL."""
+    if isinstance(value, str):
+        return "'" + value.replace("'", "''") + "'"
+    if isinstance(value, bool):
+        return repr(value).lower()
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"CAST('{value}' AS DOUBLE)"
+    return repr(value)
 
 
 def compared(losses: Array, mask: Array) -> tuple[float | None, float | None]:
