@@ -198,6 +198,37 @@ def test_only_the_code_of_a_notebook_counts_for_the_cache(stack):
     assert flow.run(stack).steps[0].status == "SUCCEEDED"
 
 
+@pytest.mark.parametrize(
+    "cell",
+    ["!true\nimport scale", "%%time\ndef later():\n    from inner.deep import FACTOR"],
+)
+def test_a_module_of_the_project_counts_for_the_cache(stack, cell):
+    (stack.root / "scale.py").write_text("from inner.deep import FACTOR")
+    (stack.root / "inner").mkdir()
+    (stack.root / "inner" / "__init__.py").touch()
+    deep = stack.root / "inner" / "deep.py"
+    deep.write_text("FACTOR = 2")
+    notebook = write_notebook(
+        stack.root,
+        cell,
+        "from madang.development.modeling import output",
+        "output('n', __import__('inner.deep').deep.FACTOR)",
+    )
+    work = notebook_step(notebook, ("n",))
+
+    @pipeline
+    def flow():
+        return work()
+
+    for number in (2, 3):
+        deep.write_text(f"FACTOR = {number}  # noted")
+        run = flow.run(stack)
+        assert run.steps[0].status == "SUCCEEDED"
+        assert stack.pipelines.load(run.results["result"]) == number
+    deep.write_text("FACTOR = 3")
+    assert flow.run(stack).steps[0].status == "CACHED"
+
+
 def test_a_notebook_that_hands_on_too_little(stack):
     work = notebook_step(counted(stack.root), ("double", "auc"))
 
