@@ -17,7 +17,8 @@ from jupyter_client import BlockingKernelClient
 
 from madang.cli import cli
 from madang.development.modeling import notebook_step
-from madang.errors import StepFailedError, UnavailableError
+from madang.development.modeling.git import clear_file
+from madang.errors import InvalidInputError, NotFoundError, StepFailedError, UnavailableError
 from madang.testing.modeling import ModelingContract, write_notebook
 from madang.workflow.pipelines import pipeline, step
 
@@ -324,3 +325,32 @@ def test_clearing_a_file(repository):
     assert "cleared" in madang(repository, "lab", "clear", str(path))
     assert "shown" not in path.read_text()
     assert "was clear" in madang(repository, "lab", "clear", str(path))
+
+
+def test_a_cleared_file_keeps_its_mode_and_its_link(repository):
+    path = repository / write_notebook(repository, "print(1)")
+    run_by_hand(path, "shown")
+    path.chmod(0o600)
+    link = repository / "link.ipynb"
+    link.symlink_to(path)
+    assert clear_file(link)
+    assert link.is_symlink()
+    assert "shown" not in path.read_text()
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(
+    ("content", "error", "message"),
+    [
+        (None, NotFoundError, "there is no file .*odd.ipynb"),
+        (b"", InvalidInputError, "odd.ipynb is no Jupyter notebook"),
+        (b"\xff\xfe{", InvalidInputError, "odd.ipynb is no Jupyter notebook"),
+    ],
+)
+def test_what_can_not_be_cleared(tmp_path, content, error, message):
+    path = tmp_path / "odd.ipynb"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(error, match=message):
+        clear_file(path)
+    assert list(tmp_path.iterdir()) == ([] if content is None else [path])
