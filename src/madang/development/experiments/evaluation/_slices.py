@@ -127,7 +127,7 @@ def binned(column: pl.Series) -> Groups:
     if column.dtype.is_decimal():
         column = column.cast(pl.Float64)
     if column.dtype.is_nested() or column.dtype in _UNNAMED:
-        codes, names = np.full(len(column), -1, dtype=np.int64), []
+        codes, names = np.full(len(column), -1, dtype=np.int64), list[str]()
     elif column.dtype.is_numeric() and column.drop_nulls().n_unique() > _VALUES:
         codes, names = _quarters(column, missing, name)
     else:
