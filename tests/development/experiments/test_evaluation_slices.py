@@ -15,7 +15,8 @@ from scipy import stats
 from sklearn.linear_model import LogisticRegression
 
 from madang.development.experiments.evaluation import Gate, evaluate, fairness, find_slices
-from madang.development.experiments.evaluation._slices import binned, holm, masks
+from madang.development.experiments.evaluation._groups import binned
+from madang.development.experiments.evaluation._slices import holm, masks
 from madang.errors import InvalidInputError
 
 

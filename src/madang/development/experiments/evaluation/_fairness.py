@@ -15,6 +15,7 @@ from madang.development.experiments.evaluation._bootstrap import (
     interval,
     ratio,
 )
+from madang.development.experiments.evaluation._groups import UNNAMED
 from madang.errors import InvalidInputError
 
 _GROUPS = 50
@@ -83,7 +84,7 @@ def fairness(
     Raises:
         InvalidInputError: There are more than 50 groups, or the column's values are no names.
     """
-    if column.dtype.is_nested() or column.dtype in (pl.Binary, pl.Duration, pl.Object):
+    if column.dtype.is_nested() or column.dtype in UNNAMED:
         raise InvalidInputError(f"{column.name!r} is {column.dtype}, whose values name no groups")
     names, codes = np.unique(
         column.cast(pl.String, strict=False).fill_null("missing").to_numpy(), return_inverse=True
