@@ -111,6 +111,7 @@ def test_the_token_is_for_its_owner_only(stack, lab):
     file = stack.home / "lab" / "token"
     assert file.read_text() == lab.token
     assert file.stat().st_mode & 0o077 == 0
+    assert file.parent.stat().st_mode & 0o077 == 0  # and whatever else Jupyter writes there
     command = psutil.Process(stack.modeling._process.pid).cmdline()
     assert not any(lab.token in part for part in command)
 
