@@ -22,7 +22,13 @@ class LocalFiles(LocalPart, RunFiles):
         self._require_owner(run_id)
         digest, size = _digest(data)
         # The file first: a line never names an artifact that isn't there.
-        self._storage.put(f"runs/{run_id}/{path}", data)
+        key = f"runs/{run_id}/{path}"
+        self._storage.put(key, data)
+        try:
+            self._require_owner(run_id)
+        except NotFoundError:  # purged meanwhile, and no later purge would look for the file
+            self._storage.delete(key)
+            raise
         owner = _ref(run_id)
         self._ledger.record(
             "run.artifact",

@@ -267,8 +267,10 @@ def log_model(call: Call, message: messages.LogModel) -> None:
     try:
         model = json.loads(message.model_json)
         known = json.loads(experiments.get_run(message.run_id).tags.get(_HISTORY, "[]"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidInputError(f"model_json is not JSON: {error}") from error
+    if not isinstance(known, list):
+        raise InvalidInputError(f"the tag {_HISTORY} of the run is no list of models; remove it")
     experiments.log(message.run_id, tags={_HISTORY: json.dumps([*known, model])})
 
 
