@@ -17,10 +17,13 @@ from madang.cli import cli
 from madang.development import experiments as component
 from madang.development.experiments import (
     DatasetInput,
+    Experiments,
+    Keeps,
     Lifecycle,
     LoggedModelStatus,
     Metric,
     ModelOutput,
+    Registry,
     RunStatus,
     View,
 )
@@ -352,3 +355,84 @@ def test_export_and_import_by_hand(stack, other, tmp_path, monkeypatch):
     assert isinstance(missing.exception, NotFoundError)
     assert "there is no file" in str(missing.exception)
     assert not (tmp_path / "out" / "mlflow.db.nope").exists()
+
+
+# -- engines that take no copies -------------------------------------------------------------------
+
+
+def plain(engine, keeps):
+    """An engine that can what the contract says and nothing more."""
+
+    def part(contract, of, **more):
+        def delegate(name):
+            return lambda self, *given, **options: getattr(of, name)(*given, **options)
+
+        body = {name: delegate(name) for name in contract.__abstractmethods__}
+        return type(f"Plain{contract.__name__}", (contract,), body | more)()
+
+    return part(Experiments, engine, registry=part(Registry, engine.registry), keeps=keeps)
+
+
+MLFLOWS = Keeps(ids=False, time_us=1_000, infinities=False, equal_points=False)
+
+
+def test_an_engine_that_takes_no_copies_says_what_it_loses(stack, other, tmp_path):
+    fill(stack, tmp_path)
+    target = plain(other.experiments, MLFLOWS)
+    with pytest.raises(LossError) as raised:
+        copy(stack.experiments, target, ["flights"])
+    lines = "\n".join(raised.value.losses)
+    for said in (
+        "its 3 runs and their logged models get other ids",
+        "2 infinite values of metric 'm' become finite",
+        "1 points of metric 'm' are equal to others",
+        "8 times of metric 'm' lose what is finer than 1000 µs",
+        "model:m@1: it gets the target's next number",
+    ):
+        assert said in lines
+    assert other.experiments.find_experiment("flights") is None
+    assert other.experiments.runs() == []
+
+
+def test_copies_by_the_contract_alone_are_finished_when_repeated(stack, other, tmp_path):
+    fill(stack, tmp_path)
+    target = plain(other.experiments, MLFLOWS)
+    real, calls = target.log_artifact, []
+
+    def broken(*arguments):
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise ConnectionError("gone")
+        return real(*arguments)
+
+    type(target).log_artifact = lambda self, *arguments: broken(*arguments)
+    with pytest.raises(ConnectionError):
+        copy(stack.experiments, target, ["flights"], accept_loss=True)
+    copy(stack.experiments, target, ["flights"], accept_loss=True)
+    again = copy(stack.experiments, target, ["flights"], accept_loss=True)
+    assert (again.runs, again.versions, again.logged_models, again.points) == (0, 0, 0, 0)
+    found = target.find_experiment("flights")
+    runs = {run.tags["madang.copy"]: run for run in target.search_runs([found.id], view=View.ALL).items
+            if "madang.copied" in run.tags}  # fmt: skip
+    for before in stack.experiments.search_runs(view=View.ALL).items:
+        after = runs.pop(before.id)
+        assert (after.name, after.params, after.status, after.lifecycle) == (
+            before.name, before.params, before.status, before.lifecycle,
+        )  # fmt: skip
+        assert (after.start_us, after.end_us, after.user) == (
+            before.start_us, before.end_us, before.user,
+        )  # fmt: skip
+        assert {k: v for k, v in after.tags.items() if not k.startswith("m")} == {
+            k: v for k, v in before.tags.items() if not k.startswith("m")
+        }
+        assert [replace(d, tags={}) for d in after.datasets] == [
+            replace(d, tags={}) for d in before.datasets
+        ]
+        assert len(after.model_outputs) == len(before.model_outputs)
+        assert set(stack.experiments.artifacts(before.id)) <= set(target.artifacts(after.id))
+        assert told(after.metrics) == told(before.metrics)
+    assert runs == {}
+    child = next(r for r in target.search_runs([found.id]).items if r.parent_id)
+    assert target.get_run(child.parent_id).name == "parent"
+    assert target.registry.get("m", "champion").tags["madang.copy"] == "model:m@1"
+    assert len(target.registry.versions("m")) == 5
