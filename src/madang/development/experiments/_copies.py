@@ -295,14 +295,11 @@ class CopiesRegistry(LocalRegistry, TakesVersions):
 
     def _put_nothing(self, version: ModelVersion) -> tuple[ModelVersion, str]:
         """A version whose files are elsewhere, or are artifacts that are here already."""
-        if version.format == OBJECT_FORMAT and not version.digest:
-            try:
-                found, reason = self._uploaded(version.name, version.source)
-            except (InvalidInputError, NotFoundError):  # the source is of another engine's places
-                return replace(version, location="", digest=""), "its files are elsewhere"
-            return self._as_put(version, found), reason
         if not version.location:
-            return version, ""
+            return version, "its files are elsewhere"
+        if version.format == OBJECT_FORMAT and not version.digest:
+            found, reason = self._uploaded(version.name, version.source)
+            return self._as_put(version, found), reason
         if self._digest(version.location, version.source) != version.digest:
             raise IntegrityError(
                 f"the artifacts that {version.ref} is made of are not what was registered; copy "

@@ -17,7 +17,7 @@ from madang.development.experiments.values import (
     ModelVersion,
     Run,
 )
-from madang.errors import ConflictError, InvalidInputError, UnavailableError
+from madang.errors import ConflictError, InvalidInputError, NotFoundError, UnavailableError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -106,11 +106,10 @@ class WholeCopy(Copy):
         before = len(self.target.registry.versions(version.name))
         found = replace(version, aliases=())
         try:
-            found = replace(found, source=self.portable(version))
-        except (InvalidInputError, UnavailableError) as error:
+            put = self._put_version(replace(found, source=self.portable(version)))
+        except (InvalidInputError, NotFoundError, UnavailableError) as error:
             self.done.left.append(f"the files of {version.ref}: {error}")
-            found = replace(found, location="", digest="")
-        put = self._put_version(found)
+            put = self._put_version(replace(found, location="", digest="", format=OBJECT_FORMAT))
         if len(self.target.registry.versions(version.name)) == before:
             self.done.there += 1
             return put.version

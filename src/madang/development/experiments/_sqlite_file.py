@@ -10,6 +10,7 @@ import json
 import re
 import sqlite3
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cache
@@ -99,7 +100,8 @@ class MlflowFile(SQLiteDatabase):
         self._places = places
         self._create = create
         self._settled = False
-        self._closed: list[str] = []
+        self._closed: list[str] = []  # intents whose outcome is in the ledger
+        self._lock = threading.Lock()
 
     # -- the schema ---------------------------------------------------------------------------
 
@@ -176,16 +178,29 @@ class MlflowFile(SQLiteDatabase):
     @contextmanager
     def transaction(self, *, write: bool = True) -> Iterator[Transaction]:
         if write and not self._settled:
-            self._settled = True
             self.settle()
+            self._settled = True
         with ExitStack() as intents, super().transaction(write=write) as inner:
             tx = FileTransaction(inner)
-            if self._closed and write:
-                tx.raw("DELETE FROM madang_line WHERE id = ?", [(one,) for one in self._closed])
+            if write:
+                self._forget(tx)
             yield tx
             announced = [self._announce(tx, intents, line) for line in tx.lines]
-        if write:
-            self._closed = announced
+        with self._lock:
+            self._closed += announced
+
+    def _forget(self, tx: FileTransaction) -> None:
+        """Removes the lines that are in the ledger by now."""
+        with self._lock:
+            closed, self._closed = self._closed, []
+        if closed:
+            tx.raw("DELETE FROM madang_line WHERE id = ?", [(one,) for one in closed])
+
+    def close(self) -> None:
+        if self._closed:
+            with super().transaction() as inner:
+                self._forget(FileTransaction(inner))
+        super().close()
 
     def _announce(self, tx: FileTransaction, intents: ExitStack, line: Mapping[str, Any]) -> str:
         stated = {**line["data"], "file": str(self.path)}
@@ -222,6 +237,9 @@ class MlflowFile(SQLiteDatabase):
                     data=known["data"] if known else {"outcome": "nothing was changed"},
                 )
                 count += 1
+        open_ones = self._ledger.still_open(int(row[1]) for row in rows)
+        with self._lock:
+            self._closed += [str(row[0]) for row in rows if int(row[1]) not in open_ones]
         return count
 
 
