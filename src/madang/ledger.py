@@ -284,6 +284,12 @@ class Ledger:
             )
         return [_line(row) for row in rows if not is_alive(row[2])]
 
+    def still_open(self, intents: Iterable[int]) -> set[int]:
+        """Which of these intents have no outcome yet, whoever wrote them."""
+        with self._database.transaction(write=False) as tx:
+            rows = tx.execute("SELECT seq FROM ledger_open WHERE project = ?", (self.project,))
+        return {int(row[0]) for row in rows} & set(intents)
+
     # -- reading ------------------------------------------------------------------------------
 
     def get(self, seq: int) -> Line:

@@ -8,14 +8,13 @@ from typing import Any, Self
 
 from madang.development.experiments import _rows
 from madang.development.experiments._base import check_names
+from madang.development.experiments._copies import CopiesRegistry, LocalCopies
 from madang.development.experiments._files import LocalFiles, require_model
 from madang.development.experiments._filter import Language, Order
 from madang.development.experiments._histories import LocalHistories
 from madang.development.experiments._links import LocalLinks
-from madang.development.experiments._logged import LocalLogged
 from madang.development.experiments._names import in_view
 from madang.development.experiments._purge import LocalPurge
-from madang.development.experiments._registry import LocalRegistry
 from madang.development.experiments._search import Condition, Pairs, Search, Subject
 from madang.development.experiments.contract import Experiments, JoinsTransactions
 from madang.development.experiments.values import (
@@ -73,37 +72,16 @@ _SUBJECT = Subject(
 )
 
 
-class LocalExperiments(
-    LocalHistories,
-    LocalFiles,
-    LocalLinks,
-    LocalLogged,
-    LocalPurge,
-    Experiments,
-    JoinsTransactions,
-):
-    """The default engine. One transaction a call."""
+class TableExperiments(LocalHistories, LocalFiles, LocalLinks, LocalCopies, Experiments):
+    """Runs in tables, whichever database has them. One transaction a call."""
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
-        self._registry = LocalRegistry(context)
-
-    @classmethod
-    def from_url(cls, url: EngineURL, context: Context) -> Self:
-        url.check_options(set())
-        return cls(context)
+        self._registry = CopiesRegistry(context)
 
     @property
-    def registry(self) -> LocalRegistry:
+    def registry(self) -> CopiesRegistry:
         return self._registry
-
-    def health(self) -> Health:
-        try:
-            with self._database.transaction(write=False) as tx:
-                count = tx.execute("SELECT count(*) FROM run WHERE project = ?", (self._project,))
-        except MadangError as error:
-            return Health(False, str(error), "see the metadata database")
-        return Health(True, f"{count[0][0]} runs in the metadata database")
 
     # -- runs ---------------------------------------------------------------------------------
 
@@ -403,6 +381,23 @@ class LocalExperiments(
         with self._database.transaction(write=False) as tx:
             found, token = search.run(tx)
             return Page(tuple(_rows.load(tx, self._project, [row[0] for row in found])), token)
+
+
+class LocalExperiments(LocalPurge, TableExperiments, JoinsTransactions):
+    """The default engine."""
+
+    @classmethod
+    def from_url(cls, url: EngineURL, context: Context) -> Self:
+        url.check_options(set())
+        return cls(context)
+
+    def health(self) -> Health:
+        try:
+            with self._database.transaction(write=False) as tx:
+                count = tx.execute("SELECT count(*) FROM run WHERE project = ?", (self._project,))
+        except MadangError as error:
+            return Health(False, str(error), "see the metadata database")
+        return Health(True, f"{count[0][0]} runs in the metadata database")
 
 
 def _points(metrics: Sequence[Metric] | Mapping[str, float]) -> list[Metric]:
