@@ -17,6 +17,7 @@ from madang.errors import (
 )
 from madang.stack import Stack
 from madang.testing._experiments_search import everything
+from madang.testing._experiments_stored import done, tick
 
 UPLOADED = "s3://elsewhere/model"
 
@@ -51,7 +52,7 @@ class RegistryChangesContract:
         assert found.updated_us >= found.created_us == made.created_us
         registry.delete_model("m")
         assert registry.models() == []
-        kinds = [line.kind for line in stack.ledger.lines(kind="model.*", newest_first=False)]
+        kinds = [line.kind for line in done(stack.ledger.lines(kind="model.*", newest_first=False))]
         words = ["create", "tag", "untag", "update", "register", "alias", "delete"]
         assert kinds == [f"model.{word}" for word in words]
         assert stack.ledger.verify().ok
@@ -87,7 +88,7 @@ class RegistryChangesContract:
         assert registry.models() == ["n"]
         assert uploaded(registry, "n").version == 3
         assert registry.rename_model("n", "n").name == "n"
-        line = stack.ledger.lines(kind="model.rename")[0]
+        line = done(stack.ledger.lines(kind="model.rename"))[0]
         assert line.inputs == ("model:m", "model:m@1")
         assert line.outputs == ("model:n", "model:n@1")
         assert uploaded(registry, "m").version == 3  # m@1 and m@2 were others
@@ -131,7 +132,7 @@ class RegistryChangesContract:
         found = registry.get("m", 1)
         assert (found.tags, found.source, found.user) == ({"b": "3"}, UPLOADED, made.user)
         assert found.updated_us >= found.created_us == made.created_us
-        lines = stack.ledger.lines(subject="model:m@1", newest_first=False)
+        lines = done(stack.ledger.lines(subject="model:m@1", newest_first=False))
         words = ["register", "version.tag", "version.untag", "version.update"]
         assert [line.kind for line in lines] == [f"model.{word}" for word in words]
 
@@ -245,8 +246,10 @@ class RegistryChangesContract:
     def test_searching_versions(self, stack: Stack, registry: Registry) -> None:
         run = stack.experiments.start_run("e")
         uploaded(registry, "a", run_id=run.id, tags={"t": "1"})
+        tick(stack.experiments)
         uploaded(registry, "a", source="s3://other", tags={"t": "2"})
         uploaded(registry, "b")
+        tick(stack.experiments)
         uploaded(registry, "b")
         registry.delete_version("b", 1)
         registry.set_model_tags("b", {"t": "1"})
@@ -256,6 +259,7 @@ class RegistryChangesContract:
             return [f"{version.name}{version.version}" for version in found]
 
         assert refs() == ["b2", "a2", "a1"]  # the last changed first
+        tick(stack.experiments)
         registry.describe_version("a", 1, "changed")
         assert refs() == ["a1", "b2", "a2"]
         assert refs("name = 'a'") == ["a1", "a2"]
@@ -308,7 +312,7 @@ class RegistryChangesContract:
         for _ in range(2):
             uploaded(registry)
         registry.set_alias("m", "champion", 1)
-        lines = len(stack.ledger.lines())
+        lines = len(done(stack.ledger.lines()))
 
         def refuse(move: AliasMove) -> None:
             raise PermissionDeniedError(f"{move.alias} may not move")
@@ -324,7 +328,7 @@ class RegistryChangesContract:
             with pytest.raises(PermissionDeniedError, match="champion may not move"):
                 call()
         assert registry.get("m", "champion").version == 1
-        assert len(stack.ledger.lines()) == lines
+        assert len(done(stack.ledger.lines())) == lines
         registry.delete_version("m", 2)  # no alias points to it
 
     def test_an_alias_that_moves_while_the_guard_is_asked(self, registry: Registry) -> None:

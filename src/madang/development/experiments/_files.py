@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from madang.data.storage.contract import LocalFiles as FilesOfThisMachine
 from madang.development.experiments import _rows
 from madang.development.experiments._base import LocalPart
 from madang.development.experiments.contract import RunFiles
 from madang.development.experiments.values import Artifact
 from madang.errors import InvalidInputError, NotFoundError
 from madang.metadata import Transaction
+
+if TYPE_CHECKING:
+    from madang.data.storage import Storage
 
 
 class LocalFiles(LocalPart, RunFiles):
@@ -53,6 +59,10 @@ class LocalFiles(LocalPart, RunFiles):
         found: bytes = self._storage.get(f"runs/{run_id}/{path}")
         return found
 
+    def save_artifact(self, run_id: str, path: str, target: Path) -> None:
+        self._require_owner(run_id)
+        save(self._storage, f"runs/{run_id}/{path}", target)
+
     def delete_artifacts(self, run_id: str, path: str = "") -> int:
         self._require_owner(run_id)
         root = f"runs/{run_id}/"
@@ -76,6 +86,19 @@ class LocalFiles(LocalPart, RunFiles):
                 require_model(tx, self._project, owner)
             else:
                 _rows.require_run(tx, self._project, owner)
+
+
+def save(storage: Storage, key: str, target: Path) -> None:
+    """Writes an object into a file; where objects are files, without reading it whole.
+
+    Raises:
+        NotFoundError: There is no such object.
+    """
+    if isinstance(storage, FilesOfThisMachine):
+        storage.about(key)
+        shutil.copyfile(storage.path(key), target)
+    else:
+        target.write_bytes(storage.get(key))
 
 
 def require_model(tx: Transaction, project: str, model_id: str) -> None:

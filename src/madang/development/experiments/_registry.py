@@ -12,11 +12,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from madang.development.experiments import _rows
+from madang.development.experiments._files import save
 from madang.development.experiments._manifest import MANIFEST
 from madang.development.experiments._registered import COLUMNS, REPORT, check_model_name
 from madang.development.experiments._versions import LocalVersions
 from madang.development.experiments.contract import Registry, Report
-from madang.development.experiments.values import OBJECT_FORMAT, ModelVersion, VersionDetails
+from madang.development.experiments.values import (
+    OBJECT_FORMAT,
+    Artifact,
+    ModelVersion,
+    VersionDetails,
+)
 from madang.errors import InvalidInputError, NotFoundError, UnsafeModelError
 from madang.ledger import current_actor, new_id, now_us
 
@@ -157,14 +163,33 @@ class LocalRegistry(LocalVersions, Registry):
     def download(self, name: str, version: int | str | None, folder: Path) -> ModelVersion:
         found = self.get(name, version)
         if not found.location:
-            raise NotFoundError(
-                f"the files of {found.ref} are not in the project's storage; its source is "
-                f"{found.source!r}"
-            )
+            raise self._elsewhere(found)
         self._fetch(found.location, folder)
         for report in (REPORT, EVALUATION):
             (folder / report).unlink(missing_ok=True)
         return found
+
+    def files(self, name: str, version: int | str | None = None) -> list[Artifact]:
+        found = self.get(name, version)
+        if not found.location:
+            return []
+        prefix = f"{found.location}/"
+        return [
+            Artifact(item.key.removeprefix(prefix), item.size_bytes)
+            for item in self._storage.list(prefix)
+        ]
+
+    def save_file(self, name: str, version: int | str | None, path: str, target: Path) -> None:
+        found = self.get(name, version)
+        if not found.location:
+            raise self._elsewhere(found)
+        save(self._storage, f"{found.location}/{path}", target)
+
+    def _elsewhere(self, version: ModelVersion) -> NotFoundError:
+        return NotFoundError(
+            f"the files of {version.ref} are not in the project's storage; its source is "
+            f"{version.source!r}"
+        )
 
     def load(self, name: str, version: int | str | None = None) -> LoadedModel:
         from madang.development.experiments import formats

@@ -25,6 +25,7 @@ from madang.development.experiments.values import (
     DatasetFilter,
     DatasetInput,
     Experiment,
+    Keeps,
     Lifecycle,
     LoggedModel,
     LoggedModelStatus,
@@ -403,6 +404,14 @@ class RunFiles(ABC):
         """
 
     @abstractmethod
+    def save_artifact(self, run_id: str, path: str, target: Path) -> None:
+        """Writes an artifact into a file, which may be larger than the memory.
+
+        Raises:
+            NotFoundError: There is no such run or artifact.
+        """
+
+    @abstractmethod
     def delete_artifacts(self, run_id: str, path: str = "") -> int:
         """Removes a file, or a folder with all in it, and says how many files; repeating is safe.
 
@@ -599,8 +608,11 @@ class Experiments(
     changes its value; metrics keep their whole history; batches land whole or not at all. Each
     change of state stands in the ledger, a run's parameters, tags and last metrics with its end;
     single metric points don't. What was deleted is kept until it is purged. Safe for many threads
-    and processes.
+    and processes. `keeps` says how exactly an engine keeps what it is given.
     """
+
+    keeps: Keeps = Keeps()
+    """How exactly it keeps what it is given."""
 
     @property
     @abstractmethod
@@ -928,6 +940,22 @@ class Registry(RegisteredModels, ModelVersions):
         """
 
     @abstractmethod
+    def files(self, name: str, version: int | str | None = None) -> list[Artifact]:
+        """All files of a version, its report's too, by path; none when they are elsewhere.
+
+        Raises:
+            NotFoundError: As `get`.
+        """
+
+    @abstractmethod
+    def save_file(self, name: str, version: int | str | None, path: str, target: Path) -> None:
+        """Writes one file of a version into a file, which may be larger than the memory.
+
+        Raises:
+            NotFoundError: As `get`, or it has no such file.
+        """
+
+    @abstractmethod
     def load(self, name: str, version: int | str | None = None) -> LoadedModel:
         """A version ready to predict, loaded without pickle after its digest was checked.
 
@@ -949,6 +977,7 @@ __all__ = [
     "DatasetInput",
     "Experiment",
     "Experiments",
+    "Keeps",
     "Lifecycle",
     "LoggedModel",
     "LoggedModelStatus",

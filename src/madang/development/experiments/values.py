@@ -66,6 +66,26 @@ class Page(Generic[T_co]):
 
 
 @dataclass(frozen=True)
+class Keeps:
+    """How exactly an engine keeps what it is given; what isn't said here, every engine keeps.
+
+    Attributes:
+        ids: A copy can have the ids of runs and logged models, and the numbers of versions, that it
+            had elsewhere (the engine is a `TakesCopies`).
+        time_us: The resolution of times, in microseconds: 1, or 1000 for whole milliseconds, to
+            which finer times are rounded down.
+        infinities: A metric may be infinite; else it becomes the largest finite number.
+        equal_points: Points of a metric that are equal in step, time and value are all kept; else
+            they become one.
+    """
+
+    ids: bool = True
+    time_us: int = 1
+    infinities: bool = True
+    equal_points: bool = True
+
+
+@dataclass(frozen=True)
 class Experiment:
     """A name for runs that belong together.
 
