@@ -9,7 +9,8 @@ from typing import Any
 
 from madang.development.experiments import _rows
 from madang.development.experiments._base import LocalPart, check_names
-from madang.development.experiments._filter import Clause, Language, Order
+from madang.development.experiments._filter import Clause
+from madang.development.experiments._languages import MODELS, MODELS_TAIL
 from madang.development.experiments._manifest import signature_from
 from madang.development.experiments._search import Condition, Pairs, Search, Subject
 from madang.development.experiments.contract import RegisteredModels
@@ -29,7 +30,7 @@ _MAX_VERSION = 2**63 - 1  # what a column holds
 _OF_MODEL = 0  # the version of a tag that belongs to the model itself
 _IS_PROMPT = "mlflow.prompt.is_prompt"
 _SUBJECT = Subject(
-    language=Language(texts=("name",), numbers=("creation_timestamp", "last_updated_timestamp")),
+    language=MODELS,
     source="model m",
     identity=("m.name",),
     attributes={
@@ -42,7 +43,7 @@ _SUBJECT = Subject(
             "model_tag", "{0}.project = m.project AND {0}.model = m.name AND {0}.version = 0"
         )
     },
-    tail=(Order("attribute", "name"),),
+    tail=MODELS_TAIL,
 )
 
 

@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 from madang.development.experiments import _rows
 from madang.development.experiments._base import check_names
 from madang.development.experiments._files import require_model
-from madang.development.experiments._filter import Language, Order
+from madang.development.experiments._languages import VERSIONS, VERSIONS_TAIL
 from madang.development.experiments._registered import (
     COLUMNS,
     LocalModels,
@@ -35,11 +35,7 @@ from madang.metadata import Row, Transaction
 
 _MAX_PAGE = 200_000  # MLflow's (SEARCH_MODEL_VERSION_MAX_RESULTS_THRESHOLD)
 _SUBJECT = Subject(
-    language=Language(
-        texts=("name", "run_id", "source_path"),
-        numbers=("creation_timestamp", "last_updated_timestamp", "version_number"),
-        aliases={"version": "version_number"},
-    ),
+    language=VERSIONS,
     source="model_version v",
     identity=("v.name", "v.version"),
     attributes={
@@ -57,11 +53,7 @@ _SUBJECT = Subject(
             "{0}.project = v.project AND {0}.model = v.name AND {0}.version = v.version",
         )
     },
-    tail=(
-        Order("attribute", "updated", ascending=False),
-        Order("attribute", "name"),
-        Order("attribute", "version_number", ascending=False),
-    ),
+    tail=VERSIONS_TAIL,
 )
 
 

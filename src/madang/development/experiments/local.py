@@ -9,8 +9,8 @@ from typing import Any, Self
 from madang.development.experiments import _rows
 from madang.development.experiments._base import check_names
 from madang.development.experiments._files import LocalFiles, require_model
-from madang.development.experiments._filter import Language, Order
 from madang.development.experiments._histories import LocalHistories
+from madang.development.experiments._languages import RUNS, RUNS_TAIL
 from madang.development.experiments._links import LocalLinks
 from madang.development.experiments._logged import LocalLogged
 from madang.development.experiments._names import in_view
@@ -37,19 +37,7 @@ PARENT, RUN_NAME = "mlflow.parentRunId", "mlflow.runName"
 
 _JOIN = "{0}.project = r.project AND {0}.run_id = r.id"
 _SUBJECT = Subject(
-    language=Language(
-        texts=("artifact_uri", "run_id", "run_name", "status", "user_id"),
-        numbers=("end_time", "start_time"),
-        entities=("dataset", "metric", "param", "tag"),
-        ordered=("metric", "param", "tag"),
-        aliases={
-            "Created": "start_time",
-            "Run Name": "run_name",
-            "Run name": "run_name",
-            "created": "start_time",
-            "run name": "run_name",
-        },
-    ),
+    language=RUNS,
     source="run r",
     identity=("r.id",),
     attributes={
@@ -68,7 +56,7 @@ _SUBJECT = Subject(
         "param": Pairs("run_param", _JOIN),
         "tag": Pairs("run_tag", _JOIN),
     },
-    tail=(Order("attribute", "started", ascending=False), Order("attribute", "run_id")),
+    tail=RUNS_TAIL,
     columns={RUN_NAME: "r.name"},
 )
 
