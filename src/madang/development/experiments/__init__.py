@@ -43,7 +43,10 @@ from madang.development.experiments.values import (
     STAGES,
 )
 
-ENGINES = {"local": "madang.development.experiments.local:LocalExperiments"}
+ENGINES = {
+    "local": "madang.development.experiments.local:LocalExperiments",
+    "mlflow+sqlite": "madang.development.experiments.mlflow_sqlite:MlflowFileExperiments",
+}
 DEFAULT = "local"
 
 

@@ -62,9 +62,10 @@ class LocalNames(LocalPart, NamedExperiments):
             return self._experiment(tx, experiment_id)
 
     def _create(self, tx: Transaction, name: str, tags: Mapping[str, str]) -> str:
-        experiment_id = DEFAULT_EXPERIMENT_ID if name == DEFAULT_EXPERIMENT else new_id()
-        if experiment_id == DEFAULT_EXPERIMENT_ID and self._rows(tx, "id = ?", experiment_id):
-            experiment_id = new_id()  # the default experiment was renamed
+        experiment_id = DEFAULT_EXPERIMENT_ID
+        if name != DEFAULT_EXPERIMENT or self._rows(tx, "id = ?", experiment_id):
+            # The default experiment may have been renamed.
+            experiment_id = self._new_experiment_id(tx)
         now = now_us()
         tx.execute(
             f"INSERT INTO experiment (project, {_COLUMNS}) VALUES (?, ?, ?, ?, ?, NULL)",  # noqa: S608 - names above
@@ -76,6 +77,9 @@ class LocalNames(LocalPart, NamedExperiments):
             tx, "experiment.create", ref, outputs=[ref], data={"name": name, "tags": dict(tags)}
         )
         return experiment_id
+
+    def _new_experiment_id(self, tx: Transaction) -> str:
+        return new_id()
 
     def _experiment_id(self, tx: Transaction, experiment: str | Experiment) -> tuple[str, str]:
         """The id and name of an experiment that takes runs; one by name is made when it isn't there.

@@ -140,8 +140,6 @@ class LocalModels(LocalPart, RegisteredModels):
             "WHERE project = ? AND name = ?",
             (new_name, now_us(), self._project, name),
         )
-        # The old name keeps its row, so that nobody gets its versions' references again.
-        self._touch_model(tx, name, "description = '', deleted = ?", now_us())
         for table, column in (
             ("model_version", "name"), ("model_tag", "model"), ("model_alias", "model"),
         ):  # fmt: skip
@@ -149,6 +147,8 @@ class LocalModels(LocalPart, RegisteredModels):
                 f"UPDATE {table} SET {column} = ? WHERE project = ? AND {column} = ?",  # noqa: S608 - names above
                 (new_name, self._project, name),
             )
+        # The old name keeps its row, so that nobody gets its versions' references again.
+        self._touch_model(tx, name, "description = '', deleted = ?", now_us())
         self._record_model(
             tx,
             "rename",

@@ -833,7 +833,35 @@ class ModelVersions(ABC):
         """
 
 
-class Registry(RegisteredModels, ModelVersions):
+class VersionFiles(ABC):
+    """The files of versions. What is promised of them stands at `Registry`."""
+
+    @abstractmethod
+    def download(self, name: str, version: int | str | None, folder: Path) -> ModelVersion:
+        """Writes a version's files into an empty folder, for `formats.load(folder, digest=…)`.
+
+        Raises:
+            NotFoundError: As `get`, or its files are not in the project's storage.
+        """
+
+    @abstractmethod
+    def files(self, name: str, version: int | str | None = None) -> list[Artifact]:
+        """All files of a version, its report's too, by path; none when they are elsewhere.
+
+        Raises:
+            NotFoundError: As `get`.
+        """
+
+    @abstractmethod
+    def save_file(self, name: str, version: int | str | None, path: str, target: Path) -> None:
+        """Writes one file of a version into a file, which may be larger than the memory.
+
+        Raises:
+            NotFoundError: As `get`, or it has no such file.
+        """
+
+
+class Registry(RegisteredModels, ModelVersions, VersionFiles):
     """Named models and their versions.
 
     Every engine promises: versions count from 1 without reuse, and their files never change; an
@@ -929,30 +957,6 @@ class Registry(RegisteredModels, ModelVersions):
 
         Raises:
             PermissionDeniedError: The guard refused it.
-        """
-
-    @abstractmethod
-    def download(self, name: str, version: int | str | None, folder: Path) -> ModelVersion:
-        """Writes a version's files into an empty folder, for `formats.load(folder, digest=…)`.
-
-        Raises:
-            NotFoundError: As `get`, or its files are not in the project's storage.
-        """
-
-    @abstractmethod
-    def files(self, name: str, version: int | str | None = None) -> list[Artifact]:
-        """All files of a version, its report's too, by path; none when they are elsewhere.
-
-        Raises:
-            NotFoundError: As `get`.
-        """
-
-    @abstractmethod
-    def save_file(self, name: str, version: int | str | None, path: str, target: Path) -> None:
-        """Writes one file of a version into a file, which may be larger than the memory.
-
-        Raises:
-            NotFoundError: As `get`, or it has no such file.
         """
 
     @abstractmethod

@@ -61,37 +61,16 @@ _SUBJECT = Subject(
 )
 
 
-class LocalExperiments(
-    LocalHistories,
-    LocalFiles,
-    LocalLinks,
-    LocalLogged,
-    LocalPurge,
-    Experiments,
-    JoinsTransactions,
-):
-    """The default engine. One transaction a call."""
+class TableExperiments(LocalHistories, LocalFiles, LocalLinks, LocalLogged, Experiments):
+    """Runs in tables, whichever database has them. One transaction a call."""
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         self._registry = LocalRegistry(context)
 
-    @classmethod
-    def from_url(cls, url: EngineURL, context: Context) -> Self:
-        url.check_options(set())
-        return cls(context)
-
     @property
     def registry(self) -> LocalRegistry:
         return self._registry
-
-    def health(self) -> Health:
-        try:
-            with self._database.transaction(write=False) as tx:
-                count = tx.execute("SELECT count(*) FROM run WHERE project = ?", (self._project,))
-        except MadangError as error:
-            return Health(False, str(error), "see the metadata database")
-        return Health(True, f"{count[0][0]} runs in the metadata database")
 
     # -- runs ---------------------------------------------------------------------------------
 
@@ -391,6 +370,23 @@ class LocalExperiments(
         with self._database.transaction(write=False) as tx:
             found, token = search.run(tx)
             return Page(tuple(_rows.load(tx, self._project, [row[0] for row in found])), token)
+
+
+class LocalExperiments(LocalPurge, TableExperiments, JoinsTransactions):
+    """The default engine."""
+
+    @classmethod
+    def from_url(cls, url: EngineURL, context: Context) -> Self:
+        url.check_options(set())
+        return cls(context)
+
+    def health(self) -> Health:
+        try:
+            with self._database.transaction(write=False) as tx:
+                count = tx.execute("SELECT count(*) FROM run WHERE project = ?", (self._project,))
+        except MadangError as error:
+            return Health(False, str(error), "see the metadata database")
+        return Health(True, f"{count[0][0]} runs in the metadata database")
 
 
 def _points(metrics: Sequence[Metric] | Mapping[str, float]) -> list[Metric]:
