@@ -23,7 +23,7 @@ from madang.development.experiments import (
 from madang.errors import ConflictError, InvalidInputError, NotFoundError
 from madang.stack import Stack
 from madang.testing._experiments_search import everything
-from madang.testing._experiments_stored import done, tick
+from madang.testing._experiments_stored import done, need, tick
 
 
 class ModelsContract:
@@ -150,26 +150,42 @@ class ModelsContract:
         first = DatasetInput("a", "1", "local", '{"uri": "x"}', "{}", None, {"t": "1"})
         second, third = DatasetInput("b", "1"), DatasetInput("a", "2")
         experiments.log_inputs(run.id, datasets=[first])
-        changed = DatasetInput("a", "1", "s3", tags={"mlflow.data.context": "test"})
-        experiments.log_inputs(run.id, datasets=[changed, second])
+        experiments.log_inputs(run.id, datasets=[first, second])
         experiments.log_inputs(run.id, datasets=[third])
         experiments.log_inputs(run.id)
-        assert experiments.get_run(run.id).datasets == (changed, second, third)
+        assert experiments.get_run(run.id).datasets == (first, second, third)
         with pytest.raises(InvalidInputError, match="a dataset needs a name"):
             experiments.log_inputs(
                 run.id, datasets=[DatasetInput("new", "1"), DatasetInput("", "1")]
             )
         assert len(experiments.get_run(run.id).datasets) == 3
 
+    def test_a_dataset_that_is_said_anew(self, experiments: Experiments) -> None:
+        need(experiments.keeps.links, "what is said of a dataset anew")
+        run = experiments.start_run("e")
+        first, second = DatasetInput("a", "1", "local", tags={"t": "1"}), DatasetInput("b", "1")
+        experiments.log_inputs(run.id, datasets=[first, second])
+        changed = DatasetInput("a", "1", "s3", tags={"mlflow.data.context": "test"})
+        experiments.log_inputs(run.id, datasets=[changed])
+        assert experiments.get_run(run.id).datasets == (changed, second)
+
+    def test_a_model_that_was_made_anew(self, experiments: Experiments) -> None:
+        need(experiments.keeps.links, "the step at which a run made a model anew")
+        run = experiments.start_run("e")
+        a, b = (experiments.create_logged_model(run.experiment_id).id for _ in range(2))
+        experiments.log_outputs(run.id, [ModelOutput(b, 3), ModelOutput(a)])
+        experiments.log_outputs(run.id, [ModelOutput(b, 5)])
+        assert experiments.get_run(run.id).model_outputs == (ModelOutput(b, 5), ModelOutput(a))
+
     def test_models_of_a_run(self, stack: Stack, experiments: Experiments) -> None:
         run = experiments.start_run("e")
         a, b, c = (experiments.create_logged_model(run.experiment_id).id for _ in range(3))
         experiments.log_inputs(run.id, models=[a])
         experiments.log_outputs(run.id, [ModelOutput(b, 3), ModelOutput(a)])
-        experiments.log_outputs(run.id, [ModelOutput(b, 5), ModelOutput(c, 1)])
+        experiments.log_outputs(run.id, [ModelOutput(b, 3), ModelOutput(c, 1)])
         found = experiments.get_run(run.id)
         assert found.model_inputs == (a,)
-        assert found.model_outputs == (ModelOutput(b, 5), ModelOutput(a), ModelOutput(c, 1))
+        assert found.model_outputs == (ModelOutput(b, 3), ModelOutput(a), ModelOutput(c, 1))
         for call in (
             lambda: experiments.log_inputs(
                 run.id, datasets=[DatasetInput("d", "1")], models=[a, "m-x"]

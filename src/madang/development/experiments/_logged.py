@@ -243,7 +243,7 @@ class _ModelSearch(Search):
     ) -> None:
         self._on = _on_datasets("p", datasets)
         self._order_on = [order.dataset for order in order_by]
-        texts = [_order_text(order) for order in order_by]
+        texts = [order_text(order) for order in order_by]
         super().__init__(*arguments, order_by=texts, **options)
         marked = json.dumps([[str(d) for d in datasets], [str(o) for o in order_by]])
         self._mark += hashlib.sha256(marked.encode()).hexdigest()[:8]
@@ -286,7 +286,8 @@ def _on_datasets(alias: str, datasets: Sequence[DatasetFilter | None]) -> Condit
     return Condition(f"({found.sql})", found.values)
 
 
-def _order_text(order: ModelOrder) -> str:
+def order_text(order: ModelOrder) -> str:
+    """One key of an order of logged models in the language of other orders."""
     entity, dot, key = order.field.partition(".")
     name = f"{entity}.`{key.strip('`')}`" if dot else order.field
     return f"{name} {'ASC' if order.ascending else 'DESC'}"

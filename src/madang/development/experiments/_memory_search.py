@@ -13,6 +13,7 @@ import operator
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any, Generic, TypeVar
 
 from madang.development.experiments._filter import Clause, Entity, Language, Order
@@ -57,8 +58,8 @@ class MemorySearch(ABC, Generic[T]):
     tail: tuple[Order, ...]
     """Keys that end each order, so that no two items are equal in it."""
 
-    hidden: tuple[str, ...] = ()
-    """Attributes of the tail alone, which are numbers; the others are the language's."""
+    largest: float = math.inf
+    """What stands for infinity among the values of metrics."""
 
     def __init__(
         self,
@@ -73,7 +74,7 @@ class MemorySearch(ABC, Generic[T]):
         if not 1 <= limit <= max_limit:
             raise InvalidInputError(f"a page has 1 to {max_limit} results, asked for {limit}")
         self.limit = limit
-        self.clauses = self.language.clauses(filter)
+        self.clauses = [self._limited(one) for one in self.language.clauses(filter)]
         given = self.language.orders(order_by)
         named = {(order.entity, order.key) for order in given}
         self._orders = [*given, *(o for o in self.tail if (o.entity, o.key) not in named)]
@@ -82,6 +83,11 @@ class MemorySearch(ABC, Generic[T]):
         text = json.dumps([filter, list(order_by), [str(one) for one in scope]])
         self._mark = hashlib.sha256(text.encode()).hexdigest()[:12]
         self.after = self._place(page_token) if page_token else None
+
+    def _limited(self, clause: Clause) -> Clause:
+        if clause.entity != "metric" or not isinstance(clause.value, float):
+            return clause
+        return replace(clause, value=max(-self.largest, min(clause.value, self.largest)))
 
     def _check_size(self, scope: Sequence[Any]) -> None:
         listed = sum(len(c.value) for c in self.clauses if isinstance(c.value, tuple))
@@ -185,9 +191,7 @@ def _grouped(value: str | float | None) -> tuple[int, Any]:
     return (_NAN, None) if isinstance(value, float) and math.isnan(value) else (_VALUE, value)
 
 
-def _sorted(
-    found: list[tuple[Place, T]], number: int, *, ascending: bool
-) -> list[tuple[Place, T]]:
+def _sorted(found: list[tuple[Place, T]], number: int, *, ascending: bool) -> list[tuple[Place, T]]:
     """Sorted by one key; what is equal in it keeps its order."""
     groups: dict[int, list[tuple[Place, T]]] = {_VALUE: [], _NAN: [], _MISSING: []}
     for one in found:

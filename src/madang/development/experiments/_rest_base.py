@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any
+from urllib.parse import quote
 
 from madang.development.experiments import (
     _rest_values as values,
@@ -14,12 +15,10 @@ from madang.development.experiments import (
 )
 from madang.development.experiments._base import check_names
 from madang.development.experiments._rest_client import Client
-from madang.development.experiments.values import Experiment, LoggedModel, Run
+from madang.development.experiments.values import Experiment, Lifecycle, LoggedModel, Run
 from madang.engines import Context
-from madang.errors import InvalidInputError, NotFoundError, UnavailableError
+from madang.errors import ConflictError, InvalidInputError, NotFoundError, UnavailableError
 from madang.ledger import Intent, Line
-
-T = TypeVar("T")
 
 MAX_EXPERIMENT_TAG, MAX_REGISTRY_TAG = 20_000, 100_000
 """Characters that MLflow keeps of a tag (mlflow.utils.validation)."""
@@ -142,11 +141,6 @@ class RestPart:
         return len(lines)
 
 
-def pair_list(found: Mapping[str, str]) -> list[messages.Pair]:
-    """Parameters or tags as a message has them."""
-    return [messages.Pair(key, value) for key, value in found.items()]
-
-
 def parts(found: Mapping[str, str], most: int) -> Iterator[dict[str, str]]:
     """At most so many of them at a time."""
     items = list(found.items())
@@ -178,3 +172,14 @@ def check_keys(what: str, keys: Mapping[str, Any] | Sequence[str]) -> None:
     for key in keys:
         if values.is_hidden(key):
             raise InvalidInputError(f"{what} can't be named {key!r}: that is kept by the engine")
+
+
+def require_active(run: Run) -> None:
+    """Raises `ConflictError` for a deleted run."""
+    if run.lifecycle is Lifecycle.DELETED:
+        raise ConflictError(f"run {run.id} is deleted; restore it first")
+
+
+def quoted(text: str) -> str:
+    """A text as one part of a path."""
+    return quote(text, safe="")

@@ -198,6 +198,18 @@ class Client:
 
         self._patiently(ask, None, self._patience)
 
+    def delete_file(self, path: str) -> None:
+        """Removes a file or folder; one that isn't there is nothing to do."""
+        self._know()
+
+        def ask() -> None:
+            try:
+                self._accepted(self._http.delete(path))
+            except NotFoundError:
+                return
+
+        self._patiently(ask, None, self._patience)
+
     def download(self, path: str, target: Path) -> None:
         """Writes a file's bytes to `target`, which is not there unless all of them came."""
         self._know()

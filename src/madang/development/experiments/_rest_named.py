@@ -15,7 +15,6 @@ from madang.development.experiments._rest_base import (
     MAX_EXPERIMENT_TAG,
     RestPart,
     checked,
-    pair_list,
 )
 from madang.development.experiments.contract import NamedExperiments
 from madang.development.experiments.values import Experiment, Lifecycle, Page, View
@@ -29,13 +28,14 @@ class _Search(MemorySearch[Experiment]):
     tail = EXPERIMENTS_TAIL
 
     def attribute(self, item: Experiment, key: str) -> str | float | None:
-        return {
+        found: Mapping[str, str | float | None] = {
             "created": item.created_us,
             "creation_time": item.created_us // 1000,
             "experiment_id": item.id,
             "last_update_time": item.updated_us // 1000,
             "name": item.name,
-        }[key]
+        }
+        return found[key]
 
     def values(self, item: Experiment, entity: Entity, key: str) -> Sequence[str | float]:
         return [item.tags[key]] if key in item.tags else []
@@ -54,7 +54,7 @@ class RestNamed(RestPart, NamedExperiments):
     def _create(self, name: str, labels: Mapping[str, str]) -> str:
         said = {"name": name, "tags": dict(labels)}
         with self._changing("experiment.create", f"experiment:{name}", data=said) as intent:
-            tags = pair_list({**labels, values.INTENT: intent.id})
+            tags = messages.pair_list({**labels, values.INTENT: intent.id})
             try:
                 answer = self._client.post(
                     "/experiments/create",
@@ -161,9 +161,7 @@ class RestNamed(RestPart, NamedExperiments):
         said = {"tags": labels}
         with self._changing("experiment.tag", f"experiment:{experiment_id}", data=said):
             for key, value in labels.items():
-                self._post(
-                    "set-experiment-tag", messages.ExperimentTag(experiment_id, key, value)
-                )
+                self._post("set-experiment-tag", messages.ExperimentTag(experiment_id, key, value))
 
     def delete_experiment_tag(self, experiment_id: str, key: str) -> None:
         if key not in self._active(experiment_id).tags:
@@ -178,9 +176,7 @@ class RestNamed(RestPart, NamedExperiments):
         with self._changing("experiment.delete", f"experiment:{experiment_id}"):
             notes = values.split(before, values.DELETED_RUNS, MAX_EXPERIMENT_TAG)
             for key, value in notes.items():
-                self._post(
-                    "set-experiment-tag", messages.ExperimentTag(experiment_id, key, value)
-                )
+                self._post("set-experiment-tag", messages.ExperimentTag(experiment_id, key, value))
             self._turn(experiment_id, Lifecycle.DELETED, "delete")
 
     def restore_experiment(self, experiment_id: str) -> None:

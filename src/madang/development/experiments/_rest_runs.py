@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -35,9 +36,10 @@ class RunSearch(MemorySearch[Run]):
 
     language = RUNS
     tail = RUNS_TAIL
+    largest = sys.float_info.max
 
     def attribute(self, item: Run, key: str) -> str | float | None:
-        return {
+        found: Mapping[str, str | float | None] = {
             "artifact_uri": item.artifact_uri,
             "end_time": None if item.end_us is None else item.end_us // 1000,
             "run_id": item.id,
@@ -46,7 +48,8 @@ class RunSearch(MemorySearch[Run]):
             "started": item.start_us,
             "status": item.status.value,
             "user_id": item.user,
-        }[key]
+        }
+        return found[key]
 
     def values(self, item: Run, entity: Entity, key: str) -> Sequence[str | float]:
         if entity == "dataset":
@@ -57,10 +60,10 @@ class RunSearch(MemorySearch[Run]):
             return [value for one in found if (value := one[key]) is not None]
         if entity == "tag" and key == values.RUN_NAME:
             return [item.name]
-        kept: Mapping[str, str | float] = {
+        kept: Mapping[str, Mapping[str, Any]] = {
             "metric": item.metrics, "param": item.params, "tag": item.tags,
-        }[entity]  # fmt: skip
-        return [kept[key]] if key in kept else []
+        }  # fmt: skip
+        return [kept[entity][key]] if key in kept[entity] else []
 
     @property
     def pushed(self) -> list[str]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
 from madang.development.experiments._manifest import signature_from
@@ -48,6 +48,8 @@ STATUSES: Mapping[str, LoggedModelStatus] = {
     "LOGGED_MODEL_READY": LoggedModelStatus.READY,
     "LOGGED_MODEL_UPLOAD_FAILED": LoggedModelStatus.FAILED,
 }
+
+_IS_PROMPT = "mlflow.prompt.is_prompt"
 
 ENDS = (RunStatus.FINISHED, RunStatus.FAILED, RunStatus.KILLED)
 
@@ -220,7 +222,7 @@ def model_version(document: Mapping[str, Any]) -> ModelVersion:
 
 def joined(tags: Mapping[str, str], name: str) -> str:
     """The text that `split` put into tags; empty where there are none."""
-    parts = []
+    parts: list[str] = []
     while (part := tags.get(f"{name}.{len(parts)}")) is not None:
         parts.append(part)
     return "".join(parts)
@@ -249,3 +251,15 @@ def record_tags(version: ModelVersion) -> dict[str, str]:
         }
     )
     return split(text, RECORD, _PART)
+
+
+def moved(version: ModelVersion, owner: str) -> ModelVersion:
+    """A version whose files a logged model has; they are its source where it has no other."""
+    return replace(version, location=owner, source=version.source or f"models:/{owner}")
+
+
+def prompt_or(tags: Mapping[str, str], key: str) -> Sequence[str]:
+    """A tag's values; what has no such tag is no prompt, as in MLflow (SearchModelUtils)."""
+    if key in tags:
+        return [tags[key]]
+    return ["false"] if key == _IS_PROMPT else []

@@ -15,12 +15,8 @@ from madang.development.experiments import _rows
 from madang.development.experiments._base import check_names
 from madang.development.experiments._files import require_model
 from madang.development.experiments._languages import VERSIONS, VERSIONS_TAIL
-from madang.development.experiments._registered import (
-    COLUMNS,
-    LocalModels,
-    RegistrySearch,
-    check_model_name,
-)
+from madang.development.experiments._registered import COLUMNS, LocalModels, RegistrySearch
+from madang.development.experiments._registry_base import check_model_name, parsed_version
 from madang.development.experiments._search import Condition, Pairs, Subject
 from madang.development.experiments.contract import ModelVersions
 from madang.development.experiments.values import (
@@ -109,12 +105,10 @@ class LocalVersions(LocalModels, ModelVersions):
 
     def _of_version(self, tx: Transaction, source: str) -> ModelVersion | None:
         """The version that `models:/NAME/VERSION` or `models:/NAME@ALIAS` names."""
-        path = source.removeprefix("models:/")
-        if path == source or path.startswith("m-"):
+        named = parsed_version(source)
+        if named is None:
             return None
-        name, at, number = path.rpartition("@") if "@" in path else path.rpartition("/")
-        if not at:
-            raise InvalidInputError(f"{source!r} names no version; write models:/NAME/VERSION")
+        name, number = named
         row = self._version_row(tx, name, self._number(tx, name, number))
         return self._models(tx, [row])[0]
 

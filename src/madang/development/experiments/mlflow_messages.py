@@ -372,6 +372,11 @@ def pairs(found: Mapping[str, str]) -> list[dict[str, str]]:
     return [{"key": key, "value": value} for key, value in found.items()]
 
 
+def pair_list(found: Mapping[str, str]) -> list[Pair]:
+    """The same, of a message that is sent."""
+    return [Pair(key, value) for key, value in found.items()]
+
+
 def point(metric: Metric, run_id: str | None = None) -> dict[str, Any]:
     """A metric's value as MLflow lists it."""
     found = {
