@@ -88,9 +88,7 @@ class MLflowServer:
             for name in set(names) - {"alembic_version", "experiments", "workspaces"}:
                 database.execute(f"DELETE FROM {name}")
             database.execute("DELETE FROM experiments WHERE experiment_id <> 0")
-            database.execute(
-                "UPDATE experiments SET name = 'Default', lifecycle_stage = 'active'"
-            )
+            database.execute("UPDATE experiments SET name = 'Default', lifecycle_stage = 'active'")
             database.commit()
         shutil.rmtree(self.artifacts, ignore_errors=True)
 

@@ -270,6 +270,7 @@ class ModelsContract:
                 type="Agent" if name == "c" else "", run_id=run.id if name == "a" else None,
             )  # fmt: skip
         unit = experiments.keeps.time_us
+        last = math.nan if experiments.keeps.model_points else 0.8
 
         def point(name: str, value: float, time: int, dataset: str, digest: str = "1") -> Metric:
             return Metric("acc", value, 0, time * unit, made[name].id, dataset or None, digest)
@@ -281,7 +282,7 @@ class ModelsContract:
                 point("a", 0.5, 2, "test"),
                 point("a", 0.7, 3, "test", "2"),
                 point("b", 0.6, 1, "train"),
-                point("b", math.nan, 2, "test"),
+                point("b", last, 2, "test"),
             ],
         )
         experiments.finalize_logged_model(made["c"].id, LoggedModelStatus.READY)
@@ -316,8 +317,9 @@ class ModelsContract:
         assert names(datasets=[DatasetFilter("test", "2")]) == "a"
         assert names(datasets=[DatasetFilter("' OR 1=1 --")]) == ""
         assert names(order_by=[ModelOrder("name")]) == "abc"
-        assert names(order_by=[ModelOrder("metrics.acc")]) == "abc"  # 0.7, NaN, none
-        assert names(order_by=[ModelOrder("metrics.acc", False)]) == "abc"
+        assert names(order_by=[ModelOrder("metrics.acc")]) == "abc"  # 0.7, NaN or 0.8, none
+        kept = experiments.keeps.model_points
+        assert names(order_by=[ModelOrder("metrics.acc", False)]) == ("abc" if kept else "bac")
         assert names(order_by=[ModelOrder("metrics.acc", True, train)]) == "bac"
         pages = everything(
             lambda **page: experiments.search_logged_models(
@@ -344,7 +346,7 @@ class ModelsContract:
         assert a.run_id is not None
         unit = experiments.keeps.time_us
         newer = Metric("acc", 0.1, 5, 9 * unit, a.id, "train", "1")
-        older = Metric("acc", 0.2, 0, unit, a.id, "test", "2")
+        older = Metric("acc", 0.2, 1, unit, a.id, "test", "2")
         experiments.log(a.run_id, metrics=[newer, older])
         found = experiments.get_logged_model(a.id).metrics
         assert sorted(m.metric.value for m in found) == [0.1, 0.5, 0.7]

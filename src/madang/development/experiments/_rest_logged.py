@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from madang.development.experiments import _rest_values as values, mlflow_messages as messages
@@ -27,6 +28,7 @@ from madang.development.experiments.values import (
     DEFAULT_EXPERIMENT_ID,
     DatasetFilter,
     DatasetInput,
+    Lifecycle,
     LoggedModel,
     LoggedModelStatus,
     ModelMetric,
@@ -212,7 +214,14 @@ class RestLogged(RestSearches, RestFiles, LoggedModels):
         return values.logged_model(answer["model"])
 
     def get_logged_model(self, model_id: str, *, deleted: bool = False) -> LoggedModel:
-        return values.logged_model(self._model_document(model_id, deleted=deleted))
+        try:
+            return self._model(model_id)
+        except NotFoundError:
+            if not deleted:
+                raise
+        # The server does not say of a logged model that it is deleted.
+        gone = values.logged_model(self._model_document(model_id, deleted=True))
+        return replace(gone, lifecycle=Lifecycle.DELETED)
 
     def log_model_params(self, model_id: str, params: Mapping[str, str]) -> None:
         texts = checked("a parameter", params, MAX_PARAM)
@@ -234,12 +243,12 @@ class RestLogged(RestSearches, RestFiles, LoggedModels):
         self._model_document(model_id)
         said = {"tags": labels}
         with self._changing("logged_model.tag", f"logged_model:{model_id}", data=said):
-            answer = self._client.post(
+            self._client.post(
                 f"/logged-models/{model_id}/tags",
                 messages.SetLoggedModelTags(messages.pair_list(labels), model_id=model_id),
                 method="PATCH",
             )
-        return values.logged_model(answer["model"])
+        return self._model(model_id)
 
     def delete_logged_model_tag(self, model_id: str, key: str) -> None:
         if key not in self._model(model_id).tags:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ from madang.development.experiments.values import (
     Artifact,
     ModelVersion,
     Page,
+    RegisteredModel,
     Run,
 )
 from madang.engines import Context
@@ -198,7 +200,6 @@ class MLflowRegistry(RestModels, ReadsVersions):
                 given.
         """
         subject = f"model:{wanted.name}"
-        self._ensure_model(wanted.name)
         with self._changing("model.register", subject, inputs=wanted.inputs, data=said) as intent:
             owner = ""
             if folder is not None:
@@ -206,6 +207,7 @@ class MLflowRegistry(RestModels, ReadsVersions):
                 wanted = values.moved(wanted, owner)
             told = told or {"source": f"models:/{owner}", "model_id": owner}
             tags = {**wanted.tags, values.INTENT: intent.id, **values.record_tags(wanted)}
+            self._ensure_model(wanted.name)
             try:
                 answer = self._client.post(
                     "/model-versions/create",
@@ -319,13 +321,26 @@ class MLflowRegistry(RestModels, ReadsVersions):
             found = self._documents(name)
             if not found:
                 raise self._no_model(name)
-            return max(map(values.model_version, found), key=lambda one: one.version)
+            version = max(int(one["version"]) for one in found)
         return self._version(name, int(version))
 
     def versions(self, name: str) -> list[ModelVersion]:
-        self.get_model(name)
-        found = map(values.model_version, self._documents(name))
-        return sorted(found, key=lambda one: one.version)
+        model = self.get_model(name)
+        return sorted(self._with_aliases(self._documents(name), [model]), key=lambda v: v.version)
+
+    def _with_aliases(
+        self, documents: Sequence[Mapping[str, Any]], models: Sequence[RegisteredModel]
+    ) -> list[ModelVersion]:
+        """Versions of a list of the server, which has no aliases in it."""
+        pointed: dict[tuple[str, int], list[str]] = {}
+        for model in models:
+            for alias, number in model.aliases.items():
+                pointed.setdefault((model.name, number), []).append(alias)
+        found = map(values.model_version, documents)
+        return [
+            replace(one, aliases=tuple(sorted(pointed.get((one.name, one.version), ()))))
+            for one in found
+        ]
 
     def search_versions(
         self,
@@ -337,7 +352,7 @@ class MLflowRegistry(RestModels, ReadsVersions):
     ) -> Page[ModelVersion]:
         search = _Search(filter, order_by, limit, page_token, max_limit=_MAX_PAGE)
         found = self._search_documents(search.pushed)
-        return search.page(map(values.model_version, found))
+        return search.page(self._with_aliases(found, self._every()) if found else ())
 
     def files(self, name: str, version: int | str | None = None) -> list[Artifact]:
         found = self.get(name, version)

@@ -154,15 +154,12 @@ def logged_model(document: Mapping[str, Any]) -> LoggedModel:
     """A `LoggedModel` of service.proto."""
     info, data = document["info"], document.get("data", {})
     last: dict[tuple[Any, ...], ModelMetric] = {}
-    for one in data.get("metrics", ()):
-        point, run_id = metric(one), one.get("run_id", "")
-        key = (point.key, run_id, point.dataset_name, point.dataset_digest)
-        known = last.get(key)
-        if known is None or (known.metric.timestamp_us, known.metric.step) <= (
-            point.timestamp_us,
-            point.step,
-        ):
-            last[key] = ModelMetric(point, run_id)
+    for one in model_points(document):
+        point = one.metric
+        key = (point.key, one.run_id, point.dataset_name, point.dataset_digest)
+        known = last.setdefault(key, one).metric
+        if (known.timestamp_us, known.step) <= (point.timestamp_us, point.step):
+            last[key] = one
     return LoggedModel(
         id=info["model_id"],
         experiment_id=info["experiment_id"],
@@ -178,6 +175,12 @@ def logged_model(document: Mapping[str, Any]) -> LoggedModel:
         metrics=tuple(last.values()),
         root=info.get("artifact_uri", ""),
     )
+
+
+def model_points(document: Mapping[str, Any]) -> list[ModelMetric]:
+    """All points of a logged model."""
+    found = document.get("data", {}).get("metrics", ())
+    return [ModelMetric(metric(one), one.get("run_id", "")) for one in found]
 
 
 def registered_model(document: Mapping[str, Any]) -> RegisteredModel:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Self
 
 import msgspec
@@ -66,6 +68,7 @@ class MLflowExperiments(RestLinks, RestLogged, RestHistories, Experiments):
         names=False,
         numbers=False,
         links=False,
+        model_points=False,
     )
 
     def __init__(self, context: Context, client: Client) -> None:
@@ -161,8 +164,7 @@ class MLflowExperiments(RestLinks, RestLogged, RestHistories, Experiments):
         labels = checked("a tag", tags, MAX_TAG)
         check_names("a run", [labels[values.RUN_NAME]] if values.RUN_NAME in labels else [])
         points = _kept_points(metrics)
-        for model_id in dict.fromkeys(point.model_id for point in points if point.model_id):
-            self._model_document(model_id)
+        points = self._new_to_models(run_id, points)
         if not (texts or labels or points):
             require_active(self._run(run_id))
             return
@@ -171,6 +173,40 @@ class MLflowExperiments(RestLinks, RestLogged, RestHistories, Experiments):
         except (ConflictError, InvalidInputError, NotFoundError):
             self._explain(run_id, texts)
             raise
+
+    def _new_to_models(self, run_id: str, points: Sequence[Metric]) -> list[Metric]:
+        """The points, without the models that have them already: MLflow takes those once only.
+
+        Raises:
+            NotFoundError: There is no such logged model.
+            InvalidInputError: The value is NaN, which MLflow would keep as 0 of a model.
+            ConflictError: The model has another point of that metric, step and time.
+        """
+        known: dict[tuple[Any, ...], Metric] = {}
+        for model_id in dict.fromkeys(point.model_id for point in points if point.model_id):
+            for one in values.model_points(self._model_document(model_id)):
+                if one.run_id == run_id:
+                    known[_key_of_model(one.metric)] = one.metric
+        found = []
+        for point in points:
+            if point.model_id is None:
+                found.append(point)
+                continue
+            if point.value != point.value:
+                raise InvalidInputError(
+                    f"metric {point.key!r} of {point.model_id} is NaN, which MLflow keeps as 0 of a "
+                    "logged model; log it of the run alone"
+                )
+            is_new = _key_of_model(point) not in known
+            kept = known.setdefault(_key_of_model(point), point)
+            if _said_of_model(kept) != _said_of_model(point):
+                raise ConflictError(
+                    f"{point.model_id} has a point of metric {point.key!r} at step {point.step} and "
+                    "that time, with another value or dataset, and MLflow keeps one; give it "
+                    "another time"
+                )
+            found.append(point if is_new else replace(point, model_id=None))
+        return found
 
     def _explain(self, run_id: str, texts: Mapping[str, str]) -> None:
         """Says in our words why the server refused a batch, where it is one of the known reasons."""
@@ -193,8 +229,18 @@ class MLflowExperiments(RestLinks, RestLogged, RestHistories, Experiments):
         """Sends a batch; safe to repeat."""
         if len(texts) > MAX_PARAMS:
             self._explain(run_id, texts)  # before the first of several requests
+        of_models = any(point.model_id for point in points)
         for batch in _batches(texts, points, labels):
-            self._client.post("/runs/log-batch", {"run_id": run_id, **batch})
+            self._client.post(
+                "/runs/log-batch",
+                {"run_id": run_id, **batch},
+                made=(lambda: self._are_there(run_id, points)) if of_models else None,
+            )
+
+    def _are_there(self, run_id: str, points: Sequence[Metric]) -> Mapping[str, Any] | None:
+        """Whether a batch came to its models, which are the last of it but for the tags."""
+        missing = [one for one in self._new_to_models(run_id, points) if one.model_id]
+        return None if missing else {}
 
     def end_run(
         self,
@@ -213,7 +259,8 @@ class MLflowExperiments(RestLinks, RestLogged, RestHistories, Experiments):
             self.log(run_id, metrics=metrics, tags=tags)
             return self._run(run_id)
         with self._changing("run.end", f"run:{run_id}") as intent:
-            self.log(run_id, metrics=metrics, tags=tags)
+            if metrics or tags:
+                self.log(run_id, metrics=metrics, tags=tags)
             self._update(run_id, status=status, end_us=now_us())
             run = self._run(run_id)
             intent.data = summary(run)
@@ -342,6 +389,17 @@ def _settled(line: Line, what: str, found: str | None) -> tuple[str, list[str], 
     if found is None:
         return line.subject, [], "nothing was made"
     return f"{what}:{found}", [f"{what}:{found}"], "made"
+
+
+def _key_of_model(point: Metric) -> tuple[Any, ...]:
+    """By what MLflow tells apart the points of a run's models."""
+    return point.model_id, point.key, point.timestamp_us // 1000, point.step
+
+
+def _said_of_model(point: Metric) -> tuple[Any, ...]:
+    largest = sys.float_info.max
+    value = max(-largest, min(point.value, largest))
+    return value, point.dataset_name, point.dataset_digest
 
 
 def _kept_points(metrics: Sequence[Metric] | Mapping[str, float]) -> list[Metric]:

@@ -83,6 +83,8 @@ class Keeps:
             renamed.
         links: What was said of a run's dataset, or of a model that it made, is replaced when it is
             said anew; else it stays, and something else is refused.
+        model_points: A logged model's metric may be NaN, and have points of one step and time on
+            several datasets; else these are refused.
     """
 
     ids: bool = True
@@ -92,6 +94,7 @@ class Keeps:
     names: bool = True
     numbers: bool = True
     links: bool = True
+    model_points: bool = True
 
 
 @dataclass(frozen=True)
