@@ -35,7 +35,7 @@ from madang.errors import ConflictError, InvalidInputError, NotFoundError
 from madang.ledger import new_id, now_us
 from madang.metadata import Row, Transaction
 
-_COLUMNS = "id, experiment_id, name, status, created, updated, run_id, type, message, deleted"
+MODEL_COLUMNS = "id, experiment_id, name, status, created, updated, run_id, type, message, deleted"
 _PAIRS: Mapping[Entity, Pairs] = {
     "metric": Pairs("logged_model_metric", "{0}.project = m.project AND {0}.model_id = m.id"),
     "param": Pairs("logged_model_param", "{0}.project = m.project AND {0}.model_id = m.id"),
@@ -83,7 +83,7 @@ class LocalLogged(LocalNames, LoggedModels):
             if run_id is not None:
                 _rows.require_run(tx, self._project, run_id)
             tx.execute(
-                f"INSERT INTO logged_model (project, {_COLUMNS}) "  # noqa: S608 - names above
+                f"INSERT INTO logged_model (project, {MODEL_COLUMNS}) "  # noqa: S608 - names above
                 "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, '', NULL)",
                 (self._project, model_id, experiment_id, name or f"model-{model_id[-6:]}",
                  LoggedModelStatus.PENDING.value, now, now, run_id, type),
@@ -205,7 +205,7 @@ class LocalLogged(LocalNames, LoggedModels):
     def _load_models(self, tx: Transaction, ids: Sequence[str]) -> list[LoggedModel]:
         rows: dict[str, Row] = {}
         for row in _rows.of_owners(
-            tx, "logged_model", "id", _COLUMNS.removeprefix("id, "), "id", self._project, ids
+            tx, "logged_model", "id", MODEL_COLUMNS.removeprefix("id, "), "id", self._project, ids
         ):
             rows[row[0]] = row
         params = _rows.pairs(tx, "logged_model_param", "model_id", self._project, ids)

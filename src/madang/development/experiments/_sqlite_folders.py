@@ -44,6 +44,11 @@ class ArtifactFolders(LocalFiles):
         self.root = root
         self._allowed = (root.resolve(), home.resolve())
         self._database: Database | None = None
+        self._expected: dict[str, str] = {}
+
+    def expect(self, owner: str, uri: str) -> None:
+        """Says where the artifacts of a run or logged model belong that is not there yet."""
+        self._expected[owner] = uri
 
     def of(self, database: Database) -> None:
         """Says whose artifacts these are."""
@@ -65,7 +70,7 @@ class ArtifactFolders(LocalFiles):
         if kind == "runs":
             return self._folder(self.uri(owner)), path
         number, _, path = path.partition("/")
-        return self._folder(self._uri_of_version(owner, number)), path
+        return self._folder(self.uri_of_version(owner, number)), path
 
     def uri(self, owner: str) -> str:
         """Where MLflow says that the artifacts of a run or logged model are."""
@@ -74,11 +79,14 @@ class ArtifactFolders(LocalFiles):
             "SELECT artifact_location FROM logged_models WHERE model_id = ?1",
             owner,
         )
-        if not rows:
+        if rows:
+            return rows[0]
+        if owner not in self._expected:
             raise NotFoundError(f"there is no run or logged model {owner!r}")
-        return rows[0]
+        return self._expected[owner]
 
-    def _uri_of_version(self, name: str, number: str) -> str:
+    def uri_of_version(self, name: str, number: str) -> str:
+        """Where MLflow says that a version's files are."""
         rows = self._rows(
             "SELECT coalesce(storage_location, source) FROM model_versions "
             "WHERE workspace = 'default' AND name = ?1 AND version = CAST(?2 AS INTEGER)",

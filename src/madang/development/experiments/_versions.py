@@ -114,13 +114,18 @@ class LocalVersions(LocalModels, ModelVersions):
 
     def _uploaded(self, name: str, source: str) -> tuple[ModelVersion, str]:
         """Files that a client uploaded: a safe format is a model; else an object, and why it is."""
+        location = location_of(source)
+        if not location:
+            found = ModelVersion("", 0, OBJECT_FORMAT, "", "", 0, Signature((), ()))
+            return found, "its files are not in the project's storage"
+        return self._converted(name, location, source)
+
+    def _converted(self, name: str, location: str, source: str) -> tuple[ModelVersion, str]:
+        """Files at a location as a model, where they are one of a safe format."""
         from madang.development.experiments import formats
 
-        location = location_of(source)
-        digest = self._digest(location, source) if location else ""
+        digest = self._digest(location, source)
         found = ModelVersion("", 0, OBJECT_FORMAT, digest, location, 0, Signature((), ()))
-        if not location:
-            return found, "its files are not in the project's storage"
         with tempfile.TemporaryDirectory(prefix="madang-model-") as place:
             folder, target = Path(place) / "uploaded", Path(place) / "model"
             target.mkdir()
@@ -181,6 +186,10 @@ class LocalVersions(LocalModels, ModelVersions):
             (given.created_us, self._project, given.name),
         )[0][0]
         found = replace(given, version=int(number))
+        self._insert_row(tx, found, line)
+        return found
+
+    def _insert_row(self, tx: Transaction, found: ModelVersion, line: Mapping[str, Any]) -> None:
         tx.execute(
             f"INSERT INTO model_version (project, {COLUMNS}) "  # noqa: S608 - names of ours
             "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -205,7 +214,6 @@ class LocalVersions(LocalModels, ModelVersions):
                 **line,
             },
         )
-        return found
 
     def search_versions(
         self,

@@ -13,7 +13,7 @@ its start, also while runs are added.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -641,6 +641,95 @@ class CanPurge(ABC):
         """
 
 
+class TakesCopies(ABC):
+    """An ability: what another engine holds is put here as it is, with its ids, times and states.
+
+    Each call is all or nothing, safe to repeat, and leaves what is there already as it is. What it
+    puts has a line of its own in the ledger, which says where it is from (`origin`). Nothing is
+    visible before it is whole; a run's files come before the run. `copies.copy` is what calls this.
+    """
+
+    @abstractmethod
+    def put_experiment(self, experiment: Experiment, *, origin: str) -> str:
+        """Puts an experiment, unless there is one of its name; returns the id that it has here."""
+
+    @abstractmethod
+    def put_artifact(self, owner: str, experiment_id: str, path: str, file: Path) -> bool:
+        """Puts a file of a run or logged model that is there or comes next; `False`: it was there.
+
+        Raises:
+            IntegrityError: What lies there afterwards has another SHA-256.
+            InvalidInputError: The path is not usable.
+        """
+
+    @abstractmethod
+    def put_logged_model(self, model: LoggedModel, experiment_id: str, *, origin: str) -> bool:
+        """Puts a logged model without its metrics, which come with their runs; `False`: it was there."""
+
+    @abstractmethod
+    def put_run(
+        self,
+        run: Run,
+        experiment_id: str,
+        *,
+        histories: Iterable[tuple[str, pa.Table]] = (),
+        model_metrics: Sequence[ModelMetric] = (),
+        origin: str,
+    ) -> bool:
+        """Puts a run with everything that belongs to it; `False`: it was there.
+
+        Args:
+            run: The run; its `points` are the last ones of its metrics.
+            experiment_id: The experiment's id here.
+            histories: Each metric's name, and its points as `MetricHistories.metric_table` has them.
+            model_metrics: The points of logged models that it logged.
+            origin: Where it is from.
+        """
+
+
+class TakesVersions(ABC):
+    """The same ability of a registry."""
+
+    @abstractmethod
+    def put_model(self, model: RegisteredModel, *, origin: str) -> bool:
+        """Puts a model without versions and aliases; `False`: it was there."""
+
+    @abstractmethod
+    def put_version(
+        self, version: ModelVersion, files: Path | None, *, origin: str, trust: bool = False
+    ) -> ModelVersion:
+        """Puts a version with its number, or with the next one where that is taken by another.
+
+        Files that a client uploaded obey the rules of `add_version`.
+
+        Args:
+            version: The version; one of its time and source that is there already stays.
+            files: A folder with all of its files; `None` when they are elsewhere, or are artifacts
+                that were put before.
+            origin: Where it is from.
+            trust: Keep a model loadable also when loading it runs code: Python source, and types
+                that were trusted where it is from. Else it is kept as an `object`.
+
+        Raises:
+            IntegrityError: The files are not what was registered.
+        """
+
+
+class ForeignData(ABC):
+    """An ability: an engine over data of another product says what it can't show of it."""
+
+    @abstractmethod
+    def left_out(self, experiment_id: str) -> list[str]:
+        """What a copy of the experiment would not have, one sentence each."""
+
+    @abstractmethod
+    def source_of(self, version: ModelVersion) -> str:
+        """A version's source in words that hold for a copy too: `runs:/RUN/PATH`, `models:/m-ID`.
+
+        As it is, when it is no artifact of a run or logged model.
+        """
+
+
 class RegisteredModels(ABC):
     """Named models. What is promised of them stands at `Registry`."""
 
@@ -981,6 +1070,7 @@ __all__ = [
     "DatasetInput",
     "Experiment",
     "Experiments",
+    "ForeignData",
     "Keeps",
     "Lifecycle",
     "LoggedModel",
@@ -1005,6 +1095,8 @@ __all__ = [
     "RunStatus",
     "Runs",
     "Signature",
+    "TakesCopies",
+    "TakesVersions",
     "TensorSpec",
     "VersionDetails",
     "View",

@@ -7,14 +7,13 @@ from typing import Any, Self
 
 from madang.development.experiments import _rows
 from madang.development.experiments._base import check_names
+from madang.development.experiments._copies import CopiesRegistry, LocalCopies
 from madang.development.experiments._files import LocalFiles, require_model
 from madang.development.experiments._histories import LocalHistories
 from madang.development.experiments._languages import RUNS, RUNS_TAIL
 from madang.development.experiments._links import LocalLinks
-from madang.development.experiments._logged import LocalLogged
 from madang.development.experiments._names import in_view
 from madang.development.experiments._purge import LocalPurge
-from madang.development.experiments._registry import LocalRegistry
 from madang.development.experiments._runs import points_of, summary
 from madang.development.experiments._search import Condition, Pairs, Search, Subject
 from madang.development.experiments.contract import Experiments, JoinsTransactions
@@ -61,15 +60,15 @@ _SUBJECT = Subject(
 )
 
 
-class TableExperiments(LocalHistories, LocalFiles, LocalLinks, LocalLogged, Experiments):
+class TableExperiments(LocalHistories, LocalFiles, LocalLinks, LocalCopies, Experiments):
     """Runs in tables, whichever database has them. One transaction a call."""
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
-        self._registry = LocalRegistry(context)
+        self._registry = CopiesRegistry(context)
 
     @property
-    def registry(self) -> LocalRegistry:
+    def registry(self) -> CopiesRegistry:
         return self._registry
 
     # -- runs ---------------------------------------------------------------------------------

@@ -10,17 +10,24 @@ from) stands in tables beside them, whose names begin with `madang_`; MLflow lea
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from madang.development.experiments import _rows
+from madang.development.experiments._copies import point_rows
 from madang.development.experiments._sqlite_file import FileLedger, MlflowFile
 from madang.development.experiments._sqlite_folders import ArtifactFolders, place_of
+from madang.development.experiments.contract import ForeignData
 from madang.development.experiments.local import TableExperiments
+from madang.development.experiments.values import ModelVersion
 from madang.engines import Context, EngineURL, Health
-from madang.errors import ConfigurationError, MadangError
+from madang.errors import ConfigurationError, InvalidInputError, MadangError, UnavailableError
 from madang.metadata import Row, Transaction
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _OPTIONS = {"artifacts", "create"}
 
@@ -45,7 +52,7 @@ class _FileContext(Context):
         self._file.close()
 
 
-class MlflowFileExperiments(TableExperiments):
+class MlflowFileExperiments(TableExperiments, ForeignData):
     """The default engine's code over MLflow's tables."""
 
     def __init__(
@@ -97,6 +104,82 @@ class MlflowFileExperiments(TableExperiments):
         found = tx.execute("SELECT max(coalesce(max(experiment_id), 0), 0) + 1 FROM experiments")
         return str(found[0][0])
 
+    def _expect(self, owner: str, experiment_id: str) -> None:
+        with self._database.transaction(write=False) as tx:
+            place = tx.execute(
+                "SELECT artifact_location FROM experiments WHERE experiment_id = CAST(? AS INTEGER)",
+                (experiment_id,),
+            )[0][0]
+        folder = f"models/{owner}" if owner.startswith("m-") else owner
+        self.folders.expect(owner, f"{place}/{folder}/artifacts")
+
+    def _put_history(
+        self, tx: Transaction, run_id: str, key: str, table: pa.Table, first: int
+    ) -> None:
+        """As the triggers do it, but only what MLflow can't hold is kept beside."""
+        for _, step, time, value in point_rows(table, first):
+            tx.raw(  # type: ignore[attr-defined]  # the file's
+                "INSERT INTO metrics (key, value, timestamp, run_uuid, step, is_nan) "
+                "VALUES (?, ?, ? / 1000, ?, ?, ?) ON CONFLICT DO NOTHING",
+                [
+                    (key, _mlflows(v), t, run_id, s, v is None)
+                    for s, t, v in zip(step, time, value, strict=True)
+                ],
+            )
+        rows = tx.execute(
+            "SELECT count(*) FROM metrics WHERE run_uuid = ? AND key = ?", (run_id, key)
+        )[0][0]
+        if rows == table.num_rows and _fits(table):
+            return
+        tx.execute("INSERT INTO madang_key VALUES (?, ?, ?)", (run_id, key, rows))
+        for columns in point_rows(table, first):
+            tx.executemany(
+                "INSERT INTO madang_metric VALUES (?, ?, ?, ?, ?, ?)",
+                [(run_id, key, *row) for row in zip(*columns, strict=True)],
+            )
+
+    # -- what a copy would not have -----------------------------------------------------------
+
+    def left_out(self, experiment_id: str) -> list[str]:
+        with self._database.transaction(write=False) as tx:
+            values = (experiment_id,)
+            traces = tx.execute(
+                "SELECT count(*) FROM trace_info WHERE experiment_id = CAST(? AS INTEGER)", values
+            )[0][0]
+            owners = tx.execute(
+                "SELECT id FROM run WHERE experiment_id = ?1 "
+                "UNION ALL SELECT id FROM logged_model WHERE experiment_id = ?1",
+                values,
+            )
+        found = [f"{traces} traces, which Madang has not"] if traces else []
+        for (owner,) in owners:
+            found += self._unread(str(owner))
+        return found
+
+    def _unread(self, owner: str) -> list[str]:
+        try:
+            links = self.folders.links(f"runs/{owner}/")
+        except (InvalidInputError, UnavailableError) as error:
+            return [f"the artifacts of {owner}: {error}"]
+        return [f"the artifact {path} of {owner}, which is a symbolic link" for path in links]
+
+    def source_of(self, version: ModelVersion) -> str:
+        if not version.location.startswith("versions/"):
+            return version.source
+        place = self.folders.uri_of_version(version.name, str(version.version)).rstrip("/")
+        with self._database.transaction(write=False) as tx:
+            rows = tx.execute(
+                "SELECT 'runs:/' || run_uuid, artifact_uri FROM runs WHERE run_uuid = ?1 UNION ALL "
+                "SELECT 'models:/' || model_id, artifact_location FROM logged_models "
+                "WHERE model_id = ?2 OR ?3 LIKE '%' || model_id || '%'",
+                (version.run_id, version.model_id, place),
+            )
+        for name, uri in rows:
+            root = str(uri).rstrip("/")
+            if place == root or place.startswith(f"{root}/"):
+                return f"{name}{place.removeprefix(root)}"
+        return version.source
+
     def _points(self, run_id: str, key: str) -> list[Row]:
         self._adopt(run_id, key)
         return super()._points(run_id, key)
@@ -128,6 +211,22 @@ class MlflowFileExperiments(TableExperiments):
                 "UPDATE madang_key SET rows = rows + ? WHERE run_uuid = ? AND key = ?",
                 (len(rows), run_id, key),
             )
+
+
+def _mlflows(value: float | None) -> float:
+    """A value as MLflow's tables have it: no infinity, and 0 for NaN."""
+    most = sys.float_info.max
+    return 0.0 if value is None else max(min(value, most), -most)
+
+
+def _fits(table: pa.Table) -> bool:
+    """Whether MLflow's columns hold these points as they are."""
+    import pyarrow.compute as pc
+
+    time = table["time"].cast("int64")
+    whole = pc.all(pc.equal(pc.multiply(pc.divide(time, 1000), 1000), time)).as_py()
+    infinite = pc.any(pc.is_inf(table["value"])).as_py()
+    return whole is not False and not infinite
 
 
 def _missing(tx: Transaction, run_id: str, key: str) -> list[Row]:

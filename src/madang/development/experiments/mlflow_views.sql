@@ -380,7 +380,8 @@ CREATE TEMP TRIGGER model_made INSTEAD OF INSERT ON model BEGIN
 END;
 
 CREATE TEMP TRIGGER model_changed INSTEAD OF UPDATE ON model WHEN NEW.deleted IS NULL BEGIN
-  UPDATE registered_models SET last_updated_time = NEW.updated / 1000, description = NEW.description
+  UPDATE registered_models SET creation_time = NEW.created / 1000,
+    last_updated_time = NEW.updated / 1000, description = NEW.description
   WHERE workspace = 'default' AND name = OLD.name;
   INSERT INTO madang_model VALUES (NEW.name, NEW.last_version, NEW.created, NEW.updated, NULL)
   ON CONFLICT (name) DO UPDATE SET created = excluded.created, updated = excluded.updated,
