@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import sqlite3
+import subprocess
 import urllib.error
 import urllib.request
 from contextlib import AbstractContextManager
@@ -29,17 +31,24 @@ os.execv(sys.executable, [sys.executable, "-m", "uvicorn", *options, "mlflow.ser
 
 
 class MLflowServer:
-    """A server's files and port, to be started with `with server.running():`, also again."""
+    """A server's files and port."""
 
     def __init__(self, folder: Path) -> None:
         self._python = interpreter("mlflow")
         self._folder, self.port = folder, free_port()
+        self._started = contextlib.ExitStack()
+        self._process: subprocess.Popen[bytes]
         self.database, self.artifacts = folder / "mlflow.db", folder / "artifacts"
 
     @property
     def url(self) -> str:
         """As MLflow's clients name it."""
         return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def python(self) -> Path:
+        """The interpreter that has MLflow."""
+        return self._python
 
     @property
     def engine_url(self) -> str:
@@ -55,8 +64,20 @@ class MLflowServer:
             return False
         return True
 
-    def running(self) -> AbstractContextManager[object]:
-        """Runs the server until the block ends."""
+    def start(self) -> None:
+        """Starts the server, and waits until it answers."""
+        self._process = self._started.enter_context(self._running())
+
+    def kill(self) -> None:
+        """Kills the server as kill -9 does; it can be started again."""
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def stop(self) -> None:
+        """Ends the server."""
+        self._started.close()
+
+    def _running(self) -> AbstractContextManager[subprocess.Popen[bytes]]:
         return running(
             [str(self._python), "-c", _GUARDED, str(os.getpid()), str(self.port)],
             self._ready,
@@ -97,8 +118,11 @@ class MLflowServer:
 def mlflow_session(tmp_path_factory):
     """A running server for all tests; use `empty_mlflow`."""
     server = MLflowServer(tmp_path_factory.mktemp("mlflow-server"))
-    with server.running():
+    server.start()
+    try:
         yield server
+    finally:
+        server.stop()
 
 
 @pytest.fixture
@@ -106,9 +130,3 @@ def empty_mlflow(mlflow_session):
     """A running server that holds nothing."""
     mlflow_session.empty()
     return mlflow_session
-
-
-@pytest.fixture
-def stopped_mlflow(tmp_path_factory):
-    """A server of one's own, started with `with stopped_mlflow.running():`, also again."""
-    return MLflowServer(tmp_path_factory.mktemp("mlflow-server"))

@@ -194,7 +194,7 @@ class Run:
     datasets: tuple[DatasetInput, ...] = ()
     model_inputs: tuple[str, ...] = ()
     model_outputs: tuple[ModelOutput, ...] = ()
-    root: str = ""
+    root: str = field(default="", compare=False, repr=False)
 
     @property
     def artifact_uri(self) -> str:
@@ -250,7 +250,7 @@ class LoggedModel:
     tags: Mapping[str, str] = field(default_factory=dict)
     metrics: tuple[ModelMetric, ...] = ()
     lifecycle: Lifecycle = Lifecycle.ACTIVE
-    root: str = ""
+    root: str = field(default="", compare=False, repr=False)
 
     @property
     def artifact_uri(self) -> str:
