@@ -18,13 +18,17 @@ import pytest
 from tests.servers import free_port, running
 from tests.servers.environments import interpreter
 
-# Becomes what `mlflow server --workers 1` starts, in one process; the kernel kills it when the test
-# process dies (prctl's PR_SET_PDEATHSIG, 1), whatever that died of.
-_GUARDED = """
+# The kernel kills this process when the one that started it dies (prctl's PR_SET_PDEATHSIG, 1),
+# whatever that died of; what it becomes by execve keeps that.
+GUARD = """
 import ctypes, os, signal, sys
 ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)
 if os.getppid() != int(sys.argv[1]):
     sys.exit("the test is gone")
+"""
+
+# What `mlflow server --workers 1` starts, in one process.
+_GUARDED = f"""{GUARD}
 options = ["--host", "127.0.0.1", "--port", sys.argv[2], "--workers", "1"]
 os.execv(sys.executable, [sys.executable, "-m", "uvicorn", *options, "mlflow.server.fastapi_app:app"])
 """
