@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from madang.platform.code_versions import CodeVersions
     from madang.platform.configuration import Configuration
     from madang.platform.logs import Logs
+    from madang.security.audit import Audit
     from madang.security.identity import IdentityProvider
     from madang.security.secrets import Secrets
     from madang.workflow.pipelines import Pipelines
@@ -54,6 +55,7 @@ COMPONENTS = {
     "logs": "platform.logs",
     "identity": "security.identity",
     "secrets": "security.secrets",
+    "audit": "security.audit",
 }
 """Each component's attribute of the stack and its place in the map, in the map's order."""
 
@@ -380,6 +382,11 @@ class Stack:
     def secrets(self) -> Secrets:
         """Secrets."""
         return cast("Secrets", self._component("secrets"))
+
+    @property
+    def audit(self) -> Audit:
+        """Who did what, with proofs."""
+        return cast("Audit", self._component("audit"))
 
     def _component(self, name: str) -> Any:
         found = self._engines.get(name)

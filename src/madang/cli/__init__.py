@@ -12,6 +12,7 @@ import click
 from madang.cli.lazy import LazyGroup
 
 COMMANDS = {
+    "audit": "madang.cli.audit:audit",
     "automl": "madang.cli.automl:automl",
     "config": "madang.cli.platform:config",
     "data": "madang.cli.data:data",

@@ -120,7 +120,10 @@ class Gate:
             if scope["path"] not in PUBLIC:
                 identity = await self._authenticate(scope)
                 scope.setdefault("state", {})["identity"] = identity
-                act_as(f"user:{identity.name}")
+                client = scope.get("client")
+                act_as(
+                    f"user:{identity.name}", place=f"http:{client[0]}" if client else "http:socket"
+                )
             if not mlflow.is_streamed(scope["method"], scope["path"]):
                 receive = self._limited(Headers(scope=scope), receive)
         except (MadangError, HTTPException) as error:

@@ -51,8 +51,8 @@ def start_kernel(lab, stack):
     file = stack.home / "lab" / "runtime" / f"kernel-{found['id']}.json"
     client = BlockingKernelClient(connection_file=str(file))
     client.load_connection_file()
-    client.start_channels()
-    client.wait_for_ready(60)
+    client.start_channels(hb=False)  # a kernel that starts on a busy machine misses beats
+    client.wait_for_ready(300)
     return client
 
 
@@ -69,7 +69,7 @@ def run_cell(client, code):
         elif message["msg_type"] == "stream":
             shown.append({"stream": content["text"]})
 
-    client.execute_interactive(code, timeout=60, output_hook=output)
+    client.execute_interactive(code, timeout=300, output_hook=output)
     return shown
 
 
