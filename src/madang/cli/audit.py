@@ -88,7 +88,7 @@ def checkpoints(limit: int, json: bool) -> None:
 def prove(line: int) -> None:
     """Print the proof, as JSON, that LINE is in the ledger."""
     with open_stack() as stack:
-        print_json(stack.audit.prove(line))
+        print_json(stack.audit.prove([line])[0])
 
 
 @audit.command()

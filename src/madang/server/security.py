@@ -166,4 +166,4 @@ def compare_checkpoint(request: Request, body: Note) -> Agreement:
 @router.get("/audit/lines/{seq}/proof", **needs("ledger:read"))
 def prove_line(request: Request, seq: Annotated[int, Path(ge=1)]) -> InclusionProof:
     """The proof that a line is in the ledger, against the newest checkpoint."""
-    return stack_of(request).audit.prove(seq)
+    return stack_of(request).audit.prove([seq])[0]

@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 
+from madang.data.collection import events
 from madang.errors import IntegrityError, InvalidInputError, NotFoundError
 from madang.ledger import acting_as
 
@@ -57,7 +58,7 @@ class AuditContract:
         assert checkpoint.size >= 5
         assert audit.checkpoints()[0] == checkpoint
         for seq in numbers:
-            proof = audit.prove(seq)
+            proof = audit.prove([seq])[0]
             assert proof.seq == seq
             assert f'"seq":{seq},' in proof.line
             assert proof.checkpoint == checkpoint
@@ -66,7 +67,7 @@ class AuditContract:
         said(1)
         old = audit.checkpoint()
         (seq,) = said(1)
-        proof = audit.prove(seq)
+        proof = audit.prove([seq])[0]
         assert proof.checkpoint.size > old.size
         assert audit.compare(old.note).ok
         assert audit.compare(proof.checkpoint.note).ok
@@ -74,7 +75,7 @@ class AuditContract:
     def test_what_is_not_there_is_not_proven(self, audit, said):
         said(1)
         with pytest.raises(NotFoundError):
-            audit.prove(10_000)
+            audit.prove([10_000])
 
     def test_a_forged_checkpoint_is_refused(self, audit, said):
         said(3)
@@ -86,6 +87,27 @@ class AuditContract:
         for text in ("", "x", note.replace("\n\n", "\n"), note[:20]):
             with pytest.raises((IntegrityError, InvalidInputError)):
                 audit.compare(text)
+
+    def test_events_are_sealed_once_and_proven(self, audit, context):
+        collection = context.component("collection")
+        collection.create_topic("said", partitions=2)
+        with pytest.raises(NotFoundError, match="not sealed yet"):
+            audit.prove_event("said", 0, 0)
+        assert audit.seal("said") == 0
+        collection.append("said", events([b"a", b"b", b"c"], keys=[b"1", b"2", b"3"]))
+        assert audit.seal("said") == 3
+        assert audit.seal("said") == 0
+        collection.append("said", events([b"d"], keys=[b"1"]))
+        assert audit.seal("said") == 1
+        found = []
+        for number in range(2):
+            for offset in range(collection.topic("said").next_offsets[number]):
+                proof = audit.prove_event("said", number, offset)
+                assert audit.prove([proof.seq])[0].seq == proof.seq
+                found.append(proof.event)
+        assert sorted(found) == ["a", "b", "c", "d"]
+        with pytest.raises(NotFoundError):
+            audit.seal("unsaid")
 
     def test_checkpoints_are_values(self, audit, said):
         said(1)

@@ -12,6 +12,17 @@ CREATE TABLE ledger_node (
     hash BYTEA NOT NULL,
     PRIMARY KEY (level, position)
 );
+-- Which events of a topic a line of the ledger seals, by their hashes.
+CREATE TABLE audit_seal (
+    project TEXT NOT NULL,
+    topic TEXT NOT NULL,
+    partition_number BIGINT NOT NULL,
+    first_offset BIGINT NOT NULL,
+    next_offset BIGINT NOT NULL,
+    seq BIGINT NOT NULL,
+    PRIMARY KEY (project, topic, partition_number, first_offset)
+);
 -- down
+DROP TABLE audit_seal;
 DROP TABLE ledger_node;
 DROP TABLE ledger_checkpoint;

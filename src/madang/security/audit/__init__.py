@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import cast
 
 from madang import engines
-from madang.security.audit.contract import Agreement, Audit, Checkpoint, InclusionProof
+from madang.security.audit.contract import Agreement, Audit, Checkpoint, InclusionProof, SealProof
 
 ENGINES = {"ledger": "madang.security.audit.ledger:LedgerAudit"}
 DEFAULT = "ledger"
@@ -20,4 +20,13 @@ def connect(url: str | None, context: engines.Context) -> Audit:
     return cast("Audit", engines.connect("security.audit", url, context))
 
 
-__all__ = ["DEFAULT", "ENGINES", "Agreement", "Audit", "Checkpoint", "InclusionProof", "connect"]
+__all__ = [
+    "DEFAULT",
+    "ENGINES",
+    "Agreement",
+    "Audit",
+    "Checkpoint",
+    "InclusionProof",
+    "SealProof",
+    "connect",
+]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 from abc import abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from madang.engines import Engine
@@ -42,6 +43,25 @@ class InclusionProof:
     line: str
     path: tuple[str, ...]
     checkpoint: Checkpoint
+
+
+@dataclass(frozen=True)
+class SealProof:
+    """That an event of a topic is among those that a line of the ledger seals.
+
+    Attributes:
+        event: Its bytes as text: JSON, as it was appended.
+        index: Its place among the events of the seal, from 0.
+        size: How many events the seal has.
+        path: The hashes from the leaf's neighbour up to below the seal's root, 64 hex digits each.
+        seq: The line that holds the root.
+    """
+
+    event: str
+    index: int
+    size: int
+    path: tuple[str, ...]
+    seq: int
 
 
 @dataclass(frozen=True)
@@ -103,12 +123,34 @@ class Audit(Engine):
         """What was signed, newest first."""
 
     @abstractmethod
-    def prove(self, seq: int) -> InclusionProof:
-        """Proves that line `seq` is in the ledger, against the newest checkpoint (or a new one).
+    def prove(self, seqs: Iterable[int]) -> builtins.list[InclusionProof]:
+        """Proves that lines are in the ledger, all against one checkpoint, a new one where needed.
 
         Raises:
             NotFoundError: This project has no such line.
-            IntegrityError: The line is not the one that was signed.
+            IntegrityError: A line is not the one that was signed.
+        """
+
+    @abstractmethod
+    def seal(self, topic: str) -> int:
+        """Takes what is new in a topic into the ledger, by its hashes; returns how many events.
+
+        The hot path writes events without the ledger. From here on none of them can be changed,
+        dropped or added unnoticed. May be called by several at once and be killed at any time: each
+        event is sealed once.
+
+        Raises:
+            NotFoundError: There is no such topic.
+            ConflictError: The topic was deleted and made anew since it was sealed.
+        """
+
+    @abstractmethod
+    def prove_event(self, topic: str, partition: int, offset: int) -> SealProof:
+        """Proves that an event stands in the ledger.
+
+        Raises:
+            NotFoundError: It is no longer kept, or not sealed yet.
+            IntegrityError: It is not the one that was sealed.
         """
 
     @abstractmethod

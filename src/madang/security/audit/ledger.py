@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import builtins
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import cache
 from typing import Self
 
 import msgspec
@@ -20,7 +21,14 @@ from madang.errors import IntegrityError, NotFoundError
 from madang.ledger import GENESIS, Line, acting_as, format_time, now_us
 from madang.metadata import Row, Transaction
 from madang.security.audit import _merkle, _note
-from madang.security.audit.contract import Agreement, Audit, Checkpoint, InclusionProof
+from madang.security.audit._seals import Seals
+from madang.security.audit.contract import (
+    Agreement,
+    Audit,
+    Checkpoint,
+    InclusionProof,
+    SealProof,
+)
 
 KEY = "madang.audit.signing-key"
 """The secret that holds the Ed25519 key, as hex."""
@@ -198,22 +206,20 @@ class LedgerAudit(Audit):
 
     # -- proving ----------------------------------------------------------------------------------
 
-    def prove(self, seq: int) -> InclusionProof:
-        line = self._context.ledger.get(seq)
+    def prove(self, seqs: Iterable[int]) -> builtins.list[InclusionProof]:
+        lines = {seq: self._context.ledger.get(seq) for seq in dict.fromkeys(seqs)}
         newest = self.checkpoints(limit=1)
-        checkpoint = newest[0] if newest and newest[0].size >= seq else self.checkpoint()
+        is_enough = newest and newest[0].size >= max(lines, default=0)
+        checkpoint = newest[0] if is_enough else self.checkpoint()
         with self._context.metadata.transaction(write=False) as tx:
-            ((body,),) = tx.execute("SELECT body FROM ledger WHERE seq = ?", (seq,))
-            path = _merkle.path(seq - 1, checkpoint.size, self._subtrees(tx))
-        leaf = _merkle.leaf_hash(body)
-        if hashlib.sha256(body).hexdigest() != line.hash or _merkle.root_from_path(
-            leaf, seq - 1, checkpoint.size, path
-        ) != bytes.fromhex(checkpoint.root):
-            raise IntegrityError(
-                f"line {seq} of the ledger, or one beside it, is not what was signed on "
-                f"{checkpoint.time}; run: madang ledger verify"
-            )
-        return InclusionProof(seq, body.decode(), tuple(h.hex() for h in path), checkpoint)
+            subtree = cache(self._subtrees(tx))  # lines that stand together share most of them
+            return [_proven(tx, line, checkpoint, subtree) for line in lines.values()]
+
+    def seal(self, topic: str) -> int:
+        return Seals(self._context).seal(topic)
+
+    def prove_event(self, topic: str, partition: int, offset: int) -> SealProof:
+        return Seals(self._context).prove(topic, partition, offset)
 
     def compare(self, note: str) -> Agreement:
         signed = _note.read(note, self.verifier_key())
@@ -231,6 +237,20 @@ class LedgerAudit(Audit):
             )
             return Agreement(False, signed.size, problem)
         return Agreement(True, signed.size)
+
+
+def _proven(
+    tx: Transaction, line: Line, checkpoint: Checkpoint, subtree: _merkle.Subtree
+) -> InclusionProof:
+    ((body,),) = tx.execute("SELECT body FROM ledger WHERE seq = ?", (line.seq,))
+    path = _merkle.path(line.seq - 1, checkpoint.size, subtree)
+    root = _merkle.root_from_path(_merkle.leaf_hash(body), line.seq - 1, checkpoint.size, path)
+    if hashlib.sha256(body).hexdigest() != line.hash or root != bytes.fromhex(checkpoint.root):
+        raise IntegrityError(
+            f"line {line.seq} of the ledger, or one beside it, is not what was signed on "
+            f"{checkpoint.time}; run: madang ledger verify"
+        )
+    return InclusionProof(line.seq, body.decode(), tuple(h.hex() for h in path), checkpoint)
 
 
 class _Link(msgspec.Struct):
