@@ -19,6 +19,7 @@ COMMANDS = {
     "deploy": "madang.cli.serving:deploy",
     "doctor": "madang.cli.project:doctor",
     "experiments": "madang.cli.experiments:experiments",
+    "explain": "madang.cli.explain:explain",
     "export": "madang.cli.export:export",
     "features": "madang.cli.features:features",
     "init": "madang.cli.project:init",

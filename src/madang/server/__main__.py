@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _WORKERS_SECONDS = 0.5
 _TOPICS_SECONDS = 30.0
+_SEALS_SECONDS = 60.0
 _log = logging.getLogger("madang.server")
 
 
@@ -41,7 +42,7 @@ def main() -> None:
     stopping = threading.Event()
     keepers = [
         threading.Thread(target=keep, args=(stack, stopping), daemon=True)
-        for keep in (_keep_workers, _keep_topics)
+        for keep in (_keep_workers, _keep_topics, _keep_seals)
     ]
     for keeper in keepers:
         keeper.start()
@@ -81,6 +82,19 @@ def _keep_topics(stack: Stack, stopping: threading.Event) -> None:
             stack.collection.enforce()
         except Exception:
             _log.exception("what topics don't keep could not be removed; trying again")
+
+
+def _keep_seals(stack: Stack, stopping: threading.Event) -> None:
+    """Takes new predictions into the ledger by their hashes, so that none can be changed later."""
+    from madang.security.audit.receipt import LOGS
+
+    while not stopping.wait(_SEALS_SECONDS):
+        try:
+            for topic in stack.collection.topics():
+                if topic.name.startswith(LOGS):
+                    stack.audit.seal(topic.name)
+        except Exception:
+            _log.exception("the prediction logs could not be sealed; trying again")
 
 
 if __name__ == "__main__":

@@ -131,6 +131,16 @@ def search_audit(
     )  # fmt: skip
 
 
+@router.get("/predictions/{prediction_id}/receipt", **needs("ledger:read"))
+def prediction_receipt(
+    request: Request, prediction_id: str, *, endpoint: str | None = None, explain: bool = True
+) -> dict[str, Any]:
+    """What made a prediction, with proofs."""
+    from madang.security.audit.receipt import receipt
+
+    return receipt(stack_of(request), prediction_id, endpoint=endpoint, explain=explain)
+
+
 @router.get("/audit/key", **needs("ledger:read"))
 def audit_key(request: Request) -> str:
     """The public key that checks the checkpoints."""
