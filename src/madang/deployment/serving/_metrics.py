@@ -16,6 +16,7 @@ BUCKETS_SECONDS = (
     0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0,
 )  # fmt: skip
 _EXACT_ROWS = 16
+_TRIES = 10
 SUPERVISOR = "supervisor.json"
 """Beside the workers' files: what only their supervisor can count, and the counts of the ended."""
 
@@ -183,11 +184,12 @@ def merged(own: Snapshot, folder: Path, own_file: Path) -> Snapshot:
     The supervisor takes over the counts of workers that ended, so that a restarted worker never
     makes a counter fall.
     """
-    while True:
+    for _ in range(_TRIES):
         try:
             return _merged(own, folder, own_file)
         except FileNotFoundError:
             continue  # its counts were taken over meanwhile
+    return _merged(own, folder, own_file)
 
 
 def _merged(own: Snapshot, folder: Path, own_file: Path) -> Snapshot:

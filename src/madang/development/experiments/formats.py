@@ -86,7 +86,7 @@ class PythonSource:
     import each other relatively (`from . import layers`).
 
     Attributes:
-        folder: Its files; no links.
+        folder: Its files; no links and no compiled code. `__pycache__` is passed over.
         entry: `MODULE:CLASS`.
         requirements: Distributions that the code imports; their versions are recorded.
     """
