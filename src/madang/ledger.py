@@ -128,6 +128,8 @@ class Intent:
     Attributes:
         seq: The number of its line.
         id: What the outside system holds of it.
+        subject: What the outcome is about; another than the intent's where only the outside
+            system gives the name.
         outputs: References to what it made.
         data: What else is to be said of it.
         is_open: An error does not close the intent: the system may have done it all the same.
@@ -135,6 +137,7 @@ class Intent:
 
     seq: int
     id: str
+    subject: str
     outputs: list[str] = field(default_factory=list)
     data: dict[str, Any] = field(default_factory=dict)
     is_open: bool = False
@@ -256,7 +259,7 @@ class Ledger:
             tx.execute(
                 "INSERT INTO ledger_open VALUES (?, ?, ?, ?)", (seq, self.project, kind, owner)
             )
-        intent = Intent(seq, marker)
+        intent = Intent(seq, marker, subject)
         try:
             yield intent
         except BaseException as error:
@@ -266,7 +269,9 @@ class Ledger:
             text = str(error)[:500].encode("utf-8", "backslashreplace").decode()
             self.close_intent(seq, kind, subject, phase="failed", inputs=refs, data={"error": text})
             raise
-        self.close_intent(seq, kind, subject, inputs=refs, outputs=intent.outputs, data=intent.data)
+        self.close_intent(
+            seq, kind, intent.subject, inputs=refs, outputs=intent.outputs, data=intent.data
+        )
 
     def close_intent(self, seq: int, kind: str, subject: str, **line: Any) -> None:
         """Writes the outcome of intent `seq`; a second outcome of the same intent is dropped."""
