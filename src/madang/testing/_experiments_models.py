@@ -23,7 +23,7 @@ from madang.development.experiments import (
 from madang.errors import ConflictError, InvalidInputError, NotFoundError
 from madang.stack import Stack
 from madang.testing._experiments_search import everything
-from madang.testing._experiments_stored import done, tick
+from madang.testing._experiments_stored import done, need, tick
 
 
 class ModelsContract:
@@ -150,26 +150,43 @@ class ModelsContract:
         first = DatasetInput("a", "1", "local", '{"uri": "x"}', "{}", None, {"t": "1"})
         second, third = DatasetInput("b", "1"), DatasetInput("a", "2")
         experiments.log_inputs(run.id, datasets=[first])
-        changed = DatasetInput("a", "1", "s3", tags={"mlflow.data.context": "test"})
-        experiments.log_inputs(run.id, datasets=[changed, second])
+        experiments.log_inputs(run.id, datasets=[first, second])
         experiments.log_inputs(run.id, datasets=[third])
         experiments.log_inputs(run.id)
-        assert experiments.get_run(run.id).datasets == (changed, second, third)
+        found = experiments.get_run(run.id).datasets
+        assert sorted(found, key=lambda d: (d.digest, d.name)) == [first, second, third]
         with pytest.raises(InvalidInputError, match="a dataset needs a name"):
             experiments.log_inputs(
                 run.id, datasets=[DatasetInput("new", "1"), DatasetInput("", "1")]
             )
         assert len(experiments.get_run(run.id).datasets) == 3
 
+    def test_a_dataset_that_is_said_anew(self, experiments: Experiments) -> None:
+        need(experiments.keeps.links, "what is said of a dataset anew")
+        run = experiments.start_run("e")
+        first, second = DatasetInput("a", "1", "local", tags={"t": "1"}), DatasetInput("b", "1")
+        experiments.log_inputs(run.id, datasets=[first, second])
+        changed = DatasetInput("a", "1", "s3", tags={"mlflow.data.context": "test"})
+        experiments.log_inputs(run.id, datasets=[changed])
+        assert experiments.get_run(run.id).datasets == (changed, second)
+
+    def test_a_model_that_was_made_anew(self, experiments: Experiments) -> None:
+        need(experiments.keeps.links, "the step at which a run made a model anew")
+        run = experiments.start_run("e")
+        a, b = (experiments.create_logged_model(run.experiment_id).id for _ in range(2))
+        experiments.log_outputs(run.id, [ModelOutput(b, 3), ModelOutput(a)])
+        experiments.log_outputs(run.id, [ModelOutput(b, 5)])
+        assert experiments.get_run(run.id).model_outputs == (ModelOutput(b, 5), ModelOutput(a))
+
     def test_models_of_a_run(self, stack: Stack, experiments: Experiments) -> None:
         run = experiments.start_run("e")
         a, b, c = (experiments.create_logged_model(run.experiment_id).id for _ in range(3))
         experiments.log_inputs(run.id, models=[a])
         experiments.log_outputs(run.id, [ModelOutput(b, 3), ModelOutput(a)])
-        experiments.log_outputs(run.id, [ModelOutput(b, 5), ModelOutput(c, 1)])
+        experiments.log_outputs(run.id, [ModelOutput(b, 3), ModelOutput(c, 1)])
         found = experiments.get_run(run.id)
         assert found.model_inputs == (a,)
-        assert found.model_outputs == (ModelOutput(b, 5), ModelOutput(a), ModelOutput(c, 1))
+        assert set(found.model_outputs) == {ModelOutput(b, 3), ModelOutput(a), ModelOutput(c, 1)}
         for call in (
             lambda: experiments.log_inputs(
                 run.id, datasets=[DatasetInput("d", "1")], models=[a, "m-x"]
@@ -254,6 +271,7 @@ class ModelsContract:
                 type="Agent" if name == "c" else "", run_id=run.id if name == "a" else None,
             )  # fmt: skip
         unit = experiments.keeps.time_us
+        last = math.nan if experiments.keeps.model_points else 0.8
 
         def point(name: str, value: float, time: int, dataset: str, digest: str = "1") -> Metric:
             return Metric("acc", value, 0, time * unit, made[name].id, dataset or None, digest)
@@ -265,7 +283,7 @@ class ModelsContract:
                 point("a", 0.5, 2, "test"),
                 point("a", 0.7, 3, "test", "2"),
                 point("b", 0.6, 1, "train"),
-                point("b", math.nan, 2, "test"),
+                point("b", last, 2, "test"),
             ],
         )
         experiments.finalize_logged_model(made["c"].id, LoggedModelStatus.READY)
@@ -300,8 +318,9 @@ class ModelsContract:
         assert names(datasets=[DatasetFilter("test", "2")]) == "a"
         assert names(datasets=[DatasetFilter("' OR 1=1 --")]) == ""
         assert names(order_by=[ModelOrder("name")]) == "abc"
-        assert names(order_by=[ModelOrder("metrics.acc")]) == "abc"  # 0.7, NaN, none
-        assert names(order_by=[ModelOrder("metrics.acc", False)]) == "abc"
+        assert names(order_by=[ModelOrder("metrics.acc")]) == "abc"  # 0.7, NaN or 0.8, none
+        kept = experiments.keeps.model_points
+        assert names(order_by=[ModelOrder("metrics.acc", False)]) == ("abc" if kept else "bac")
         assert names(order_by=[ModelOrder("metrics.acc", True, train)]) == "bac"
         pages = everything(
             lambda **page: experiments.search_logged_models(
@@ -328,7 +347,7 @@ class ModelsContract:
         assert a.run_id is not None
         unit = experiments.keeps.time_us
         newer = Metric("acc", 0.1, 5, 9 * unit, a.id, "train", "1")
-        older = Metric("acc", 0.2, 0, unit, a.id, "test", "2")
+        older = Metric("acc", 0.2, 1, unit, a.id, "test", "2")
         experiments.log(a.run_id, metrics=[newer, older])
         found = experiments.get_logged_model(a.id).metrics
         assert sorted(m.metric.value for m in found) == [0.1, 0.5, 0.7]

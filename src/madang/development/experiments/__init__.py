@@ -48,6 +48,8 @@ from madang.development.experiments.values import (
 
 ENGINES = {
     "local": "madang.development.experiments.local:LocalExperiments",
+    "mlflow": "madang.development.experiments.mlflow:MLflowExperiments",
+    "mlflow+https": "madang.development.experiments.mlflow:MLflowExperiments",
     "mlflow+sqlite": "madang.development.experiments.mlflow_sqlite:MlflowFileExperiments",
 }
 DEFAULT = "local"

@@ -26,10 +26,10 @@ class LocalFiles(LocalPart, RunFiles):
         if not path:
             raise InvalidInputError("an artifact needs a path, such as plots/roc.png")
         self._require_owner(run_id)
-        digest, size = _digest(data)
+        digest, size = digest_of(data)
         # The file first: a line never names an artifact that isn't there.
         self._storage.put(f"runs/{run_id}/{path}", data)
-        owner = _ref(run_id)
+        owner = ref_of(run_id)
         self._ledger.record(
             "run.artifact",
             owner,
@@ -74,7 +74,7 @@ class LocalFiles(LocalPart, RunFiles):
         ]
         if keys:
             kind = "run.artifact.delete"
-            with self._ledger.intent(kind, _ref(run_id), data={"path": path}) as intent:
+            with self._ledger.intent(kind, ref_of(run_id), data={"path": path}) as intent:
                 for key in keys:
                     self._storage.delete(key)
                 intent.data = {"files": len(keys), "path": path}
@@ -110,11 +110,13 @@ def require_model(tx: Transaction, project: str, model_id: str) -> None:
         raise NotFoundError(f"project {project!r} has no logged model {model_id!r}")
 
 
-def _ref(owner: str) -> str:
+def ref_of(owner: str) -> str:
+    """The reference of a run or a logged model."""
     return f"logged_model:{owner}" if owner.startswith("m-") else f"run:{owner}"
 
 
-def _digest(data: bytes | Path) -> tuple[str, int]:
+def digest_of(data: bytes | Path) -> tuple[str, int]:
+    """The SHA-256 of a file or of bytes, and how many they are."""
     if isinstance(data, Path):
         if not data.is_file():
             raise NotFoundError(f"there is no file {data} to log as an artifact")

@@ -7,7 +7,7 @@ from typing import Any
 
 from madang.development.experiments import _rows
 from madang.development.experiments._base import LocalPart, check_names
-from madang.development.experiments._filter import Language, Order
+from madang.development.experiments._languages import EXPERIMENTS, EXPERIMENTS_TAIL
 from madang.development.experiments._search import Condition, Pairs, Search, Subject
 from madang.development.experiments.contract import NamedExperiments
 from madang.development.experiments.values import (
@@ -24,9 +24,7 @@ from madang.metadata import Row, Transaction
 
 _COLUMNS = "id, name, created, updated, deleted"
 _SUBJECT = Subject(
-    language=Language(
-        texts=("experiment_id", "name"), numbers=("creation_time", "last_update_time")
-    ),
+    language=EXPERIMENTS,
     source="experiment e",
     identity=("e.id",),
     attributes={
@@ -37,10 +35,7 @@ _SUBJECT = Subject(
         "created": "e.created",  # the order's end alone, to the microsecond
     },
     pairs={"tag": Pairs("experiment_tag", "{0}.project = e.project AND {0}.experiment_id = e.id")},
-    tail=(
-        Order("attribute", "created", ascending=False),
-        Order("attribute", "experiment_id"),
-    ),
+    tail=EXPERIMENTS_TAIL,
 )
 
 

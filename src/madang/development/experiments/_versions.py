@@ -14,13 +14,9 @@ from urllib.parse import unquote, urlsplit
 from madang.development.experiments import _rows
 from madang.development.experiments._base import check_names
 from madang.development.experiments._files import require_model
-from madang.development.experiments._filter import Language, Order
-from madang.development.experiments._registered import (
-    COLUMNS,
-    LocalModels,
-    RegistrySearch,
-    check_model_name,
-)
+from madang.development.experiments._languages import VERSIONS, VERSIONS_TAIL
+from madang.development.experiments._registered import COLUMNS, LocalModels, RegistrySearch
+from madang.development.experiments._registry_base import check_model_name, parsed_version
 from madang.development.experiments._search import Condition, Pairs, Subject
 from madang.development.experiments.contract import ModelVersions
 from madang.development.experiments.values import (
@@ -35,11 +31,7 @@ from madang.metadata import Row, Transaction
 
 _MAX_PAGE = 200_000  # MLflow's (SEARCH_MODEL_VERSION_MAX_RESULTS_THRESHOLD)
 _SUBJECT = Subject(
-    language=Language(
-        texts=("name", "run_id", "source_path"),
-        numbers=("creation_timestamp", "last_updated_timestamp", "version_number"),
-        aliases={"version": "version_number"},
-    ),
+    language=VERSIONS,
     source="model_version v",
     identity=("v.name", "v.version"),
     attributes={
@@ -57,11 +49,7 @@ _SUBJECT = Subject(
             "{0}.project = v.project AND {0}.model = v.name AND {0}.version = v.version",
         )
     },
-    tail=(
-        Order("attribute", "updated", ascending=False),
-        Order("attribute", "name"),
-        Order("attribute", "version_number", ascending=False),
-    ),
+    tail=VERSIONS_TAIL,
 )
 
 
@@ -117,12 +105,10 @@ class LocalVersions(LocalModels, ModelVersions):
 
     def _of_version(self, tx: Transaction, source: str) -> ModelVersion | None:
         """The version that `models:/NAME/VERSION` or `models:/NAME@ALIAS` names."""
-        path = source.removeprefix("models:/")
-        if path == source or path.startswith("m-"):
+        named = parsed_version(source)
+        if named is None:
             return None
-        name, at, number = path.rpartition("@") if "@" in path else path.rpartition("/")
-        if not at:
-            raise InvalidInputError(f"{source!r} names no version; write models:/NAME/VERSION")
+        name, number = named
         row = self._version_row(tx, name, self._number(tx, name, number))
         return self._models(tx, [row])[0]
 
