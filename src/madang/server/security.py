@@ -145,7 +145,7 @@ def audit_checkpoints(
     return stack_of(request).audit.checkpoints(limit=limit)
 
 
-@router.post("/audit/checkpoints", status_code=201, **needs("ledger:sign"))
+@router.post("/audit/checkpoints", status_code=201, **needs("ledger:write"))
 def sign_checkpoint(request: Request) -> Checkpoint:
     """Signs what the ledger is now."""
     return stack_of(request).audit.checkpoint()
