@@ -151,16 +151,10 @@ def sign_checkpoint(request: Request) -> Checkpoint:
     return stack_of(request).audit.checkpoint()
 
 
-class Note(BaseModel):
-    """A checkpoint's text, as it was handed out."""
-
-    note: str
-
-
-@router.post("/audit/compare", **needs("ledger:read"))
-def compare_checkpoint(request: Request, body: Note) -> Agreement:
-    """Whether the ledger still begins with what a checkpoint says."""
-    return stack_of(request).audit.compare(body.note)
+@router.get("/audit/compare", **needs("ledger:read"))
+def compare_checkpoint(request: Request, note: str) -> Agreement:
+    """Whether the ledger still begins with what a checkpoint says; `note` is its text."""
+    return stack_of(request).audit.compare(note)
 
 
 @router.get("/audit/lines/{seq}/proof", **needs("ledger:read"))
