@@ -25,6 +25,7 @@ BENCHMARKS = {
     "compiled": [],
     "evaluation": [],
     "experiments": [],
+    "copies": ["--build-peers"],
     "serving": ["--build-peers"],
     "soak": ["--minutes", "1"],
     "tuning": [],

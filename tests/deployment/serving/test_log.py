@@ -18,7 +18,7 @@ from madang.deployment.serving import Arm
 from madang.deployment.serving._batching import Call
 from madang.deployment.serving._endpoints import Version
 from madang.deployment.serving._exchange import Exchange
-from madang.deployment.serving._log import PredictionLog, Record
+from madang.deployment.serving._log import Events, PredictionLog, Record
 from madang.deployment.serving._rendering import render
 from madang.deployment.serving._state import WantedArm, WantedEndpoint
 from madang.deployment.serving._tensors import decode_request, read_inputs
@@ -145,6 +145,19 @@ def test_everything_is_written_in_order_and_in_batches():
     assert topics.ids() == [str(i) for i in range(500)]
     assert len(topics.batches) < 50
     assert (log.written, log.lost, log.queued) == (500, 0, 0)
+
+
+def test_events_are_taken_from_the_front_up_to_a_number_or_a_size():
+    events = Events()
+    for i in range(6):
+        one = record(request(i))
+        events.add(one, b"x" * i)
+    size = events.sizes[0]
+    assert events.take(2, 100 * size).ids == [b"0", b"1"]
+    assert events.take(5, size + 1).ids == [b"2", b"3"]
+    assert events.take(5, 1).ids == [b"4"]  # one at least, however large it is
+    last = events.take(5, 100 * size)
+    assert (last.ids, last.values, len(last), len(events)) == ([b"5"], [b"xxxxx"], 1, 0)
 
 
 def test_what_has_no_room_is_counted():

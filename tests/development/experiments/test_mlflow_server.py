@@ -7,7 +7,6 @@ import os
 import select
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import httpx
@@ -100,7 +99,8 @@ class Losing(httpx.HTTPTransport):
     def handle_request(self, request):
         response = super().handle_request(request)
         asks = request.method == "GET" or request.url.path.endswith("/search")
-        key = (request.method, request.url, request.content if not asks else b"")
+        streams = request.method == "PUT"  # whose content was read as it was sent
+        key = (request.method, request.url, b"" if asks or streams else request.content)
         if not asks and key not in self._known:
             self._known.add(key)
             response.read()
@@ -160,7 +160,7 @@ def test_nothing_is_done_twice_when_answers_are_lost(mlflow_stack, losing):
     assert [v.version for v in registry.versions("n")] == [1]
     assert registry.load("n").manifest.digest == version.digest
     assert registry.models() == ["n"]
-    assert len(losing.lost) > 35
+    assert len(losing.lost) >= 30
     assert {line.phase for line in mlflow_stack.ledger.lines(limit=1000)} == {"intent", "done"}
     assert mlflow_stack.ledger.verify().ok
     registry.delete_model("n")
@@ -234,24 +234,21 @@ def test_a_server_that_is_killed_in_the_middle_of_a_batch(mlflow_stack, empty_ml
     engine, requests = mlflow_stack.experiments, []
     run = engine.start_run("e")
 
-    def after(response):
-        if response.request.url.path.endswith("/runs/log-batch"):
-            requests.append(response.status_code)
-            if len(requests) == 2:
-                empty_mlflow.kill()
-                restart.start()
+    def before(request):
+        requests.append(request.url.path.rpartition("/")[2])
+        if len(requests) == 3:
+            empty_mlflow.kill()
+        if len(requests) == 5:  # the second time that the third is sent again
+            empty_mlflow.start()
 
-    restart = threading.Thread(target=empty_mlflow.start)
-    engine._client._http.event_hooks = {"response": [after]}
-    points = [Metric("m", float(step), step, 1_000) for step in range(4_500)]
-    engine.log(run.id, params={str(n): n for n in range(250)}, metrics=points)
-    restart.join()
+    engine._client._http.event_hooks = {"request": [before]}
+    points = [Metric("m", float(step), step, 1_000) for step in range(2_500)]
+    engine.log(run.id, params={str(n): n for n in range(100)}, metrics=points)
+    assert requests == ["log-batch"] * 5
     found = engine.get_run(run.id)
-    assert found.params == {str(n): str(n) for n in range(250)}
-    assert found.metrics == {"m": 4_499.0}
-    table = engine.metric_table(run.id, "m")
-    assert table["step"].to_pylist() == list(range(4_500))
-    assert len(requests) >= 7
+    assert found.params == {str(n): str(n) for n in range(100)}
+    assert found.metrics == {"m": 2_499.0}
+    assert engine.metric_table(run.id, "m")["step"].to_pylist() == list(range(2_500))
 
 
 # -- who else reads --------------------------------------------------------------------------------
@@ -291,7 +288,7 @@ def test_mlflows_own_client_reads_the_same(mlflow_stack, empty_mlflow, tmp_path)
     engine, registry = mlflow_stack.experiments, mlflow_stack.registry
     run = engine.start_run("e", name="ours", params={"depth": 3}, tags={"team": "ä"}, user="ann")
     child = engine.start_run("e", parent_id=run.id)
-    engine.log(run.id, metrics=[Metric("loss", 1 / (n + 1), n, n * 1_000) for n in range(5)])
+    engine.log(run.id, metrics=[Metric("loss", 1 / (n + 1), n, (n + 1) * 1_000) for n in range(5)])
     dataset = DatasetInput("d", "1", "local", "{}", tags={"mlflow.data.context": "training"})
     engine.log_inputs(run.id, datasets=[dataset])
     engine.log_artifact(run.id, "notes/a.txt", "grüße".encode())
@@ -317,7 +314,7 @@ def test_mlflows_own_client_reads_the_same(mlflow_stack, empty_mlflow, tmp_path)
         "name": "ours", "status": "FINISHED", "user": "ann",
         "start": run.start_us // 1000, "end": run.end_us // 1000,
         "params": {"depth": "3"}, "metrics": dict(run.metrics), "tags": {"team": "ä"},
-        "history": [[n, n, 1 / (n + 1)] for n in range(5)],
+        "history": [[n, n + 1, 1 / (n + 1)] for n in range(5)],
         "datasets": [["d", "1", "training"]], "child": child.id, "text": "grüße",
         "version": ["1", "first", run.id],
     }  # fmt: skip
@@ -340,7 +337,8 @@ def test_models_are_served_from_a_server(tmp_path, empty_mlflow):
         )
         stack.experiments.end_run(run.id, metrics={"auc": 0.9})
         stack.registry.set_alias("delays", "champion", 1)
-        stack.serving.deploy("delays", [Arm("delays", "champion")])
+        champion = stack.registry.get("delays", "champion")
+        stack.serving.deploy("delays", [Arm("delays", champion.version)])
         with stack.serving.workers():
             answer = stack.serving.predict("delays", ROWS)
         np.testing.assert_array_equal(answer["predict"], model.predict(ROWS))

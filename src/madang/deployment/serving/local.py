@@ -408,7 +408,7 @@ def _check(name: str, arms: Sequence[Arm]) -> None:
             raise InvalidInputError(
                 f"{arm.model}@{arm.version} has weight {arm.weight}; a weight is 0 or more"
             )
-    if not 0 < sum(arm.weight for arm in arms) < float("inf"):
-        raise InvalidInputError(
-            f"the weights of endpoint {name!r} add up to 0 or to infinity; one must be above 0"
-        )
+    if not any(arm.weight for arm in arms):
+        raise InvalidInputError(f"all weights of endpoint {name!r} are 0; one must be above")
+    if sum(arm.weight for arm in arms) == float("inf"):
+        raise InvalidInputError(f"the weights of endpoint {name!r} are too large to be added up")

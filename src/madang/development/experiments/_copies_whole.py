@@ -78,6 +78,8 @@ class WholeCopy(Copy):
             paths = self.source.artifacts(owner)
         except (InvalidInputError, UnavailableError):
             return  # the losses say so
+        if not paths:
+            return
         with tempfile.TemporaryDirectory(prefix="madang-copy-") as folder:
             for path in paths:
                 file = Path(folder) / "file"

@@ -36,6 +36,11 @@ class RestPart:
         self._ledger = context.ledger
         self._unknown: list[int] = []  # intents whose outcome this process could not learn
 
+    @property
+    def unknown(self) -> list[int]:
+        """The intents whose outcome this process could not learn, of all parts of the engine."""
+        return self._unknown
+
     # -- asking -------------------------------------------------------------------------------
 
     def _all(
@@ -137,7 +142,7 @@ class RestPart:
                 data={"outcome": outcome},
             )
         gone = {line.seq for line in unknown}
-        self._unknown = [seq for seq in self._unknown if seq not in gone]
+        self._unknown[:] = [seq for seq in self._unknown if seq not in gone]
         return len(lines)
 
 

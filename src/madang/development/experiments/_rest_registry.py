@@ -13,8 +13,6 @@ from madang.development.experiments._filter import Entity
 from madang.development.experiments._languages import VERSIONS, VERSIONS_TAIL
 from madang.development.experiments._memory_search import MemorySearch
 from madang.development.experiments._registry_base import (
-    EVALUATION,
-    REPORT,
     ReadsVersions,
     check_model_name,
     finite,
@@ -80,6 +78,7 @@ class MLflowRegistry(RestModels, ReadsVersions):
     def __init__(self, engine: MLflowExperiments, context: Context, client: Client) -> None:
         super().__init__(context, client)
         self._engine = engine
+        self._unknown = engine.unknown
         self._sources = Sources(engine, self)
 
     # -- writing ------------------------------------------------------------------------------
@@ -374,6 +373,3 @@ class MLflowRegistry(RestModels, ReadsVersions):
             return self._run(run_id)
         except NotFoundError:
             return None
-
-
-__all__ = ["EVALUATION", "REPORT", "MLflowRegistry"]

@@ -127,11 +127,22 @@ def run(document: Mapping[str, Any], experiment_name: str) -> Run:
         user=info.get("user_id", ""),
         lifecycle=Lifecycle(info["lifecycle_stage"]),
         points=points,
-        datasets=tuple(_dataset(one) for one in inputs.get("dataset_inputs", ())),
-        model_inputs=tuple(one["model_id"] for one in inputs.get("model_inputs", ())),
+        # The server gives them in no order.
+        datasets=tuple(
+            sorted(
+                (_dataset(one) for one in inputs.get("dataset_inputs", ())),
+                key=lambda dataset: (dataset.name, dataset.digest),
+            )
+        ),
+        model_inputs=tuple(sorted(one["model_id"] for one in inputs.get("model_inputs", ()))),
         model_outputs=tuple(
-            ModelOutput(one["model_id"], int(one.get("step", 0)))
-            for one in outputs.get("model_outputs", ())
+            sorted(
+                (
+                    ModelOutput(one["model_id"], int(one.get("step", 0)))
+                    for one in outputs.get("model_outputs", ())
+                ),
+                key=lambda made: (made.step, made.model_id),
+            )
         ),
         root=info.get("artifact_uri", ""),
     )

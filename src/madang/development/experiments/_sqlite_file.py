@@ -16,11 +16,11 @@ from contextlib import ExitStack, contextmanager
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from madang.errors import ConfigurationError, NotFoundError
 from madang.ledger import Ledger
-from madang.metadata import Database, Row, Transaction
+from madang.metadata import Row, Transaction
 from madang.metadata.sqlite import SQLiteDatabase
 
 REVISION = "dc11669786a5"
@@ -274,8 +274,3 @@ def _statements(name: str) -> tuple[str, ...]:
 def _beside_names() -> tuple[str, ...]:
     texts = " ".join(_statements("mlflow_beside.sql"))
     return tuple(re.findall(r"CREATE TABLE IF NOT EXISTS (\w+)", texts))
-
-
-def as_database(file: MlflowFile) -> Database:
-    """The file as what the default engine's code takes."""
-    return cast("Database", file)

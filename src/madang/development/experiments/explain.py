@@ -239,8 +239,8 @@ def _xgboost(native: Any, facts: Mapping[str, Any], rows: Array) -> Exact | None
     import xgboost
 
     booster = native.get_booster() if hasattr(native, "get_booster") else native
-    missing = facts.get("missing", np.nan)
-    matrix = xgboost.DMatrix(rows, missing, feature_names=booster.feature_names, nthread=1)
+    missing, names = facts.get("missing", np.nan), booster.feature_names
+    matrix = xgboost.DMatrix(rows, missing=missing, feature_names=names, nthread=1)
     found = booster.predict(
         matrix,
         pred_contribs=True,
