@@ -136,7 +136,8 @@ class _Grid:
             cells = (values - self._edges[0]) * self._scale
         np.clip(cells, -1, _CELLS, out=cells)
         cells += 1
-        return cells.astype(np.int64)
+        whole: Array = cells.astype(np.int64)
+        return whole
 
     def count(self, values: Array) -> Array:
         """Counts in the bins, shape (edges + 1,)."""
