@@ -28,6 +28,7 @@ BENCHMARKS = {
     "copies": ["--build-peers"],
     "serving": ["--build-peers"],
     "soak": ["--minutes", "1"],
+    "monitoring": [],
     "tuning": [],
     "demo": [],
 }

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from madang.data.repository import Repository
     from madang.data.storage import Storage
     from madang.data.validation import Validation
+    from madang.deployment.monitoring import Monitoring
     from madang.deployment.serving import Serving
     from madang.development.experiments import Experiments, Registry
     from madang.development.modeling import Modeling
@@ -48,6 +49,7 @@ COMPONENTS = {
     "experiments": "development.experiments",
     "tuning": "development.tuning",
     "serving": "deployment.serving",
+    "monitoring": "deployment.monitoring",
     "pipelines": "workflow.pipelines",
     "scheduling": "workflow.scheduling",
     "configuration": "platform.configuration",
@@ -341,6 +343,11 @@ class Stack:
     def serving(self) -> Serving:
         """Endpoints."""
         return cast("Serving", self._component("serving"))
+
+    @property
+    def monitoring(self) -> Monitoring:
+        """Drift, outcomes and quality of endpoints' predictions."""
+        return cast("Monitoring", self._component("monitoring"))
 
     # -- workflow --
 

@@ -27,6 +27,8 @@ COMMANDS = {
     "ledger": "madang.cli.ledger:ledger",
     "logs": "madang.cli.platform:logs",
     "models": "madang.cli.models:models",
+    "monitors": "madang.cli.monitoring:monitors",
+    "outcomes": "madang.cli.monitoring:outcomes",
     "predict": "madang.cli.serving:predict",
     "resume": "madang.cli.pipelines:resume",
     "run": "madang.cli.pipelines:run",

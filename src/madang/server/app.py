@@ -21,6 +21,7 @@ from madang.server.development import router as development
 from madang.server.features import router as features
 from madang.server.ingestion import router as ingestion
 from madang.server.mlflow import MLflowAPI
+from madang.server.monitoring import router as monitoring
 from madang.server.platform import router as platform
 from madang.server.pressure import Pressure
 from madang.server.project import router as project
@@ -47,6 +48,7 @@ PARTS = (
     development,
     tuning,
     deployment,
+    monitoring,
     workflow,
     platform,
     security,

@@ -21,6 +21,7 @@ from madang.development.experiments.evaluation._fairness import Fairness, Group,
 from madang.development.experiments.evaluation._gate import Gate, GateResult
 from madang.development.experiments.evaluation._influence import Dependence, Importance
 from madang.development.experiments.evaluation._measure import HIGHER_IS_BETTER, LOWER_IS_BETTER
+from madang.development.experiments.evaluation._observed import MIN_KNOWN, expected, observed
 from madang.development.experiments.evaluation._registered import evaluate_registered
 from madang.development.experiments.evaluation._regression import quantile_loss
 from madang.development.experiments.evaluation._robustness import Change, Robustness
@@ -31,6 +32,7 @@ from madang.development.experiments.evaluation._values import Evaluation
 __all__ = [
     "HIGHER_IS_BETTER",
     "LOWER_IS_BETTER",
+    "MIN_KNOWN",
     "Attributions",
     "Bin",
     "Calibration",
@@ -53,8 +55,10 @@ __all__ = [
     "compare",
     "evaluate",
     "evaluate_registered",
+    "expected",
     "fairness",
     "find_slices",
+    "observed",
     "quantile_loss",
     "thresholds",
 ]
