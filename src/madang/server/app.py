@@ -14,6 +14,7 @@ import madang
 from madang.data.collection.inbox import Inbox
 from madang.errors import MadangError
 from madang.server.access import MAX_BODY_BYTES, Gate, authorize, error_response, needs
+from madang.server.alerts import router as alerts
 from madang.server.contracts import router as contracts
 from madang.server.data import router as data
 from madang.server.deployment import router as deployment
@@ -47,6 +48,7 @@ PARTS = (
     development,
     tuning,
     deployment,
+    alerts,
     workflow,
     platform,
     security,

@@ -16,7 +16,8 @@ ROLES: dict[str, frozenset[str]] = {
     ),
     "operator": frozenset(
         {"*:read", "endpoint:predict", "dataset:write", "topic:write", "run:write", "model:write",
-         "feature:write", "configuration:write", "endpoint:write", "alias:write", "secret:write"}
+         "feature:write", "configuration:write", "endpoint:write", "alias:write", "secret:write",
+         "alert:write"}
     ),
     "admin": frozenset({"*:*"}),
 }  # fmt: skip

@@ -246,8 +246,10 @@ receivers:
             "addresses",
         ),
         (
-            "receivers: [{name: x, email: {host: h, from: a@b, to: [c@d], username: u, "
-            + "password: p, starttls: false}}]",
+            (
+                "receivers: [{name: x, email: {host: h, from: a@b, to: [c@d], username: u, "
+                "password: p, starttls: false}}]"
+            ),
             "a password needs starttls",
         ),
         (
