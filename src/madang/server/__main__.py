@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
-from madang.deployment.monitoring.alerts.watch import keep as keep_alerts
+from madang.deployment.monitoring.alerts.watch import keep_alerts, keep_notices
 from madang.platform.logs import handler
 from madang.server.app import create_app
 from madang.stack import open
@@ -42,7 +42,7 @@ def main() -> None:
     stopping = threading.Event()
     keepers = [
         threading.Thread(target=keep, args=(stack, stopping), daemon=True)
-        for keep in (_keep_workers, _keep_topics, keep_alerts)
+        for keep in (_keep_workers, _keep_topics, keep_alerts, keep_notices)
     ]
     for keeper in keepers:
         keeper.start()

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import threading
 
+import pytest
+
 from madang.deployment.monitoring.alerts import watch
 from madang.deployment.monitoring.series.promql import parse
 
@@ -17,6 +19,8 @@ def test_a_round_scrapes_evaluates_and_tells(stack, hook):
     )
     found = watch.Watch(stack)
     assert [alert.rule for alert in found.tick(1_700_000_000_000).firing] == ["Memory"]
+    for moment in (1_700_000_001_000, 1_700_000_002_000):
+        assert watch.tell(stack, moment) == {}
     assert hook.told == [[("control", "firing")]]
     (line,) = [line for line in stack.ledger.lines() if line.kind == "alert.firing"]
     assert line.actor == "system:alerts"
@@ -34,6 +38,14 @@ def test_rules_that_break_end_nothing(stack, caplog):
     assert [alert.state for alert in watch.alerts_of(stack).list()] == ["firing"]
 
 
+def test_a_clock_that_went_back_is_told_of(stack, caplog):
+    (stack.root / "alerts").mkdir()
+    found = watch.Watch(stack)
+    found.tick(1_700_000_000_000)
+    assert found.tick(1_600_000_000_000).passed_over
+    assert "the clock went back" in caplog.text
+
+
 def test_old_samples_are_forgotten(stack):
     store = watch.LocalSeries(stack.home / "metrics", seal_samples=1)
     found = watch.Watch(stack)
@@ -45,17 +57,26 @@ def test_old_samples_are_forgotten(stack):
     assert list(kept.values()) == [2]
 
 
-def test_the_keeper_goes_on_after_a_failure(stack, monkeypatch, caplog):
-    stopping, ticks = threading.Event(), []
+@pytest.mark.parametrize(
+    ("keep", "message"),
+    [
+        (watch.keep_alerts, "metrics and alerts could not be followed"),
+        (watch.keep_notices, "receivers could not be told"),
+    ],
+)
+def test_the_keepers_go_on_after_a_failure(stack, monkeypatch, caplog, keep, message):
+    stopping, calls = threading.Event(), []
 
-    def tick(self, time_ms):
-        ticks.append(time_ms)
-        if len(ticks) == 3:
+    def fail(*_):
+        calls.append(1)
+        if len(calls) == 3:
             stopping.set()
         raise OSError("the disk is away")
 
     monkeypatch.setattr(watch, "SCRAPE_SECONDS", 0.001)
-    monkeypatch.setattr(watch.Watch, "tick", tick)
-    watch.keep(stack, stopping)
-    assert len(ticks) == 3
-    assert "metrics and alerts could not be followed" in caplog.text
+    monkeypatch.setattr(watch, "TELL_SECONDS", 0.001)
+    monkeypatch.setattr(watch.Watch, "tick", fail)
+    monkeypatch.setattr(watch, "tell", fail)
+    keep(stack, stopping)
+    assert len(calls) == 3
+    assert caplog.text.count(message) == 3

@@ -68,11 +68,13 @@ class Changes:
         firing: Those that began to fire.
         resolved: Those that ended.
         failed: Rule to why it could not be evaluated; its alerts stay as they are.
+        passed_over: Whether nothing was evaluated, because a later time had been.
     """
 
     firing: Sequence[Alert] = ()
     resolved: Sequence[Alert] = ()
     failed: Mapping[str, str] = field(default_factory=dict)
+    passed_over: bool = False
 
 
 class Alerts(ABC):

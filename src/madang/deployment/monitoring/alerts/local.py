@@ -58,7 +58,7 @@ class LocalAlerts(Alerts):
         with self._database.transaction() as tx:
             self._database.lock(tx, f"alerts/{self._project}")
             if not self._advance(tx, time_ms):
-                return Changes(failed=failed)
+                return Changes(failed=failed, passed_over=True)
             known = {alert.id: alert for alert in self._read(tx)}
             for id in found.keys() | known.keys():
                 alert, old = known.get(id), found.get(id)

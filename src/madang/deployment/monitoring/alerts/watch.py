@@ -1,9 +1,11 @@
-"""What the control process does each 15 seconds: scrape, evaluate, tell."""
+"""What the control process does: scrape and evaluate each 15 seconds, tell each 5."""
 
 from __future__ import annotations
 
 import logging
 import threading
+from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from madang.deployment.monitoring.alerts.local import LocalAlerts
@@ -23,13 +25,19 @@ if TYPE_CHECKING:
     from madang.deployment.monitoring.alerts.contract import Alerts, Changes
     from madang.stack import Stack
 
+TELL_SECONDS = 5.0
 _FORGET_MS = 3_600_000
 _log = logging.getLogger("madang.monitoring")
 
 
 def series_of(stack: Stack) -> LocalSeries:
-    """The time series of a project."""
-    return LocalSeries(stack.home / "metrics")
+    """The time series of a project; one store a process, which then reads only what is new."""
+    return _series(stack.home / "metrics")
+
+
+@lru_cache(maxsize=8)
+def _series(folder: Path) -> LocalSeries:
+    return LocalSeries(folder)
 
 
 def alerts_of(stack: Stack) -> Alerts:
@@ -44,31 +52,38 @@ class Watch:
         self._stack = stack
         self._series, self._alerts = series_of(stack), alerts_of(stack)
         self._sources = sources_of(stack)
-        self._notifier = Notifier(stack.metadata, stack.ledger, self._alerts)
         self._forgotten_ms = 0
 
     def tick(self, time_ms: int) -> Changes | None:
-        """One round; `None` when the rules can't be used, which is logged."""
+        """Scrapes and evaluates; `None` when the rules can't be used, which is logged."""
         scrape(self._series, self._sources, time_ms)
         if time_ms - self._forgotten_ms >= _FORGET_MS:
             self._series.forget(time_ms - RETENTION_SECONDS * 1000)
             self._forgotten_ms = time_ms
-        folder = self._stack.root / "alerts"
-        changes = None
+        try:
+            rules = read_rules(self._stack.root / "alerts")
+        except MadangError as error:
+            _log.error("alerts could not be evaluated: %s", error)
+            return None
         with acting_as("system:alerts"):
-            try:
-                changes = self._alerts.evaluate(read_rules(folder), self._series, time_ms)
-                for rule, why in changes.failed.items():
-                    _log.error("alert %s could not be evaluated: %s", rule, why)
-            except MadangError as error:
-                _log.error("alerts could not be evaluated: %s", error)
-            # Also when a rule's file is broken: what fired before must be told.
-            self._notifier.run(read_routes(folder, self._stack.context.resolve), time_ms)
+            changes = self._alerts.evaluate(rules, self._series, time_ms)
+        for rule, why in changes.failed.items():
+            _log.error("alert %s could not be evaluated: %s", rule, why)
+        if changes.passed_over:
+            _log.error("the clock went back; alerts stay as they are until it has caught up")
         return changes
 
 
-def keep(stack: Stack, stopping: threading.Event) -> None:
-    """Ticks until it is told to stop."""
+def tell(stack: Stack, time_ms: int) -> dict[str, str]:
+    """Tells receivers what they don't know; returns receiver to why it could not be told."""
+    routes = read_routes(stack.root / "alerts", stack.context.resolve)
+    if not routes:
+        return {}
+    return Notifier(stack.metadata, stack.ledger, alerts_of(stack)).run(routes, time_ms)
+
+
+def keep_alerts(stack: Stack, stopping: threading.Event) -> None:
+    """Scrapes and evaluates until it is told to stop."""
     watch: Watch | None = None
     while not stopping.wait(SCRAPE_SECONDS):
         try:
@@ -76,3 +91,12 @@ def keep(stack: Stack, stopping: threading.Event) -> None:
             watch.tick(now_us() // 1000)
         except Exception:
             _log.exception("metrics and alerts could not be followed; trying again")
+
+
+def keep_notices(stack: Stack, stopping: threading.Event) -> None:
+    """Tells receivers until it is told to stop; beside the scrapes, for a receiver may be slow."""
+    while not stopping.wait(TELL_SECONDS):
+        try:
+            tell(stack, now_us() // 1000)
+        except Exception:
+            _log.exception("receivers could not be told of alerts; trying again")

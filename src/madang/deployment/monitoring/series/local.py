@@ -1,4 +1,4 @@
-"""Time series in files: a write-ahead part, and sealed Parquet files of up to a million samples.
+"""Time series in files: a write-ahead part, and sealed Parquet files of up to 250,000 samples.
 
     NUMBER.log                            what is not sealed yet; the highest number is written to
     NUMBER-FIRST-LAST-SAMPLES.parquet     a sealed log, with the times (ms) of its samples
@@ -36,10 +36,11 @@ from madang.deployment.monitoring.series.contract import (
 )
 from madang.errors import InvalidInputError, SchemaMismatchError, UnavailableError
 
-_SEAL_SAMPLES = 1_000_000
+_SEAL_SAMPLES = 250_000
 _SEAL_SECONDS = 86_400
 _ROW_GROUP = 65_536
 _TRIES = 20
+_PIECES = 128  # many small tables take more memory, and time at each question, than one
 _NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 _LABEL = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 _SEALED = re.compile(r"(\d+)-(-?\d+)-(-?\d+)-(\d+)\.parquet")
@@ -48,7 +49,7 @@ _SEALED = re.compile(r"(\d+)-(-?\d+)-(-?\d+)-(\d+)\.parquet")
 class LocalSeries(SeriesStore):
     """Time series in a folder.
 
-    Memory while appending is bounded by the million samples of a log; while reading also by what
+    Memory while appending is bounded by the samples of one log; while reading also by what
     was asked for.
 
     Args:
@@ -74,7 +75,7 @@ class LocalSeries(SeriesStore):
         with self._mutex, self._writing():
             number, end = self._newest()
             end = _log.write(self._log(number), end, data)
-            self._rows.append(rows)
+            self._keep([rows])
             self._read_log = (number, end)
             if self._is_full():
                 self._seal(number)
@@ -143,9 +144,15 @@ class LocalSeries(SeriesStore):
         if self._read_log[0] != number:
             self._restart(number)
         new, end = _log.read(self._log(number), self._read_log[1])
-        self._rows += new
+        self._keep(new)
         self._read_log = (number, end)
         return end
+
+    def _keep(self, rows: list[pa.Table]) -> None:
+        self._rows += rows
+        if len(self._rows) > _PIECES:
+            whole = pa.concat_tables(self._rows).unify_dictionaries()
+            self._rows = [whole.combine_chunks()]
 
     def _is_full(self) -> bool:
         samples: int = sum(rows.num_rows for rows in self._rows)
