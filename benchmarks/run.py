@@ -26,6 +26,7 @@ BENCHMARKS = {
     "evaluation": [],
     "experiments": [],
     "serving": ["--build-peers"],
+    "series": [],
     "soak": ["--minutes", "1"],
     "tuning": [],
     "demo": [],

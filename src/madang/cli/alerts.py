@@ -92,13 +92,16 @@ def unsilence(id: str) -> None:
 @click.option("--time", type=Moment(), help="As of this time (UTC; default: now).")
 def test(time: datetime | None) -> None:
     """Read the rules and receivers, and say what each rule finds; changes and tells nothing."""
-    from madang.deployment.monitoring.alerts.notify import read_routes
+    from madang.deployment.monitoring.alerts.notify import Deferred, read_routes
     from madang.deployment.monitoring.alerts.rules import read_rules
     from madang.deployment.monitoring.alerts.watch import series_of
 
     with open_stack() as stack:
         folder, series = stack.root / "alerts", series_of(stack)
         rules, routes = read_rules(folder), read_routes(folder, stack.context.resolve)
+        for route in routes:
+            if isinstance(route.receiver, Deferred):
+                route.receiver.open()
         rows = []
         for rule in rules:
             value = rule.query.at(series, _milliseconds(time))

@@ -214,20 +214,30 @@ receivers:
 - name: am
   alertmanager: {url: "http://127.0.0.1:9093"}
 """)
+    team, mail, am = read_routes(folder, stack.context.resolve)
     with pytest.raises(NotFoundError, match="path"):
-        read_routes(folder, stack.context.resolve)
+        team.receiver.open()
     stack.secrets.set("path", "p")
     stack.secrets.set("key", "k")
-    team, mail, am = read_routes(folder, stack.context.resolve)
-    assert team == Route(
-        "team",
-        Webhook("https://example.org/p", "k"),
-        {"severity": "page"},
-        ("endpoint",),
-        1_800_000,
-    )
-    assert mail.receiver == Email("h", "a@b", ("c@d",), username="u", password="k")
+    assert team.receiver.open() == Webhook("https://example.org/p", "k")
+    assert (team.match, team.group_by) == ({"severity": "page"}, ("endpoint",))
+    assert team.repeat_ms == 1_800_000
+    assert mail.receiver.open() == Email("h", "a@b", ("c@d",), username="u", password="k")
     assert (am.group_by, am.repeat_ms) == ((), 60_000)
+
+
+def test_secrets_are_opened_only_when_somebody_is_told(play, hook, stack):
+    folder = stack.root / "alerts"
+    folder.mkdir()
+    stack.secrets.set("key", "k")
+    (folder / "notify.yaml").write_text(
+        f"receivers: [{{name: team, webhook: {{url: '{hook.url}', secret: '${{secret:key}}'}}}}]"
+    )
+    for moment, value in enumerate((1, 9, 9, 9)):
+        assert play(read_routes(folder, stack.context.resolve), moment, a=value) == {}
+    assert hook.posts[0][0]["Madang-Signature"].startswith("v1=")
+    opened = [line for line in stack.ledger.lines() if line.kind == "secret.open"]
+    assert len(hook.posts) == len(opened) == 1
 
 
 @pytest.mark.parametrize(

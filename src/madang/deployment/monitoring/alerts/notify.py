@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -52,16 +53,41 @@ class Route:
     repeat_ms: int = 4 * 3_600_000
 
 
+@dataclass(frozen=True)
+class Deferred:
+    """A receiver whose secrets are opened when it tells, since each opening is a ledger line."""
+
+    kind: str
+    options: Mapping[str, Any]
+    resolve: Callable[[str], str] = field(repr=False, compare=False)
+
+    def open(self) -> Receiver:
+        """The receiver itself.
+
+        Raises:
+            InvalidInputError: It can't be used; says why.
+            NotFoundError: A secret that it names is not there.
+        """
+        return _KINDS[self.kind](
+            **{
+                key: self.resolve(value) if isinstance(value, str) else value
+                for key, value in self.options.items()
+            }
+        )
+
+    def send(self, notice: Notice) -> None:
+        self.open().send(notice)
+
+
 def read_routes(folder: Path, resolve: Callable[[str], str]) -> list[Route]:
     """The receivers of `notify.yaml`; none without such a file.
 
     Args:
         folder: Where it lies.
-        resolve: Puts values for `${secret:NAME}` and `${env:NAME}`.
+        resolve: Puts values for `${secret:NAME}` and `${env:NAME}`; called when somebody is told.
 
     Raises:
         InvalidInputError: It can't be used; says why.
-        NotFoundError: A secret that it names is not there.
     """
     file = folder / "notify.yaml"
     if not file.exists():
@@ -88,15 +114,18 @@ def _route(entry: Mapping[str, Any], resolve: Callable[[str], str]) -> Route:
             f"receiver {entry['name']!r} has exactly one of {', '.join(_KINDS)}, and if wanted "
             f"match, group_by, repeat_interval; found {kinds + unknown}"
         )
-    options = {k: resolve(v) if isinstance(v, str) else v for k, v in entry[kinds[0]].items()}
+    options = dict(entry[kinds[0]])
     if kinds[0] == "email":
         options["sender"] = options.pop("from")
         options["to"] = tuple(options["to"])
+    inspect.signature(_KINDS[kinds[0]]).bind(**options)  # a missing or unknown option
+    deferred = Deferred(kinds[0], options, resolve)
+    has_references = any(isinstance(value, str) and "${" in value for value in options.values())
     # Alertmanager groups and repeats by itself, and forgets what it isn't told again.
     alone = kinds[0] == "alertmanager"
     return Route(
         str(entry["name"]),
-        _KINDS[kinds[0]](**options),
+        deferred if has_references else deferred.open(),
         dict(entry.get("match") or {}),
         () if alone else tuple(entry.get("group_by", ("alertname",))),
         _RESEND_MS if alone else duration_ms(str(entry.get("repeat_interval", "4h"))),
