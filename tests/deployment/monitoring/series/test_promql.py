@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 
 import pytest
 from tests.deployment.monitoring.series import samples
@@ -176,6 +177,37 @@ def test_what_prometheus_refuses_is_refused(store, server, text):
 def test_what_is_outside_of_the_subset_is_refused_by_name(text, message):
     with pytest.raises(InvalidInputError, match=message):
         parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("(" * 100_000 + "1" + ")" * 100_000, "at most 4096 characters, this one has 200001"),
+        ("(" * 2047 + "1" + ")" * 2047, "at most 100 levels deep"),
+        ("-" * 4095 + "1", None),
+        ("x" + "+x" * 2047, "at most 100 levels deep"),
+        ("abs(" * 800 + "x" + ")" * 800, "at most 100 levels deep"),
+        ("1" + "^1" * 2000, "at most 100 levels deep"),
+        ("(" * 4096, "is no PromQL"),
+    ],
+)
+def test_an_expression_can_not_exhaust_the_stack(store, text, message):
+    def ask():
+        if message is None:
+            assert parse(text).at(store, 0) == -1
+            return
+        with pytest.raises(InvalidInputError, match=message):
+            parse(text)
+
+    failures = []
+    threading.excepthook, before = failures.append, threading.excepthook
+    try:
+        thread = threading.Thread(target=ask)  # whose stack may be smaller than the main one's
+        thread.start()
+        thread.join()
+    finally:
+        threading.excepthook = before
+    assert failures == []
 
 
 def test_too_many_steps_are_refused(store):

@@ -28,6 +28,9 @@ from madang.errors import InvalidInputError
 LOOK_BACK_MS = 300_000
 MAX_STEPS = 11_000
 """As Prometheus' own HTTP API has it."""
+MAX_LENGTH = 4096
+MAX_DEPTH = 100
+"""Beyond these the parser's own recursion would end the process."""
 Vector = dict[Labels, float]
 
 _AGGREGATES: dict[str, Callable[[list[float]], float]] = {
@@ -104,6 +107,10 @@ def parse(text: str) -> Query:
     Raises:
         InvalidInputError: It is no PromQL, or outside of the subset; says what.
     """
+    if len(text) > MAX_LENGTH:
+        raise InvalidInputError(
+            f"an expression has at most {MAX_LENGTH} characters, this one has {len(text)}"
+        )
     try:
         tree = ast.parse(text)
     except ValueError as error:
@@ -121,24 +128,28 @@ def _refuse(what: str) -> NoReturn:
     )
 
 
-def _check(tree: Any) -> None:
+def _check(tree: Any, depth: int = 0) -> None:
     """Refuses what is outside of the subset."""
+    if depth > MAX_DEPTH:
+        raise InvalidInputError(
+            f"an expression is at most {MAX_DEPTH} levels deep; make it flatter"
+        )
     match tree:
         case ast.AggregateExpr():
             if str(tree.op) not in _AGGREGATES:
                 _refuse(f"the aggregation {tree.op}")
-            _check(tree.expr)
+            _check(tree.expr, depth + 1)
         case ast.BinaryExpr():
-            _check_binary(tree)
+            _check_binary(tree, depth)
         case ast.Call():
             if tree.func.name not in _CALLS:
                 _refuse(f"the function {tree.func.name}")
             for argument in tree.args:
-                _check(argument)
+                _check(argument, depth + 1)
         case ast.MatrixSelector():
-            _check(tree.vector_selector)
+            _check(tree.vector_selector, depth + 1)
         case ast.ParenExpr() | ast.UnaryExpr():
-            _check(tree.expr)
+            _check(tree.expr, depth + 1)
         case ast.VectorSelector():
             if tree.at is not None:
                 _refuse("the modifier @")
@@ -152,7 +163,7 @@ def _check(tree: Any) -> None:
             _refuse(tree.prettify())
 
 
-def _check_binary(tree: Any) -> None:
+def _check_binary(tree: Any, depth: int) -> None:
     operator = str(tree.op)
     if operator not in {*_ARITHMETIC, *_COMPARISONS, *_SETS}:
         _refuse(f"the operator {operator}")
@@ -162,8 +173,8 @@ def _check_binary(tree: Any) -> None:
             _refuse("group_left or group_right")
         if modifier.fill_values.lhs is not None or modifier.fill_values.rhs is not None:
             _refuse("fill")
-    _check(tree.lhs)
-    _check(tree.rhs)
+    _check(tree.lhs, depth + 1)
+    _check(tree.rhs, depth + 1)
 
 
 def _selectors(tree: Any, range_ms: int = LOOK_BACK_MS) -> Iterable[tuple[Any, int]]:
