@@ -12,6 +12,7 @@ from madang.deployment.monitoring.series import Matcher, scraping
 from madang.deployment.monitoring.series.local import LocalSeries
 from madang.deployment.monitoring.series.promql import parse
 from madang.deployment.serving._metrics import Snapshot
+from madang.testing.series import samples
 
 
 def counted(folder, predictions):
@@ -79,3 +80,18 @@ def test_promtool_takes_our_metrics(stack):
             capture_output=True, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_only_what_is_new_or_differs_is_appended_again(tmp_path):
+    store = LocalSeries(tmp_path)
+    rows = [("psi", {"column": c, "none": ""}, t, t + 0.5) for c in "ab" for t in (10, 20)]
+    rows.append(("psi", {"column": "c"}, 10, math.nan))
+    assert scraping.append_new(store, samples(*rows)) == 5
+    assert scraping.append_new(store, samples(*rows)) == 0
+    rows[0] = ("psi", {"column": "a"}, 10, 7)
+    rows.append(("auc", {}, 20, 1))
+    assert scraping.append_new(store, samples(*rows)) == 2
+    assert scraping.append_new(LocalSeries(tmp_path), samples(*rows)) == 0
+    assert scraping.append_new(store, samples()) == 0
+    found = store.select([Matcher("column", "=", "a")], 0, 100)
+    assert found[0].values.tolist() == [7, 20.5]

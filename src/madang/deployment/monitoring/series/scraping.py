@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from madang.deployment.monitoring.series.contract import SAMPLES, SampleSource, SeriesStore
+from madang.deployment.monitoring.series.contract import (
+    SAMPLES,
+    Labels,
+    Matcher,
+    SampleSource,
+    SeriesStore,
+)
 
 if TYPE_CHECKING:
     from madang.stack import Stack
@@ -134,3 +142,45 @@ def _of_job(samples: pa.Table, job: str, time_ms: int) -> pa.Table:
     times = pa.array([time_ms * 1000] * len(labels), pa.timestamp("us", tz="UTC"))
     columns = [samples["name"], pa.array(labels, _LABELS), times, samples["value"]]
     return pa.table(columns, schema=SAMPLES)
+
+
+def append_new(store: SeriesStore, samples: pa.Table) -> int:
+    """Appends those samples that the store does not have with the same value; repeating it is safe.
+
+    For sources that give all of a time again, such as a monitor its windows, of which one may have
+    been judged again meanwhile.
+
+    Args:
+        store: Where they go.
+        samples: With the columns `SAMPLES`.
+
+    Returns:
+        How many were new or differed.
+    """
+    if samples.num_rows == 0:
+        return 0
+    times = pc.divide(samples["time"].cast(pa.int64()), 1000)
+    span = (pc.min(times).as_py(), pc.max(times).as_py())
+    known = {
+        (series.labels, time): value
+        for name in pc.unique(samples["name"]).to_pylist()
+        for series in store.select([Matcher("__name__", "=", name)], *span)
+        for time, value in zip(series.times_ms.tolist(), series.values.tolist(), strict=True)
+    }
+    columns = zip(
+        samples["name"].to_pylist(), samples["labels"].to_pylist(), times.to_pylist(),
+        samples["value"].to_pylist(), strict=True,
+    )  # fmt: skip
+    missing = [
+        not _equal(known.get((_named(name, labels), time)), value)
+        for name, labels, time, value in columns
+    ]
+    return store.append(samples.filter(pa.array(missing)))
+
+
+def _named(name: str, labels: Sequence[tuple[str, str]]) -> Labels:
+    return tuple(sorted([("__name__", name), *(pair for pair in labels if pair[1])]))
+
+
+def _equal(one: float | None, other: float) -> bool:
+    return one == other or (one is not None and math.isnan(one) and math.isnan(other))
