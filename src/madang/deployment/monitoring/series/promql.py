@@ -13,7 +13,7 @@ There are no staleness markers: a series that ended is seen for five minutes mor
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NoReturn
@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 import numpy as np
 import promql_parser as ast
 
-from madang.deployment.monitoring.series import _functions as functions
+from madang.deployment.monitoring.series import _functions as functions, _vectors as vectors
 from madang.deployment.monitoring.series.contract import Labels, Matcher, Series, SeriesStore
 from madang.errors import InvalidInputError
 
@@ -31,32 +31,6 @@ MAX_STEPS = 11_000
 MAX_LENGTH = 4096
 MAX_DEPTH = 100
 """Beyond these the parser's own recursion would end the process."""
-Vector = dict[Labels, float]
-
-_AGGREGATES: dict[str, Callable[[list[float]], float]] = {
-    "avg": lambda values: float(np.mean(values)),
-    "count": lambda values: float(len(values)),
-    "max": lambda values: float(np.fmax.reduce(values)),
-    "min": lambda values: float(np.fmin.reduce(values)),
-    "sum": lambda values: float(np.sum(values)),
-}
-_ARITHMETIC: dict[str, Callable[[Any, Any], Any]] = {
-    "%": np.fmod,
-    "*": np.multiply,
-    "+": np.add,
-    "-": np.subtract,
-    "/": np.divide,
-    "^": np.power,
-}
-_COMPARISONS: dict[str, Callable[[float, float], bool]] = {
-    "!=": lambda a, b: a != b,
-    "<": lambda a, b: a < b,
-    "<=": lambda a, b: a <= b,
-    "==": lambda a, b: a == b,
-    ">": lambda a, b: a > b,
-    ">=": lambda a, b: a >= b,
-}
-_SETS = ("and", "or", "unless")
 _OPERATORS = {"Equal": "=", "NotEqual": "!=", "Re": "=~", "NotRe": "!~"}
 _CALLS = {
     *functions.OVER_TIME, *functions.OF_VALUE, "absent", "histogram_quantile",
@@ -71,7 +45,7 @@ class Query:
     text: str
     _tree: Any = field(repr=False, compare=False)
 
-    def at(self, store: SeriesStore, time_ms: int) -> Vector | float:
+    def at(self, store: SeriesStore, time_ms: int) -> vectors.Vector | float:
         """The value at one time: labels to number, or a number.
 
         Raises:
@@ -124,7 +98,7 @@ def parse(text: str) -> Query:
 def _refuse(what: str) -> NoReturn:
     raise InvalidInputError(
         f"{what} is outside of the subset of PromQL that Madang has; its functions are: "
-        f"{', '.join(sorted(_CALLS))}; its aggregations: {', '.join(sorted(_AGGREGATES))}"
+        f"{', '.join(sorted(_CALLS))}; its aggregations: {', '.join(sorted(vectors.AGGREGATES))}"
     )
 
 
@@ -136,7 +110,7 @@ def _check(tree: Any, depth: int = 0) -> None:
         )
     match tree:
         case ast.AggregateExpr():
-            if str(tree.op) not in _AGGREGATES:
+            if str(tree.op) not in vectors.AGGREGATES:
                 _refuse(f"the aggregation {tree.op}")
             _check(tree.expr, depth + 1)
         case ast.BinaryExpr():
@@ -165,7 +139,7 @@ def _check(tree: Any, depth: int = 0) -> None:
 
 def _check_binary(tree: Any, depth: int) -> None:
     operator = str(tree.op)
-    if operator not in {*_ARITHMETIC, *_COMPARISONS, *_SETS}:
+    if operator not in {*vectors.ARITHMETIC, *vectors.COMPARISONS, *vectors.SETS}:
         _refuse(f"the operator {operator}")
     modifier = tree.modifier
     if modifier is not None:
@@ -226,12 +200,12 @@ class _Evaluation:
             spans[key] = (min(first, known[0]), max(last, known[1]))
         return {key: self._store.select(key, *span) for key, span in spans.items()}
 
-    def at(self, time_ms: int) -> Vector | float:
+    def at(self, time_ms: int) -> vectors.Vector | float:
         self._now = time_ms
         with np.errstate(all="ignore"):  # 1 / 0 is +Inf, as IEEE 754 and Prometheus have it
             return self._value(self._tree)
 
-    def _value(self, tree: Any) -> Vector | float:
+    def _value(self, tree: Any) -> vectors.Vector | float:
         match tree:
             case ast.NumberLiteral():
                 return float(tree.val)
@@ -244,15 +218,17 @@ class _Evaluation:
                 value = self._value(tree.expr)
                 if isinstance(value, float):
                     return -value
-                return _unique((_unnamed(labels), -number) for labels, number in value.items())
+                return vectors.unique(
+                    (vectors.unnamed(labels), -number) for labels, number in value.items()
+                )
             case ast.AggregateExpr():
-                return _aggregated(tree, self._vector(tree.expr))
+                return vectors.aggregated(tree, self._vector(tree.expr))
             case ast.BinaryExpr():
-                return _binary(tree, self._value(tree.lhs), self._value(tree.rhs))
+                return vectors.binary(tree, self._value(tree.lhs), self._value(tree.rhs))
             case _:
                 return self._call(tree.func.name, tree.args)
 
-    def _vector(self, tree: Any) -> Vector:
+    def _vector(self, tree: Any) -> vectors.Vector:
         value = self._value(tree)
         assert isinstance(value, dict)  # the parser has checked the types
         return value
@@ -272,7 +248,7 @@ class _Evaluation:
                 (series.times_ms[first:last], series.values[first:last], start, end),
             )
 
-    def _call(self, name: str, arguments: Sequence[Any]) -> Vector | float:
+    def _call(self, name: str, arguments: Sequence[Any]) -> vectors.Vector | float:
         if name == "time":
             return self._now / 1000
         if name == "vector":
@@ -283,14 +259,16 @@ class _Evaluation:
         if name == "absent":
             return {} if self._vector(arguments[0]) else {_told(arguments[0]): 1.0}
         if name == "histogram_quantile":
-            return _quantiles(self._number(arguments[0]), self._vector(arguments[1]))
+            return vectors.quantiles(self._number(arguments[0]), self._vector(arguments[1]))
         if name in functions.OF_VALUE:
             of_value = functions.OF_VALUE[name]
             vector = self._vector(arguments[0])
-            return _unique((_unnamed(labels), of_value(v)) for labels, v in vector.items())
+            return vectors.unique(
+                (vectors.unnamed(labels), of_value(v)) for labels, v in vector.items()
+            )
         return self._over_time(name, arguments)
 
-    def _over_time(self, name: str, arguments: Sequence[Any]) -> Vector:
+    def _over_time(self, name: str, arguments: Sequence[Any]) -> vectors.Vector:
         function = functions.OVER_TIME.get(name)
         if function is None:
             function = functions.quantile_over_time(self._number(arguments[0]))
@@ -301,24 +279,10 @@ class _Evaluation:
         for labels, window in self._windows(matrix.vector_selector, _ms(matrix.range)):
             value = function(window)
             if value is not None:
-                found.append((labels if name == "last_over_time" else _unnamed(labels), value))
-        return _unique(found)
-
-
-def _unnamed(labels: Labels) -> Labels:
-    return tuple(pair for pair in labels if pair[0] != "__name__")
-
-
-def _unique(pairs: Iterable[tuple[Labels, float]]) -> Vector:
-    found: Vector = {}
-    for labels, value in pairs:
-        if labels in found:
-            raise InvalidInputError(
-                f"two series of the result would have the labels {dict(labels)}; "
-                "select one metric, or aggregate them"
-            )
-        found[labels] = value
-    return found
+                found.append(
+                    (labels if name == "last_over_time" else vectors.unnamed(labels), value)
+                )
+        return vectors.unique(found)
 
 
 def _told(tree: Any) -> Labels:
@@ -332,133 +296,3 @@ def _told(tree: Any) -> Labels:
     return tuple(sorted(
         (m.label, m.value) for m in matchers if m.operator == "=" and names.count(m.label) == 1
     ))  # fmt: skip
-
-
-def _quantiles(rank: float, vector: Vector) -> Vector:
-    groups: dict[Labels, list[tuple[float, float]]] = {}
-    for labels, count in vector.items():
-        try:
-            edge = float(dict(labels).get("le", ""))
-        except ValueError:
-            continue  # no bucket, as Prometheus has it
-        rest = tuple(pair for pair in labels if pair[0] not in {"le", "__name__"})
-        groups.setdefault(rest, []).append((edge, count))
-    return {key: functions.histogram_quantile(rank, groups[key]) for key in groups}
-
-
-def _aggregated(tree: Any, vector: Vector) -> Vector:
-    names, without = frozenset[str](), False
-    if tree.modifier is not None:
-        names = frozenset(tree.modifier.labels)
-        without = str(tree.modifier.type).endswith("Without")
-    groups: dict[Labels, list[float]] = {}
-    for labels, value in vector.items():
-        key = _chosen(labels, names, without=without)
-        groups.setdefault(key, []).append(value)
-    function = _AGGREGATES[str(tree.op)]
-    return {key: function(values) for key, values in groups.items()}
-
-
-def _chosen(labels: Labels, names: frozenset[str], *, without: bool) -> Labels:
-    if without:
-        return tuple(pair for pair in labels if pair[0] not in names and pair[0] != "__name__")
-    return tuple(pair for pair in labels if pair[0] in names)
-
-
-def _binary(tree: Any, left: Vector | float, right: Vector | float) -> Vector | float:
-    operator = str(tree.op)
-    as_bool = tree.modifier is not None and tree.modifier.return_bool
-    if isinstance(left, float) and isinstance(right, float):
-        value = _computed(operator, left, right, as_bool=True)
-        assert value is not None
-        return value
-    if isinstance(left, float) or isinstance(right, float):
-        return _with_number(operator, left, right, as_bool=as_bool)
-    names, without = frozenset[str](), True
-    if tree.modifier is not None and tree.modifier.matching is not None:
-        names = frozenset(tree.modifier.matching.labels)
-        without = str(tree.modifier.matching.type).endswith("Exclude")
-    if operator in _SETS:
-        return _set(operator, left, right, names, without=without)
-    return _one_to_one(operator, left, right, names, without=without, as_bool=as_bool)
-
-
-def _computed(operator: str, left: float, right: float, *, as_bool: bool) -> float | None:
-    """The result; `None` for a comparison that fails and is no `bool`."""
-    if operator in _ARITHMETIC:
-        return float(_ARITHMETIC[operator](np.float64(left), np.float64(right)))
-    fits = _COMPARISONS[operator](left, right)
-    if as_bool:
-        return float(fits)
-    return left if fits else None
-
-
-def _with_number(
-    operator: str, left: Vector | float, right: Vector | float, *, as_bool: bool
-) -> Vector:
-    vector = left if isinstance(left, dict) else right
-    assert isinstance(vector, dict)
-    found = []
-    for labels, value in vector.items():
-        one, other = (value, right) if vector is left else (left, value)
-        assert isinstance(one, float)
-        assert isinstance(other, float)
-        result = _computed(operator, one, other, as_bool=as_bool)
-        if result is None:
-            continue
-        if operator in _COMPARISONS and not as_bool:
-            found.append((labels, value))  # a comparison passes the vector's own value on
-        else:
-            found.append((_unnamed(labels), result))
-    return _unique(found)
-
-
-def _one_to_one(
-    operator: str, left: Vector, right: Vector, names: frozenset[str], *,
-    without: bool, as_bool: bool,
-) -> Vector:  # fmt: skip
-    others = _keyed(right, names, without=without)
-    found: list[tuple[Labels, float]] = []
-    for key, (labels, value) in _keyed(left, names, without=without, among=others).items():
-        result = _computed(operator, value, others[key][1], as_bool=as_bool)
-        if result is None:
-            continue
-        if operator in _COMPARISONS and not as_bool:
-            named = labels if without else key
-            found.append(
-                (tuple(p for p in named if p[0] not in names) if without else named, result)
-            )
-        else:
-            found.append((key, result))
-    return _unique(found)
-
-
-def _keyed(
-    vector: Vector, names: frozenset[str], *, without: bool,
-    among: Mapping[Labels, Any] | None = None,
-) -> dict[Labels, tuple[Labels, float]]:  # fmt: skip
-    """A vector by what is matched on, each at most once."""
-    found: dict[Labels, tuple[Labels, float]] = {}
-    for labels, value in vector.items():
-        key = _chosen(labels, names, without=without)
-        if among is not None and key not in among:
-            continue
-        if key in found:
-            raise InvalidInputError(
-                f"several series of one side match on {dict(key)}, and only one to one is possible; "
-                "aggregate that side, or match on more labels"
-            )
-        found[key] = (labels, value)
-    return found
-
-
-def _set(
-    operator: str, left: Vector, right: Vector, names: frozenset[str], *, without: bool
-) -> Vector:
-    keys = {_chosen(labels, names, without=without) for labels in right}
-    if operator == "or":
-        mine = {_chosen(labels, names, without=without) for labels in left}
-        more = {k: v for k, v in right.items() if _chosen(k, names, without=without) not in mine}
-        return left | more
-    keep = operator == "and"
-    return {k: v for k, v in left.items() if (_chosen(k, names, without=without) in keys) == keep}
