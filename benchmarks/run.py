@@ -27,6 +27,7 @@ BENCHMARKS = {
     "experiments": [],
     "copies": ["--build-peers"],
     "serving": ["--build-peers"],
+    "series": [],
     "soak": ["--minutes", "1"],
     "monitoring": [],
     "tuning": [],

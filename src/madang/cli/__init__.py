@@ -12,6 +12,7 @@ import click
 from madang.cli.lazy import LazyGroup
 
 COMMANDS = {
+    "alerts": "madang.cli.alerts:alerts",
     "audit": "madang.cli.audit:audit",
     "automl": "madang.cli.automl:automl",
     "config": "madang.cli.platform:config",
@@ -26,6 +27,7 @@ COMMANDS = {
     "lab": "madang.cli.lab:lab",
     "ledger": "madang.cli.ledger:ledger",
     "logs": "madang.cli.platform:logs",
+    "metrics": "madang.cli.alerts:metrics",
     "models": "madang.cli.models:models",
     "monitors": "madang.cli.monitoring:monitors",
     "outcomes": "madang.cli.monitoring:outcomes",

@@ -1,8 +1,8 @@
 """The control process: `python -m madang.server --project FOLDER --fd N`.
 
-It serves the HTTP API, keeps the inference workers' list of accepted tokens current, and removes
-what topics don't keep. It holds no state of its own: killed at any moment, it starts again and
-settles what was left open.
+It serves the HTTP API, keeps the inference workers' list of accepted tokens current, gathers their
+metrics, evaluates alerts, and removes what topics don't keep. It holds no state of its own: killed
+at any moment, it starts again and settles what was left open.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
+from madang.deployment.monitoring.alerts.watch import keep_alerts, keep_notices
 from madang.platform.logs import handler
 from madang.server.app import create_app
 from madang.stack import open
@@ -42,7 +43,7 @@ def main() -> None:
     stopping = threading.Event()
     keepers = [
         threading.Thread(target=keep, args=(stack, stopping), daemon=True)
-        for keep in (_keep_workers, _keep_topics, _keep_seals)
+        for keep in (_keep_workers, _keep_topics, _keep_seals, keep_alerts, keep_notices)
     ]
     for keeper in keepers:
         keeper.start()

@@ -14,6 +14,7 @@ import madang
 from madang.data.collection.inbox import Inbox
 from madang.errors import MadangError
 from madang.server.access import MAX_BODY_BYTES, Gate, authorize, error_response, needs
+from madang.server.alerts import router as alerts
 from madang.server.contracts import router as contracts
 from madang.server.data import router as data
 from madang.server.deployment import router as deployment
@@ -49,6 +50,7 @@ PARTS = (
     tuning,
     deployment,
     monitoring,
+    alerts,
     workflow,
     platform,
     security,

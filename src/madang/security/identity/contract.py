@@ -17,7 +17,7 @@ ROLES: dict[str, frozenset[str]] = {
     "operator": frozenset(
         {"*:read", "endpoint:predict", "dataset:write", "topic:write", "run:write", "model:write",
          "feature:write", "configuration:write", "monitor:write", "outcome:write",
-         "endpoint:write", "alias:write", "secret:write"}
+         "endpoint:write", "alias:write", "secret:write", "alert:write"}
     ),
     "admin": frozenset({"*:*"}),
 }  # fmt: skip
