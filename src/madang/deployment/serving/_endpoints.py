@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from madang.deployment.serving._assignment import Assigner
 from madang.deployment.serving._composed import Composed, Online, compose
 from madang.deployment.serving._join import Find
 from madang.deployment.serving._metrics import Counters, Snapshot
@@ -54,6 +55,7 @@ class Version:
         in_thread: Its calls never run on the event loop.
         parts: What the log says of it beside model and version: JSON members, each after a comma.
         busy: A call runs in a thread now.
+        shadows: Versions that get copies of what this one answers in a rollout.
     """
 
     def __init__(self, endpoint: WantedEndpoint, arm: WantedArm, model: Model) -> None:
@@ -81,6 +83,7 @@ class Version:
         self.in_thread = isinstance(model, Composed) and model.calls_functions
         self.parts = _parts(arm)
         self.busy = False
+        self.shadows: tuple[Version, ...] = ()
         self.counters = Counters()
 
     def predict(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -144,6 +147,7 @@ class ServedEndpoint:
         total = sum(version.weight for version in self._arms)
         self._edges = list(accumulate(version.weight / total for version in self._arms))
         self.main = max(self._arms, key=lambda version: version.weight)
+        self.assigner = Assigner(wanted.split, versions) if wanted.split else None
 
     def choose(self, request_id: str | None) -> Version:
         """The version that answers: the same for the same id, by chance without one."""

@@ -3,7 +3,8 @@
     {"id": …, "endpoint": …, "model": …, "version": 3, "time": …, "latency_seconds": …,
      "inputs": [$request_input, …], "outputs": [$response_output, …]}
 
-An arm of several models adds `"models": ["NAME@VERSION", …]`, one with transformers
+A request that a rollout assigned adds `"rollout": {"id": …, "stage": …}`, with `"unit": KEY` where
+it was assigned by another key than its id. An arm of several models adds `"models": ["NAME@VERSION", …]`, one with transformers
 `"transformers": {"FILE.py:FUNCTION": SHA-256}`, and one with joined features
 `"features": [tensor, …]`: the values as used, and `VIEW__timestamp`, since when they were known.
 
@@ -65,7 +66,7 @@ class Record:
     """
 
     __slots__ = (
-        "body", "features", "id", "inputs", "made", "outputs", "response", "seconds", "time_ns",
+        "assigned", "body", "features", "id", "inputs", "made", "outputs", "response", "seconds", "time_ns",
         "version",
     )  # fmt: skip
 
@@ -78,6 +79,7 @@ class Record:
         seconds: float,
     ) -> None:
         self.version = call.version
+        self.assigned = call.assigned
         self.id = call.id
         self.seconds = seconds
         self.time_ns = time.time_ns()
@@ -122,7 +124,7 @@ class Record:
             outputs = _tensors(self.outputs)
         return (
             b'{"id":%b,"endpoint":%b,"model":%b,"version":%d,"time":"%b","latency_seconds":%.6f,'
-            b'"inputs":%b,"outputs":%b%b%b}'
+            b'"inputs":%b,"outputs":%b%b%b%b}'
         ) % (
             encoded_id,
             encode(version.endpoint),
@@ -133,6 +135,7 @@ class Record:
             inputs,
             outputs,
             version.parts,
+            self.assigned,
             _features(self.features) if self.features else b"",
         )
 
@@ -221,6 +224,7 @@ class PredictionLog:
             again after a failure.
         max_records: So many predictions may wait.
         max_bytes: So many bytes of requests and responses may wait.
+        prefix: Of the topics' names, before the endpoint's.
     """
 
     def __init__(
@@ -229,7 +233,9 @@ class PredictionLog:
         *,
         max_records: int = 100_000,
         max_bytes: int = 128 * 1024 * 1024,
+        prefix: str = "predictions.",
     ) -> None:
+        self._prefix = prefix
         self._connect = connect
         self._max_records = max_records
         self._max_bytes = max_bytes
@@ -318,7 +324,7 @@ class PredictionLog:
         batch = _batch(records)
         while True:
             try:
-                self._opened().append(f"predictions.{endpoint}", batch)
+                self._opened().append(f"{self._prefix}{endpoint}", batch)
             except InvalidInputError as error:
                 if len(records) == 1:
                     self._lose(endpoint, records, error)
@@ -351,11 +357,11 @@ class PredictionLog:
             self._lose(endpoint, records, error)
             return True
         if not self._failing:
-            _LOGGER.warning("predictions.%s: %s; trying again", endpoint, error)
+            _LOGGER.warning("%s%s: %s; trying again", self._prefix, endpoint, error)
         self._failing = True
         self._closing.wait(_RETRY_SECONDS)
         return False
 
     def _lose(self, endpoint: str, records: list[Record], error: Exception) -> None:
         self._failed += len(records)
-        _LOGGER.warning("predictions.%s: lost %d events: %s", endpoint, len(records), error)
+        _LOGGER.warning("%s%s: lost %d events: %s", self._prefix, endpoint, len(records), error)
