@@ -75,6 +75,8 @@ class Shadows:
         self._log.put(Failed(_copied(call, call.version, call.assigned), status, seconds))
 
     def _run(self) -> None:
+        if not self._queue:  # closed meanwhile
+            return
         moment = now()
         if self._offered != self._seen and moment - self._last < PATIENCE_SECONDS:
             self._seen = self._offered
