@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from madang.data.repository import Repository
     from madang.data.storage import Storage
     from madang.data.validation import Validation
+    from madang.deployment.ab_testing import ABTesting
     from madang.deployment.serving import Serving
     from madang.development.experiments import Experiments, Registry
     from madang.development.modeling import Modeling
@@ -47,6 +48,7 @@ COMPONENTS = {
     "experiments": "development.experiments",
     "tuning": "development.tuning",
     "serving": "deployment.serving",
+    "ab_testing": "deployment.ab_testing",
     "pipelines": "workflow.pipelines",
     "scheduling": "workflow.scheduling",
     "configuration": "platform.configuration",
@@ -339,6 +341,11 @@ class Stack:
     def serving(self) -> Serving:
         """Endpoints."""
         return cast("Serving", self._component("serving"))
+
+    @property
+    def ab_testing(self) -> ABTesting:
+        """Rollouts between versions of an endpoint."""
+        return cast("ABTesting", self._component("ab_testing"))
 
     # -- workflow --
 

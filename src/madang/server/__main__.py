@@ -1,7 +1,7 @@
 """The control process: `python -m madang.server --project FOLDER --fd N`.
 
-It serves the HTTP API, keeps the inference workers' list of accepted tokens current, and removes
-what topics don't keep. It holds no state of its own: killed at any moment, it starts again and
+It serves the HTTP API, keeps the inference workers' list of accepted tokens current, lets rollouts
+take their next steps, and removes what topics don't keep. It holds no state of its own: killed at any moment, it starts again and
 settles what was left open.
 """
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _WORKERS_SECONDS = 0.5
 _TOPICS_SECONDS = 30.0
+_ROLLOUTS_SECONDS = 1.0
 _log = logging.getLogger("madang.server")
 
 
@@ -41,7 +42,7 @@ def main() -> None:
     stopping = threading.Event()
     keepers = [
         threading.Thread(target=keep, args=(stack, stopping), daemon=True)
-        for keep in (_keep_workers, _keep_topics)
+        for keep in (_keep_workers, _keep_topics, _keep_rollouts)
     ]
     for keeper in keepers:
         keeper.start()
@@ -81,6 +82,15 @@ def _keep_topics(stack: Stack, stopping: threading.Event) -> None:
             stack.collection.enforce()
         except Exception:
             _log.exception("what topics don't keep could not be removed; trying again")
+
+
+def _keep_rollouts(stack: Stack, stopping: threading.Event) -> None:
+    """Lets rollouts take their next steps."""
+    while not stopping.wait(_ROLLOUTS_SECONDS):
+        try:
+            stack.ab_testing.advance()
+        except Exception:
+            _log.exception("a rollout could not take its next step; trying again")
 
 
 if __name__ == "__main__":

@@ -9,9 +9,9 @@ from math import log
 import msgspec
 import numpy as np
 import pytest
+from tests.deployment.serving.conftest import Server, make_project, tensor
 
-from madang.deployment.serving import Arm, Split
-from madang.deployment.serving import _shadows as shadows
+from madang.deployment.serving import Arm, Split, _shadows as shadows
 from madang.deployment.serving._assignment import chosen
 from madang.deployment.serving._batching import Call
 from madang.deployment.serving._endpoints import ServedEndpoint, Version
@@ -22,7 +22,6 @@ from madang.deployment.serving._tensors import InferRequest
 from madang.development.experiments.contract import Signature, TensorSpec
 from madang.errors import InvalidInputError
 from madang.testing.serving import logged, register, until
-from tests.deployment.serving.conftest import Server, make_project, tensor
 
 KEYS = [f"user-{i}".encode() for i in range(20_000)]
 
@@ -126,7 +125,7 @@ def test_the_key_may_be_an_input_in_json_or_binary(served):
     import tritonclient.http as triton
 
     deploy(served, "inputs", key="input", stage=3)
-    client = triton.InferenceServerClient("%s:%d" % served.address)
+    client = triton.InferenceServerClient("{}:{}".format(*served.address))
     try:
         for value in (1.5, -2.25, 8.0):
             rows = np.array([[value, 0.0, 0.0], [7.0, 7.0, 7.0]])
@@ -138,7 +137,11 @@ def test_the_key_may_be_an_input_in_json_or_binary(served):
             assert plain["model_version"] == binary["model_version"] == expected(str(value))
     finally:
         client.close()
-    assert logged(served.stack, "inputs", 6)[0]["rollout"] == {"id": "r1", "stage": 3, "unit": "1.5"}
+    assert logged(served.stack, "inputs", 6)[0]["rollout"] == {
+        "id": "r1",
+        "stage": 3,
+        "unit": "1.5",
+    }
     answer = served.infer("inputs", {"inputs": []})
     assert answer.status == 400 and "input is missing" in answer.error
 
@@ -277,7 +280,7 @@ def offered(model, count, log):
         for number in range(count):
             copies.offer(answered(endpoint, number))
         assert not log.events  # nothing is computed before the turn's answers have left
-        while copies._scheduled:
+        while copies._scheduled:  # noqa: ASYNC110 - the loop itself is what is awaited
             await asyncio.sleep(0)
         copies.close()
 

@@ -45,6 +45,7 @@ CREATE TABLE rollout_outcome (
     rollout TEXT NOT NULL,
     id TEXT NOT NULL,
     value TEXT NOT NULL,
+    time_us BIGINT NOT NULL,
     PRIMARY KEY (project, rollout, id)
 ) WITHOUT ROWID;
 -- down
