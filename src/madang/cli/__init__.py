@@ -27,6 +27,7 @@ COMMANDS = {
     "models": "madang.cli.models:models",
     "predict": "madang.cli.serving:predict",
     "resume": "madang.cli.pipelines:resume",
+    "rollouts": "madang.cli.rollouts:rollouts",
     "run": "madang.cli.pipelines:run",
     "runs": "madang.cli.pipelines:runs",
     "search": "madang.cli.repository:search",

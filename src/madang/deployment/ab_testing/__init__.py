@@ -36,6 +36,9 @@ def outcome_events(ids: list[str], values: list[Any]) -> pa.RecordBatch:
         ids: Of the predictions.
         values: What really happened: numbers, texts, truth values, lists with one of these for each
             row of the request, or `None` to withdraw an outcome.
+
+    Raises:
+        InvalidInputError: A number is not finite, which JSON can't say.
     """
     from madang.deployment.ab_testing._events import outcome_events
 

@@ -13,6 +13,7 @@ from madang.deployment.ab_testing._observations import Outcome, Prediction
 from madang.deployment.ab_testing._scores import answer_of, as_number, named_value
 from madang.deployment.ab_testing.contract import Plan
 from madang.deployment.ab_testing.statistics import bucket_of
+from madang.errors import InvalidInputError
 
 
 class _Assigned(msgspec.Struct):
@@ -45,6 +46,8 @@ class _Happened(msgspec.Struct):
 
 _assignment = msgspec.json.Decoder(_Assignment).decode
 _predicted = msgspec.json.Decoder(_Predicted).decode
+# Numbers of NumPy are as good as others.
+_encode = msgspec.json.Encoder(enc_hook=lambda value: value.tolist()).encode
 _happened = msgspec.json.Decoder(_Happened).decode
 
 
@@ -104,9 +107,15 @@ def outcome_events(ids: list[str], values: list[Any]) -> pa.RecordBatch:
         ids: Of the predictions.
         values: What really happened: numbers, texts, truth values, lists with one of these for each
             row of the request, or `None` to withdraw an outcome.
+
+    Raises:
+        InvalidInputError: A number is not finite, which JSON can't say.
     """
     from madang.data.collection.contract import events
 
-    pairs = zip(ids, values, strict=True)
-    encoded = [msgspec.json.encode({"id": id, "value": value}) for id, value in pairs]
+    for id, value in zip(ids, values, strict=True):
+        numbers = value if isinstance(value, list) else [value]
+        if any(isinstance(one, float) and not math.isfinite(one) for one in numbers):
+            raise InvalidInputError(f"the outcome of {id} is {value}; None withdraws an outcome")
+    encoded = [_encode({"id": id, "value": value}) for id, value in zip(ids, values, strict=True)]
     return events(encoded, keys=[id.encode() for id in ids])

@@ -12,6 +12,7 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
+from madang.deployment.ab_testing import _stages as stages
 from madang.deployment.ab_testing._intake import Intake
 from madang.deployment.ab_testing._observations import Observations
 from madang.deployment.ab_testing._records import Record, Records, new_record
@@ -23,7 +24,7 @@ from madang.deployment.ab_testing.contract import (
     RolloutAction,
     RolloutState,
 )
-from madang.deployment.serving.contract import Arm, Endpoint, Split
+from madang.deployment.serving.contract import Arm, Split
 from madang.engines import Context, EngineURL, Health
 from madang.errors import (
     ConflictError,
@@ -69,10 +70,10 @@ class BuiltinABTesting(ABTesting):
 
     def start(self, plan: Plan) -> Rollout:
         endpoint = self._serving.get(plan.endpoint)
-        control = _control(endpoint, plan)
+        control = stages.control(endpoint, plan)
         self._check_models(plan)
         id, now = new_id(), clock_us()
-        record = new_record(id, plan, control, _first_shares(plan, control), now)
+        record = new_record(id, plan, control, stages.first_shares(plan, control), now)
         record.revision = endpoint.revision
         self._ask("start", record, plan, ())
         self._intake.make_topics(plan)
@@ -112,7 +113,7 @@ class BuiltinABTesting(ABTesting):
     def promote(self, id: str, version: int | None = None, reason: str = "") -> Rollout:
         record = self._record(id)
         plan = record.read_plan()
-        winner = _challenger(plan, version, record.id)
+        winner = stages.challenger(plan, version, record.id)
         if record.state not in {RolloutState.RUNNING, RolloutState.PROMOTING}:
             raise ConflictError(f"the rollout {record.id} is {record.state.value}: {record.reason}")
         record.winner = winner
@@ -163,7 +164,7 @@ class BuiltinABTesting(ABTesting):
             record, turn = self._records.find(tx, id)
             stepped_back = now_us < record.seen_us
             record.passed(now_us)
-            if not (_is_due(record, plan) or stepped_back):
+            if not (stages.is_due(record, plan) or stepped_back):
                 return
             sums = Observations(tx, self._records.project, id).sums(
                 int(record.control["version"]),
@@ -171,7 +172,7 @@ class BuiltinABTesting(ABTesting):
                 grouped=any(guard.kind == "fairness" for guard in plan.guards),
             )
         control = int(record.control["version"])
-        fractions = _fractions(plan, record, sums.scores.values())
+        fractions = stages.fractions(plan, record, sums.scores.values())
         judge = Judge(plan, control, record.shares, sums, fractions)
         evidence = judge.evidence()
         is_final = bool(fractions) and fractions[-1] >= 1
@@ -197,9 +198,9 @@ class BuiltinABTesting(ABTesting):
                 record,
                 stage=record.stage,
                 why=decision.reason,
-                weights=_by_version(decision.shares),
+                weights=stages.by_version(decision.shares),
                 look=record.looks,
-                evidence=_evidence(record),
+                evidence=stages.evidence(record),
             )
             return
         promotes = decision.step == "promote"
@@ -215,7 +216,7 @@ class BuiltinABTesting(ABTesting):
             decision=decision,
             winner=record.winner,
             look=record.looks,
-            evidence=_evidence(record),
+            evidence=stages.evidence(record),
         )
 
     # -- the endpoint -------------------------------------------------------------------------
@@ -224,7 +225,7 @@ class BuiltinABTesting(ABTesting):
         """Makes the endpoint what the stage wants; whether the rollout goes on."""
         record = self._record(id)
         plan = record.read_plan()
-        arms = _arms(record, plan)
+        arms = stages.arms(record, plan)
         shadows = tuple(a.version for a in plan.challengers) if plan.kind == "shadow" else ()
         split = Split(record.id, record.id, record.stage, plan.key, shadows)
         return self._deployed(record, arms, split)
@@ -252,7 +253,7 @@ class BuiltinABTesting(ABTesting):
         record = self._record(id)
         plan = record.read_plan()
         if record.state is RolloutState.ROLLING_BACK:
-            if self._deployed(record, [_arm_of(record)], None):
+            if self._deployed(record, [stages.arm_of(record)], None):
                 self._end(id, RolloutState.ROLLED_BACK, "roll_back", record.reason)
         elif record.state is RolloutState.PROMOTING:
             winner = next(arm for arm in plan.challengers if arm.version == record.winner)
@@ -325,88 +326,3 @@ class BuiltinABTesting(ABTesting):
             advice = "do what it asks for, or: madang rollouts stop " + first.id
             return Health(True, f"rollout {first.id} waits: {first.waits_for}", advice)
         return Health(True, f"{len(running)} rollouts run")
-
-
-def _control(endpoint: Endpoint, plan: Plan) -> Arm:
-    serving = [arm for arm in endpoint.arms if arm.weight > 0]
-    if not endpoint.log:
-        raise InvalidInputError(
-            f"the endpoint {endpoint.name!r} logs nothing to judge by; deploy it with log=True"
-        )
-    if len(serving) != 1:
-        found = ", ".join(f"{arm.model}@{arm.version}" for arm in serving)
-        raise InvalidInputError(
-            f"a rollout starts from one arm that answers, which is control; {endpoint.name!r} has "
-            f"{found}: deploy one of them alone first"
-        )
-    if endpoint.split is not None:
-        raise ConflictError(
-            f"the endpoint {endpoint.name!r} is part of the rollout {endpoint.split.rollout}"
-        )
-    versions = [serving[0].version, *(arm.version for arm in plan.challengers)]
-    if len(set(versions)) < len(versions):
-        raise InvalidInputError(
-            f"control and challengers have different version numbers; found {versions}"
-        )
-    return serving[0]
-
-
-def _first_shares(plan: Plan, control: Arm) -> dict[int, float]:
-    versions = [arm.version for arm in plan.challengers]
-    share = 0.0 if plan.kind == "shadow" else plan.all_shares[0]
-    return {control.version: 1 - share * len(versions), **dict.fromkeys(versions, share)}
-
-
-def _arm_of(record: Record) -> Arm:
-    from madang.deployment.serving._arms import arm_from, exactly
-
-    return arm_from(record.control, exactly)
-
-
-def _arms(record: Record, plan: Plan) -> list[Arm]:
-    weights = record.shares[-1]
-    arms = (_arm_of(record), *plan.challengers)
-    return [replace(arm, weight=float(weights[arm.version])) for arm in arms]
-
-
-def _challenger(plan: Plan, version: int | None, id: str) -> int:
-    known = [arm.version for arm in plan.challengers]
-    if version is None and len(known) == 1:
-        return known[0]
-    if version not in known:
-        raise NotFoundError(
-            f"the rollout {id} has no challenger of version {version}; "
-            f"challengers: {', '.join(map(str, known))}"
-        )
-    return version
-
-
-def _is_due(record: Record, plan: Plan) -> bool:
-    """Whether there is something new to judge, or a time that has come."""
-    if record.fresh >= plan.look_every:
-        return True
-    if record.elapsed_us >= plan.max_seconds * 1e6:
-        return True
-    waited = record.elapsed_us - record.stage_elapsed_us
-    return bool(plan.stage_seconds and record.fresh and waited >= plan.stage_seconds * 1e6)
-
-
-def _fractions(plan: Plan, record: Record, scores: Any) -> list[float]:
-    """The looks of a group sequential test with this one, or nothing where it is none."""
-    if plan.method != "obrien_fleming" or plan.horizon is None:
-        return []
-    fraction = min(1.0, sum(float(arm.count) for arm in scores) / plan.horizon)
-    done = record.fractions[-1] if record.fractions else 0.0
-    if int(fraction * plan.looks) <= int(done * plan.looks + 1e-9):
-        return []
-    return [*record.fractions, fraction]
-
-
-def _by_version(shares: Any) -> dict[str, float]:
-    return {str(version): weight for version, weight in shares.items()}
-
-
-def _evidence(record: Record) -> Any:
-    import msgspec
-
-    return msgspec.to_builtins(record.evidence)
