@@ -206,7 +206,8 @@ class Observations:
             parameters,
         )
         found = []
-        for stage, arm, group, count, *sums in rows:
+        for stage, arm, group, count, *numbers in rows:
+            sums = [float(number) for number in numbers]
             mean, x_mean = sums[0] / count, sums[1] / count
             moments = Moments(
                 float(count),
