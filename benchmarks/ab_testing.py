@@ -1,6 +1,6 @@
 """How often rollouts decide wrongly, and how soon rightly: simulated, with a look after every 100.
 
-    python benchmarks/ab_testing.py [--rollouts 10000] [--json]
+    python benchmarks/ab_testing.py [--rollouts 10000] [--rounds 5] [--json]
 
 A/A rollouts: both arms are the same, so every decision is a false one, be it for the treatment (a
 false promotion) or against it; a method keeps its promise if at most `alpha` = 5 % of the rollouts ever
@@ -8,17 +8,31 @@ decide, at any of their looks. Rollouts with a true lift of
 10 % at a base rate of 20 % show the power, and the observations until the decision (the horizon's
 40,000 where there is none). `naive` repeats a test that was made for one look. All is seeded;
 a rate of 5 % of 10,000 has a standard error of 0.2 %.
+
+What a rollout costs the endpoint (with wrk, 32 connections, the model and the worker of `serving.py`):
+requests per second with the same two arms, chosen by chance, by a rollout's hash, and with a shadow
+beside one arm, each in turn in every round; the median of the rounds' ratios.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
+import statistics
+import sys
+import tempfile
 import time
 from dataclasses import replace
+from pathlib import Path
 
+import serving
+
+import madang
 from madang.deployment.ab_testing.statistics import simulated
 from madang.deployment.ab_testing.statistics.simulation import Decisions, Plan, compare
+from madang.deployment.serving import Arm, Split
+from madang.deployment.serving._state import Files
 
 METHODS = ("asymptotic", "msprt", "obrien_fleming")
 BEST_POWER, BEST_SAMPLE = 0.982, 14_800
@@ -62,6 +76,47 @@ def powers(plan: Plan) -> dict[str, dict[str, Decisions]]:
     }
 
 
+CHANCE = ([Arm("cancer", 1, 0.5), Arm("cancer", 2, 0.5)], None)
+HASHED = (CHANCE[0], Split("rollout", "salt"))
+ALONE = ([Arm("cancer", 1, 1.0), Arm("cancer", 2, 0.0)], None)
+SHADOWED = (ALONE[0], Split("rollout", "salt", shadows=(2,)))
+
+
+def costs(rounds: int, seconds: float) -> dict[str, float]:
+    """Requests per second in a rollout as a share of those without it."""
+    with tempfile.TemporaryDirectory(prefix="madang-bench-") as name:
+        folder, port = Path(name), serving.free_port()
+        serving.write_bodies(folder)
+        (folder / "post.lua").write_text(serving.SCRIPT)
+        home = serving.project(folder / "project", compiled=True)
+        command = [sys.executable, "-m", "madang.deployment.serving.worker", "--home", str(home)]
+        log, token = folder / "worker.log", Files(home).own_token()
+        url = f"http://127.0.0.1:{port}/v2/models/cancer/infer"
+        with (
+            madang.open(home.parent) as stack,
+            serving.running([*command, "--port", str(port)], log) as process,
+        ):
+            body = (folder / "body.json").read_bytes()
+            serving.until_ready(process, url, body, token, log)
+
+            def rate(arms: list[Arm], split: Split | None) -> float:
+                stack.serving.deploy("cancer", arms, split=split)
+                serving.closed(url, folder, token, 32, 1)
+                serving.until_logged(port, token)
+                return serving.closed(url, folder, token, 32, seconds)["rps"]
+
+            found = [
+                [rate(*way) for way in (CHANCE, HASHED, ALONE, SHADOWED)] for _ in range(rounds)
+            ]
+    return {
+        "rps_by_chance": statistics.median(one[0] for one in found),
+        "hashed_to_chance": statistics.median(one[1] / one[0] for one in found),
+        "rps_one_arm": statistics.median(one[2] for one in found),
+        "shadowed_to_one_arm": statistics.median(one[3] / one[2] for one in found),
+        "hashed_to_one_arm": statistics.median(one[1] / one[2] for one in found),
+    }
+
+
 def lines(found: dict[str, dict[str, Decisions]]) -> None:
     for what, methods in found.items():
         for method, one in methods.items():
@@ -72,8 +127,10 @@ def lines(found: dict[str, dict[str, Decisions]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="error rates and power of rollouts")
     parser.add_argument("--rollouts", type=int, default=10_000)
+    parser.add_argument("--rounds", type=int, default=5, help="of the costs; 0: none")
     parser.add_argument("--json", action="store_true")
     chosen = parser.parse_args()
+    cost = costs(chosen.rounds, 3) if chosen.rounds and shutil.which("wrk") else {}
     plan = Plan(rollouts=chosen.rollouts)
     start = time.perf_counter()
     false, true = false_decisions(plan), powers(plan)
@@ -95,7 +152,7 @@ def main() -> None:
             what: {method: vars(one) for method, one in methods.items()}
             for what, methods in (false | true).items()
         }
-        print(json.dumps({"summary": summary, "rollouts": rows}))
+        print(json.dumps({"summary": summary, "rollouts": rows, "cost": cost}))
         return
     print(f"{'':50}{'for':>9} {'against':>9} {'mean sample':>11}")
     print(f"no effect, {plan.rollouts:,} rollouts: false decisions")
@@ -108,6 +165,13 @@ def main() -> None:
         f"{summary['power_to_best_known']:.3f} × and sample {summary['sample_to_best_known']:.3f} × "
         f"of the best known; {seconds:.0f} s"
     )
+    if cost:
+        print(
+            f"cost: {cost['hashed_to_chance']:.3f} of the requests per second of two arms by chance "
+            f"({cost['rps_by_chance']:,.0f}); with a shadow {cost['shadowed_to_one_arm']:.3f} of those "
+            f"of one arm ({cost['rps_one_arm']:,.0f}); two hashed arms have "
+            f"{cost['hashed_to_one_arm']:.3f} of one arm's"
+        )
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import msgspec
 from madang.deployment.ab_testing._plans import arm_to, plan_from
 from madang.deployment.ab_testing.contract import Evidence, Plan, Rollout, RolloutState
 from madang.deployment.serving._arms import arm_from, exactly
-from madang.errors import ConflictError, NotFoundError
+from madang.errors import AlreadyExistsError, ConflictError, NotFoundError
 from madang.ledger import Ledger
 from madang.metadata import Database, Row, Transaction
 
@@ -110,10 +110,27 @@ class Records:
         Raises:
             AlreadyExistsError: One runs at the endpoint.
         """
+        self.check_free(tx, record.endpoint)
         tx.execute(
             "INSERT INTO rollout VALUES (?, ?, ?, ?, 1, ?)",
             (self.project, record.id, record.endpoint, False, _text(record)),
         )
+
+    def check_free(self, tx: Transaction, endpoint: str) -> None:
+        """Refuses an endpoint where a rollout runs.
+
+        Raises:
+            AlreadyExistsError: Says which.
+        """
+        rows = tx.execute(
+            "SELECT id FROM rollout WHERE project = ? AND endpoint = ? AND NOT ended",
+            (self.project, endpoint),
+        )
+        if rows:
+            raise AlreadyExistsError(
+                f"the rollout {rows[0][0]} runs at {endpoint!r}; stop it first: "
+                f"madang rollouts stop {rows[0][0]}"
+            )
 
     def find(self, tx: Transaction, name: str) -> tuple[Record, int]:
         """A rollout by its id, or the newest of an endpoint; and its turn.

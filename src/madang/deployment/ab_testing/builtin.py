@@ -70,6 +70,8 @@ class BuiltinABTesting(ABTesting):
 
     def start(self, plan: Plan) -> Rollout:
         endpoint = self._serving.get(plan.endpoint)
+        with self._records.database.transaction(write=False) as tx:
+            self._records.check_free(tx, plan.endpoint)
         control = stages.control(endpoint, plan)
         self._check_models(plan)
         id, now = new_id(), clock_us()
