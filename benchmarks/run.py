@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 BENCHMARKS = {
+    "ab_testing": [],
     "startup": ["--build-peers"],
     "pipelines": ["--build-peers"],
     "ledger": [],

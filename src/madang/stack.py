@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from madang.data.repository import Repository
     from madang.data.storage import Storage
     from madang.data.validation import Validation
+    from madang.deployment.ab_testing import ABTesting
     from madang.deployment.monitoring import Monitoring
     from madang.deployment.serving import Serving
     from madang.development.experiments import Experiments, Registry
@@ -50,6 +51,7 @@ COMPONENTS = {
     "tuning": "development.tuning",
     "serving": "deployment.serving",
     "monitoring": "deployment.monitoring",
+    "ab_testing": "deployment.ab_testing",
     "pipelines": "workflow.pipelines",
     "scheduling": "workflow.scheduling",
     "configuration": "platform.configuration",
@@ -348,6 +350,11 @@ class Stack:
     def monitoring(self) -> Monitoring:
         """Drift, outcomes and quality of endpoints' predictions."""
         return cast("Monitoring", self._component("monitoring"))
+
+    @property
+    def ab_testing(self) -> ABTesting:
+        """Rollouts between versions of an endpoint."""
+        return cast("ABTesting", self._component("ab_testing"))
 
     # -- workflow --
 

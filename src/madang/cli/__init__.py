@@ -33,6 +33,7 @@ COMMANDS = {
     "outcomes": "madang.cli.monitoring:outcomes",
     "predict": "madang.cli.serving:predict",
     "resume": "madang.cli.pipelines:resume",
+    "rollouts": "madang.cli.rollouts:rollouts",
     "run": "madang.cli.pipelines:run",
     "runs": "madang.cli.pipelines:runs",
     "search": "madang.cli.repository:search",

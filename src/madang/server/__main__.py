@@ -1,8 +1,8 @@
 """The control process: `python -m madang.server --project FOLDER --fd N`.
 
-It serves the HTTP API, keeps the inference workers' list of accepted tokens current, gathers their
-metrics, evaluates alerts, and removes what topics don't keep. It holds no state of its own: killed
-at any moment, it starts again and settles what was left open.
+It serves the HTTP API, keeps the inference workers' list of accepted tokens current, lets rollouts
+take their next steps, gathers metrics, evaluates alerts, and removes what topics don't keep. It holds
+no state of its own: killed at any moment, it starts again and settles what was left open.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _WORKERS_SECONDS = 0.5
 _TOPICS_SECONDS = 30.0
 _SEALS_SECONDS = 60.0
+_ROLLOUTS_SECONDS = 1.0
 _log = logging.getLogger("madang.server")
 
 
@@ -42,8 +43,7 @@ def main() -> None:
     listener = socket.socket(fileno=arguments.fd)
     stopping = threading.Event()
     keepers = [
-        threading.Thread(target=keep, args=(stack, stopping), daemon=True)
-        for keep in (_keep_workers, _keep_topics, _keep_seals, keep_alerts, keep_notices)
+        threading.Thread(target=keep, args=(stack, stopping), daemon=True) for keep in KEEPERS
     ]
     for keeper in keepers:
         keeper.start()
@@ -97,6 +97,20 @@ def _keep_seals(stack: Stack, stopping: threading.Event) -> None:
         except Exception:
             _log.exception("the prediction logs could not be sealed; trying again")
 
+
+def _keep_rollouts(stack: Stack, stopping: threading.Event) -> None:
+    """Lets rollouts take their next steps."""
+    while not stopping.wait(_ROLLOUTS_SECONDS):
+        try:
+            stack.ab_testing.advance()
+        except Exception:
+            _log.exception("a rollout could not take its next step; trying again")
+
+
+KEEPERS = (
+    _keep_workers, _keep_topics, _keep_seals, _keep_rollouts, keep_alerts, keep_notices,
+)  # fmt: skip
+"""What runs beside the API, each in a thread of its own."""
 
 if __name__ == "__main__":
     main()

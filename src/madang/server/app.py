@@ -27,6 +27,7 @@ from madang.server.platform import router as platform
 from madang.server.pressure import Pressure
 from madang.server.project import router as project
 from madang.server.repository import router as repository
+from madang.server.rollouts import router as rollouts
 from madang.server.security import router as security
 from madang.server.topics import router as topics
 from madang.server.tuning import router as tuning
@@ -51,6 +52,7 @@ PARTS = (
     deployment,
     monitoring,
     alerts,
+    rollouts,
     workflow,
     platform,
     security,

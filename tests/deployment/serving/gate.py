@@ -64,6 +64,7 @@ class Gate:
             totals=lambda: self.service.counts,
             online=lambda: None,
             repository=Repository(None),
+            rollout_log=NoLog(),
         )
         service.counts = Snapshot()
         service.access.accept({hash_token(self.token): AcceptedToken("ann", PERMISSIONS)})

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from madang.deployment.serving._assignment import Assigner
 from madang.deployment.serving._composed import Composed, Online, compose
 from madang.deployment.serving._join import Find
 from madang.deployment.serving._metrics import Counters, Snapshot
@@ -58,6 +59,7 @@ class Version:
         log_head: What the log says of it after a prediction's id: JSON members, each after a comma.
         log_tail: And at the end.
         busy: A call runs in a thread now.
+        shadows: Versions that get copies of what this one answers in a rollout.
     """
 
     def __init__(self, endpoint: WantedEndpoint, arm: WantedArm, model: Model) -> None:
@@ -90,6 +92,7 @@ class Version:
         )
         self.log_tail = _parts(arm)
         self.busy = False
+        self.shadows: tuple[Version, ...] = ()
         self.counters = Counters()
 
     def predict(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -161,6 +164,7 @@ class ServedEndpoint:
         total = sum(version.weight for version in self._arms)
         self._edges = list(accumulate(version.weight / total for version in self._arms))
         self.main = max(self._arms, key=lambda version: version.weight)
+        self.assigner = Assigner(wanted.split, versions) if wanted.split else None
 
     def choose(self, request_id: str | None) -> Version:
         """The version that answers: the same for the same id, by chance without one."""

@@ -65,6 +65,7 @@ class Asker:
     # The log takes inputs and outputs from the arrays: neither is JSON.
     body = b""
     header_length: int | None = 0
+    key = b""
 
     def __init__(self, service: Service, timeout_seconds: float | None) -> None:
         self.started = now()
@@ -197,8 +198,10 @@ class Calls(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio has no types
             sent, request, body = messages.read_request(data)
             name, asker.raw = sent.model_name, bool(body) or wants_binary(request)
             endpoint, version = service.find(name, sent.model_version)
-            version = version or endpoint.choose(request.id or None)
-            service.take(asker, request, version, body, 0)
+            assigned = b""
+            if version is None:
+                version, assigned = service.assign(endpoint, request, asker, body, 0)
+            service.take(asker, request, version, body, 0, assigned=assigned)
         except MadangError as error:
             service.count_error(name, version, status_of(error), now() - asker.started)
             raise

@@ -414,11 +414,16 @@ def _take_accept(_: Connection, exchange: Exchange, value: bytes) -> None:
     exchange.accept = value
 
 
+def _take_key(_: Connection, exchange: Exchange, value: bytes) -> None:
+    exchange.key = value
+
+
 _HEADERS: dict[bytes, Callable[[Connection, Exchange, bytes], None]] = {
     b"accept-encoding": _take_accept,
     b"content-encoding": _take_encoding,
     b"expect": _take_expect,
     b"inference-header-content-length": Connection._take_header_length,
     b"transfer-encoding": _take_transfer,
+    b"x-madang-key": _take_key,
     b"x-request-timeout-ms": Connection._take_timeout,
 }

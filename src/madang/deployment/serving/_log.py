@@ -3,7 +3,8 @@
     {"id": …, "endpoint": …, "model": …, "version": 3, "time": …, "latency_seconds": …,
      "inputs": [$request_input, …], "outputs": [$response_output, …]}
 
-An arm of several models adds `"models": ["NAME@VERSION", …]`, one with transformers
+A request that a rollout assigned adds `"rollout": {"id": …, "stage": …}`, with `"unit": KEY` where
+it was assigned by another key than its id. An arm of several models adds `"models": ["NAME@VERSION", …]`, one with transformers
 `"transformers": {"FILE.py:FUNCTION": SHA-256}`, and one with joined features
 `"features": [tensor, …]`: the values as used, and `VIEW__timestamp`, since when they were known.
 
@@ -73,7 +74,8 @@ class Record:
     """
 
     __slots__ = (
-        "body", "features", "id", "inputs", "outputs", "response", "seconds", "size", "time_ns",
+        "assigned", "body", "features", "id", "inputs", "outputs", "response", "seconds", "size",
+        "time_ns",
         "version",
     )  # fmt: skip
 
@@ -86,6 +88,7 @@ class Record:
         seconds: float,
     ) -> None:
         self.version = call.version
+        self.assigned = call.assigned
         self.id = call.id
         self.seconds = seconds
         self.time_ns = time.time_ns()
@@ -131,6 +134,7 @@ class Record:
         else:
             yield from _tensors(self.outputs)
         yield version.log_tail
+        yield self.assigned
         if self.features:
             yield _features(self.features)
         yield b"}"
@@ -263,6 +267,7 @@ class PredictionLog:
             again after a failure.
         max_records: So many predictions may wait.
         max_bytes: So many bytes of requests and responses may wait.
+        prefix: Of the topics' names, before the endpoint's.
     """
 
     def __init__(
@@ -271,7 +276,9 @@ class PredictionLog:
         *,
         max_records: int = 100_000,
         max_bytes: int = 128 * 1024 * 1024,
+        prefix: str = "predictions.",
     ) -> None:
+        self._prefix = prefix
         self._connect = connect
         self._max_records = max_records
         self._max_bytes = max_bytes
@@ -366,7 +373,7 @@ class PredictionLog:
         self._closing.wait(rest_seconds)
         while True:
             try:
-                self._opened().append(f"predictions.{endpoint}", batch)
+                self._opened().append(f"{self._prefix}{endpoint}", batch)
             except InvalidInputError as error:  # one is too large for the topic
                 self._lose_some(endpoint, events, error)
                 return
@@ -403,11 +410,11 @@ class PredictionLog:
             self._lose(endpoint, count, error)
             return True
         if not self._failing:
-            _LOGGER.warning("predictions.%s: %s; trying again", endpoint, error)
+            _LOGGER.warning("%s%s: %s; trying again", self._prefix, endpoint, error)
         self._failing = True
         self._closing.wait(_RETRY_SECONDS)
         return False
 
     def _lose(self, endpoint: str, count: int, error: Exception) -> None:
         self._failed += count
-        _LOGGER.warning("predictions.%s: lost %d events: %s", endpoint, count, error)
+        _LOGGER.warning("%s%s: lost %d events: %s", self._prefix, endpoint, count, error)

@@ -43,6 +43,8 @@ class Counters(msgspec.Struct):
             with the time in the connection's buffer, while the worker had other things to do.
         waited_buckets: The same, counted by `BUCKETS_SECONDS`.
         last_us: When a prediction was last asked for, in microseconds since 1970 UTC.
+        shadows: Copies of requests that were computed for a rollout.
+        shadows_dropped: Copies for which there was no time or room.
         batch_sizes: Rows of a call of the model to such calls; above 16 rows, by powers of two, so
             that clients can't make it grow.
     """
@@ -65,6 +67,8 @@ class Counters(msgspec.Struct):
     )
     last_us: int = 0
     batch_sizes: dict[int, Executions] = {}
+    shadows: int = 0
+    shadows_dropped: int = 0
 
     def executed(  # noqa: PLR0917 - called for each batch, where keywords would cost
         self,
@@ -130,6 +134,8 @@ class Counters(msgspec.Struct):
             a + b for a, b in zip(self.waited_buckets, other.waited_buckets, strict=True)
         ]
         self.last_us = max(self.last_us, other.last_us)
+        self.shadows += other.shadows
+        self.shadows_dropped += other.shadows_dropped
         for rows, executions in other.batch_sizes.items():
             self.batch_sizes.setdefault(rows, Executions()).add(executions)
         self.buckets = [a + b for a, b in zip(self.buckets, other.buckets, strict=True)]
@@ -242,6 +248,11 @@ def exposition(total: Snapshot) -> bytes:
     _histogram(
         lines, "madang_prediction_queue_seconds", "From a request's arrival to its computation",
         [(labels, c.waited_buckets, c.waited_seconds) for labels, c in named],
+    )  # fmt: skip
+    _family(
+        lines, "madang_shadows_total", "counter", "Copies of requests, for a rollout's shadow",
+        [(f'{labels},fate="{fate}"', count) for labels, c in named if c.shadows or c.shadows_dropped
+         for fate, count in (("computed", c.shadows), ("dropped", c.shadows_dropped))],
     )  # fmt: skip
     _features(lines, total.features)
     _family(

@@ -35,6 +35,7 @@ from madang.deployment.serving._parameters import (
     wants_ready_only,
 )
 from madang.deployment.serving._repository import Repository, states
+from madang.deployment.serving._shadows import Shadows
 from madang.deployment.serving._state import WantedEndpoint
 from madang.deployment.serving._statistics import model_statistics
 from madang.deployment.serving._tensors import (
@@ -85,6 +86,7 @@ class Service:
         totals: Callable[[], Snapshot],
         online: Callable[[], tuple[OnlineStore, Path]],
         repository: Repository,
+        rollout_log: PredictionLog,
     ) -> None:
         self.limits = limits
         self.access = Access()
@@ -104,6 +106,7 @@ class Service:
         self._loop = asyncio.get_running_loop()
         self._unlogged: list[Record] = []
         self._repository = repository
+        self._shadows = Shadows(rollout_log)
         self._tasks: set[asyncio.Task[None]] = set()
         self._batcher = Batcher(self._finish)
         self._routes: dict[bytes, Route | None] = {}
@@ -292,9 +295,10 @@ class Service:
         endpoint, version = self.find(route.endpoint, route.version)
         try:
             request, offset = decode_request(exchange.body, exchange.header_length)
+            assigned = b""
             if version is None:
-                version = endpoint.choose(request.id or None)
-            self.take(exchange, request, version, exchange.body, offset)
+                version, assigned = self.assign(endpoint, request, exchange, exchange.body, offset)
+            self.take(exchange, request, version, exchange.body, offset, assigned=assigned)
         except MadangError as error:
             self._fail(exchange, status_of(error), str(error), route.endpoint, version)
 
@@ -302,7 +306,7 @@ class Service:
         """`POST /v2/models/{name}[/versions/{version}]/explain`: SHAP values."""
         endpoint, version = self.find(route.endpoint, route.version)
         request, offset = decode_request(exchange.body, exchange.header_length)
-        chosen = version or endpoint.choose(request.id or None)
+        chosen = version or self.assign(endpoint, request, exchange, exchange.body, offset)[0]
         inputs = read_inputs(request, chosen.inputs, exchange.body, offset)
 
         def done(work: asyncio.Future[bytes]) -> None:
@@ -317,6 +321,24 @@ class Service:
 
         self._explanations.start(chosen, inputs, request.id or new_id(), done)
 
+    def assign(
+        self,
+        endpoint: ServedEndpoint,
+        request: InferRequest,
+        asker: Asker,
+        body: bytes,
+        offset: int,
+    ) -> tuple[Version, bytes]:
+        """The version that answers, and what the log says of the rollout that chose it, if any.
+
+        Raises:
+            InvalidInputError: The rollout's key can't be read.
+        """
+        if endpoint.assigner is None:
+            return endpoint.choose(request.id or None), b""
+        request.id = request.id or new_id()
+        return endpoint.assigner.assign(request, asker, body, offset)
+
     def check_room(self) -> None:
         """Asked before a request is parsed, which is more work than to refuse it.
 
@@ -328,7 +350,14 @@ class Service:
             raise UnavailableError(f"{waiting} requests wait for their model; try again later")
 
     def take(
-        self, asker: Asker, request: InferRequest, version: Version, body: bytes, offset: int
+        self,
+        asker: Asker,
+        request: InferRequest,
+        version: Version,
+        body: bytes,
+        offset: int,
+        *,
+        assigned: bytes = b"",
     ) -> None:
         """Has a request predicted; the asker gets the answer.
 
@@ -338,6 +367,7 @@ class Service:
             version: Who answers.
             body: Where binary tensors are, from `offset` on.
             offset: See `body`.
+            assigned: What the log says of the rollout that chose the version.
 
         Raises:
             InvalidInputError: Says what was expected and what was found.
@@ -357,7 +387,16 @@ class Service:
             raise UnavailableError(TOO_MUCH)
         request_id = request.id or new_id()
         self._batcher.add(
-            Call(asker, request, version, inputs, request_id, deadline=deadline, size=size)
+            Call(
+                asker,
+                request,
+                version,
+                inputs,
+                request_id,
+                deadline=deadline,
+                size=size,
+                assigned=assigned,
+            )
         )
 
     def _finish(self, call: Call, result: Result) -> None:
@@ -365,6 +404,8 @@ class Service:
         if isinstance(result, Exception):
             status = status_of(result)
             message = f"the model could not predict: {result}"
+            if call.assigned and status >= 500:
+                self._shadows.failed(call, status)
             self._fail(exchange, status, message, version.endpoint, version)
             return
         try:
@@ -379,6 +420,8 @@ class Service:
             if not self._unlogged:
                 self._loop.call_soon(self._log_answered)
             self._unlogged.append(Record(call, result, body, header_length, seconds))
+        if version.shadows and call.assigned:
+            self._shadows.offer(call)
 
     def _log_answered(self) -> None:
         """Hands over what was answered, after the loop has sent the answers."""
@@ -417,6 +460,7 @@ class Service:
     def close(self) -> None:
         """Ends the prediction threads, and closes the online store."""
         self._batcher.close()
+        self._shadows.close()
         self._log_answered()
         self._explanations.close()
         self._features.close()

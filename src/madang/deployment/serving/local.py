@@ -27,7 +27,7 @@ from madang.deployment.serving._state import (
     WantedEndpoint,
     write_atomically,
 )
-from madang.deployment.serving.contract import Arm, Endpoint, Serving
+from madang.deployment.serving.contract import Arm, Endpoint, Serving, Split
 from madang.deployment.serving.workers import Workers
 from madang.engines import Context, EngineURL, Health
 from madang.errors import (
@@ -85,10 +85,16 @@ class LocalServing(Serving):
     # -- endpoints ----------------------------------------------------------------------------
 
     def deploy(
-        self, name: str, arms: Sequence[Arm], *, log: bool = True, timeout_seconds: float = 60
+        self,
+        name: str,
+        arms: Sequence[Arm],
+        *,
+        log: bool = True,
+        split: Split | None = None,
+        timeout_seconds: float = 60,
     ) -> Endpoint:
         _check(name, arms)
-        from madang.deployment.serving._deploying import check_arms, wanted_arm
+        from madang.deployment.serving._deploying import check_arms, wanted_arm, wanted_split
 
         registry = self._context.component("experiments").registry
         features = self._features() if any(arm.features for arm in arms) else None
@@ -98,12 +104,15 @@ class LocalServing(Serving):
             for arm in wanted:
                 for part in arm.models():
                     self._models.fetch(part)
-            check_arms(wanted, self._files.models, self._online)
+            inputs = check_arms(wanted, self._files.models, self._online)
+            divided = wanted_split(split, wanted, inputs, log=log) if split else None
             if log:
                 self._make_topic(f"predictions.{name}")
             served = bool(self._files.live_acks())
+            if split:
+                self._make_topic(f"rollouts.{name}")
             before, endpoint, revision = self._table.change(
-                name, wanted, log=log, kind="endpoint.deploy"
+                name, wanted, log=log, kind="endpoint.deploy", split=divided
             )
             try:
                 self._write_desired()
@@ -276,8 +285,15 @@ class LocalServing(Serving):
             self._write_desired()
 
     def _revert(self, before: WantedEndpoint | None, failed: WantedEndpoint, reason: str) -> None:
-        arms, log = (before.arms, before.log) if before else ((), False)
-        self._table.change(failed.name, arms, log=log, kind="endpoint.revert", reason=reason)
+        was = before or WantedEndpoint(failed.name, 0, False, ())
+        self._table.change(
+            failed.name,
+            was.arms,
+            log=was.log,
+            kind="endpoint.revert",
+            reason=reason,
+            split=was.split,
+        )
 
     def _write_desired(self) -> None:
         """Writes the workers' file from the database; the lock on the folder is held."""
@@ -391,9 +407,11 @@ def _problem(acks: Sequence[Ack], name: str) -> str:
 
 
 def _endpoint(wanted: WantedEndpoint) -> Endpoint:
-    from madang.deployment.serving._deploying import arm_of
+    from madang.deployment.serving._deploying import arm_of, split_of
 
-    return Endpoint(wanted.name, tuple(map(arm_of, wanted.arms)), wanted.revision, wanted.log)
+    arms = tuple(map(arm_of, wanted.arms))
+    split = split_of(wanted.split) if wanted.split else None
+    return Endpoint(wanted.name, arms, wanted.revision, wanted.log, split)
 
 
 def _check(name: str, arms: Sequence[Arm]) -> None:

@@ -91,6 +91,7 @@ class Worker:
         self._stop = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._log = PredictionLog(self._topics)
+        self._rollout_log = PredictionLog(self._topics, prefix="rollouts.")
         self._metrics = self.files.metrics / f"{os.getpid()}.json"
         self._ack = self.files.acks / f"{os.getpid()}.json"
         self._grpc_port = grpc_port
@@ -101,6 +102,7 @@ class Worker:
             totals=self._totals,
             online=self._online,
             repository=Repository(self.files),
+            rollout_log=self._rollout_log,
         )
 
     async def run(self, drain_seconds: float) -> None:
@@ -163,7 +165,8 @@ class Worker:
             await asyncio.wait([grpc, stopped], return_when=asyncio.FIRST_COMPLETED)
             stopped.cancel()
         self.service.close()
-        await self._loop.run_in_executor(None, self._log.close, max(1.0, drain_seconds / 2))
+        for log in (self._log, self._rollout_log):
+            await self._loop.run_in_executor(None, log.close, max(1.0, drain_seconds / 2))
         with suppress(OSError):  # a full disk; the counts end with the process
             self._write_metrics()
 
@@ -321,8 +324,10 @@ class Worker:
     def _snapshot(self) -> Snapshot:
         counts = self.service.counts
         counts.connections = len(self.service.connections)
-        counts.log_written, counts.log_lost = self._log.written, self._log.lost
-        counts.log_queued = self._log.queued
+        logs = (self._log, self._rollout_log)
+        counts.log_written = sum(log.written for log in logs)
+        counts.log_lost = sum(log.lost for log in logs)
+        counts.log_queued = sum(log.queued for log in logs)
         return counts
 
     def _totals(self) -> Snapshot:
