@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import uvicorn
 
 from madang.deployment.monitoring.alerts.watch import keep_alerts, keep_notices
+from madang.deployment.monitoring.keeping import keep_monitors
 from madang.platform.logs import handler
 from madang.server.app import create_app
 from madang.stack import open
@@ -108,7 +109,8 @@ def _keep_rollouts(stack: Stack, stopping: threading.Event) -> None:
 
 
 KEEPERS = (
-    _keep_workers, _keep_topics, _keep_seals, _keep_rollouts, keep_alerts, keep_notices,
+    _keep_workers, _keep_topics, _keep_seals, _keep_rollouts, keep_monitors, keep_alerts,
+    keep_notices,
 )  # fmt: skip
 """What runs beside the API, each in a thread of its own."""
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import tracemalloc
+from datetime import timedelta
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from madang.deployment.monitoring import Baseline, Monitor, _absorbing
+from madang.deployment.monitoring import Baseline, Monitor, _absorbing, keeping
+from madang.deployment.monitoring.alerts.watch import series_of
+from madang.deployment.monitoring.series import Matcher
 from madang.errors import InvalidInputError
 from madang.testing.monitoring import START, MonitoringContract, labelled, logged, prepare, send
 
@@ -56,3 +59,28 @@ def test_an_input_called_as_the_predictions_can_not_be_watched(stack):
     odd = Monitor("odd", "delay", Baseline(dataset="odd"), columns=("score",))
     with pytest.raises(InvalidInputError, match="the input 'score' can't be watched"):
         stack.monitoring.configure(odd)
+
+
+def test_windows_become_series_that_rules_see(stack, monkeypatch):
+    fitted = prepare(stack)
+    stack.monitoring.configure(Monitor("delay", "delay"))
+    random = np.random.default_rng(1)
+    for day, shift in ((0, 0.0), (1, 3.0)):
+        send(stack, logged(fitted, labelled(random, 1000, shift)[0], day))
+    now = START + timedelta(days=3)
+    kept = keeping.run_monitors(stack, now)
+    assert kept["delay"] > 0
+    assert keeping.run_monitors(stack, now) == {"delay": 0}  # nothing is kept twice
+    names = {dict(series.labels)["__name__"] for series in everything(stack, now)}
+    assert "madang_monitor_psi" in names
+
+    def fails(name, **_):
+        raise InvalidInputError("no")
+
+    monkeypatch.setattr(stack.monitoring, "run", fails)
+    assert keeping.run_monitors(stack, now) == {}
+
+
+def everything(stack, now):
+    matcher = Matcher("__name__", "=~", ".+")
+    return series_of(stack).select([matcher], 0, int(now.timestamp() * 1000))
