@@ -16,9 +16,10 @@ request's id. Under the rollout's key `id` it is the id in any case.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from hashlib import blake2b
+from math import inf, log
+from struct import Struct
 from typing import TYPE_CHECKING, Any
 
 from madang.deployment.serving._state import WantedSplit
@@ -32,20 +33,34 @@ MAX_ARMS = 8
 """The digest of BLAKE2b has at most 64 bytes."""
 
 BY_ID = "id"
+_UNIT = 2.0**-64
 _PARAMETER = "madang_key"
 
 
-def chosen(salt: bytes, key: bytes, weights: Sequence[float]) -> int:
-    """The number of the arm that a key gets; the module's docstring has the formula."""
-    digest = blake2b(salt + b"\0" + key, digest_size=8 * len(weights)).digest()
-    best, first = 0, math.inf
-    for arm, weight in enumerate(weights):
-        if weight > 0:
-            share = (int.from_bytes(digest[8 * arm : 8 * arm + 8]) + 0.5) / 2**64
-            clock = -math.log(share) / weight if share < 1 else 0.0
+class Chooser:
+    """Gives keys to arms; the module's docstring has the formula. What each key shares is made once."""
+
+    def __init__(self, salt: bytes, weights: Sequence[float]) -> None:
+        self._start = blake2b(salt + b"\0", digest_size=8 * len(weights))
+        self._numbers = Struct(f">{len(weights)}Q").unpack
+        self._arms = [(arm, -weight) for arm, weight in enumerate(weights) if weight > 0]
+
+    def __call__(self, key: bytes) -> int:
+        """The number of the arm that a key gets."""
+        state = self._start.copy()
+        state.update(key)
+        numbers = self._numbers(state.digest())
+        best, first = 0, inf
+        for arm, negative in self._arms:
+            clock = log((numbers[arm] + 0.5) * _UNIT) / negative
             if clock < first:
                 best, first = arm, clock
-    return best
+        return best
+
+
+def chosen(salt: bytes, key: bytes, weights: Sequence[float]) -> int:
+    """The number of the arm that a key gets."""
+    return Chooser(salt, weights)(key)
 
 
 class Assigner:
@@ -53,10 +68,10 @@ class Assigner:
 
     def __init__(self, split: WantedSplit, versions: Sequence[Version]) -> None:
         self._versions = versions
-        self._weights = [version.weight for version in versions]
-        self._salt = split.salt.encode()
+        self._chosen = Chooser(split.salt.encode(), [version.weight for version in versions])
         self._key = split.key
         self._head = b',"rollout":{"id":%b,"stage":%d' % (encode(split.rollout), split.stage)
+        self._by_id = self._head + b"}"
         shadows = tuple(version for version in versions if version.number in split.shadows)
         for version in versions:
             version.shadows = shadows
@@ -77,9 +92,9 @@ class Assigner:
         """
         unit = None if self._key == BY_ID else self._unit(request, asker, body, offset)
         key = (request.id or "") if unit is None else unit
-        number = chosen(self._salt, key.encode("utf-8", "surrogatepass"), self._weights)
+        number = self._chosen(key.encode("utf-8", "surrogatepass"))
         if unit is None:
-            return self._versions[number], self._head + b"}"
+            return self._versions[number], self._by_id
         return self._versions[number], b'%b,"unit":%b}' % (self._head, encode(unit))
 
     def _unit(self, request: InferRequest, asker: Asker, body: bytes, offset: int) -> str | None:
