@@ -1,7 +1,7 @@
 """The control process: `python -m madang.server --project FOLDER --fd N`.
 
-It serves the HTTP API, keeps the inference workers' list of accepted tokens current, and removes
-what topics don't keep. It holds no state of its own: killed at any moment, it starts again and
+It serves the HTTP API, keeps the inference workers' list of accepted tokens current, removes what
+topics don't keep, and starts the pipeline runs of triggers. It holds no state of its own: killed at any moment, it starts again and
 settles what was left open.
 """
 
@@ -41,7 +41,7 @@ def main() -> None:
     stopping = threading.Event()
     keepers = [
         threading.Thread(target=keep, args=(stack, stopping), daemon=True)
-        for keep in (_keep_workers, _keep_topics)
+        for keep in (_keep_workers, _keep_topics, _keep_triggers)
     ]
     for keeper in keepers:
         keeper.start()
@@ -81,6 +81,18 @@ def _keep_topics(stack: Stack, stopping: threading.Event) -> None:
             stack.collection.enforce()
         except Exception:
             _log.exception("what topics don't keep could not be removed; trying again")
+
+
+def _keep_triggers(stack: Stack, stopping: threading.Event) -> None:
+    """Defines the triggers that stand in files, and starts the runs of events until the end."""
+    from madang.workflow.continuous_training import read
+
+    try:
+        for trigger in read(stack.root):
+            stack.continuous_training.define(trigger)
+    except Exception:
+        _log.exception("triggers in files could not be defined; see: madang triggers apply")
+    stack.orchestration.serve(stopping)
 
 
 if __name__ == "__main__":

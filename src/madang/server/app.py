@@ -27,6 +27,7 @@ from madang.server.project import router as project
 from madang.server.repository import router as repository
 from madang.server.security import router as security
 from madang.server.topics import router as topics
+from madang.server.triggers import router as triggers
 from madang.server.tuning import router as tuning
 from madang.server.views import router as views
 from madang.server.wire import refuse_half_characters
@@ -48,6 +49,7 @@ PARTS = (
     tuning,
     deployment,
     workflow,
+    triggers,
     platform,
     security,
 )

@@ -12,11 +12,11 @@ ROLES: dict[str, frozenset[str]] = {
     "viewer": frozenset({"*:read", "endpoint:predict"}),
     "engineer": frozenset(
         {"*:read", "endpoint:predict", "dataset:write", "topic:write", "run:write", "model:write",
-         "feature:write", "configuration:write"}
+         "feature:write", "configuration:write", "trigger:write"}
     ),
     "operator": frozenset(
         {"*:read", "endpoint:predict", "dataset:write", "topic:write", "run:write", "model:write",
-         "feature:write", "configuration:write", "endpoint:write", "alias:write", "secret:write"}
+         "feature:write", "configuration:write", "trigger:write", "endpoint:write", "alias:write", "secret:write"}
     ),
     "admin": frozenset({"*:*"}),
 }  # fmt: skip
