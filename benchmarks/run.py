@@ -27,6 +27,7 @@ BENCHMARKS = {
     "experiments": [],
     "serving": ["--build-peers"],
     "soak": ["--minutes", "1"],
+    "triggers": [],
     "tuning": [],
     "demo": [],
 }

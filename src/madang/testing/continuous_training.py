@@ -117,11 +117,12 @@ class ContinuousTrainingContract:
         training.define(Trigger("a", Kind.MANUAL, "train", where=where))
         fits = {"level": "high", "psi": 0.2, "of": {"model": "delay"}}
         assert training.fire("a", key="1", reason="r", data=fits) is not None
-        for change in (
-            {"level": "low"}, {"psi": 0.1}, {"psi": "1"}, {"psi": True}, {"psi": None}, {"of": 1},
-            {"of": {}},
+        for field, value in (
+            ("level", "low"), ("psi", 0.1), ("psi", "1"), ("psi", True), ("psi", None), ("of", 1),
+            ("of", {}),
         ):  # fmt: skip
-            assert training.fire("a", key="2", reason="r", data=fits | change) is None
+            change = fits | {field: value}
+            assert training.fire("a", key="2", reason="r", data=change) is None
         assert training.fire("a", key="2", reason="r") is None
         assert len(training.events()) == 1
 

@@ -10,8 +10,8 @@ from madang.errors import InvalidInputError, NotFoundError
 from madang.workflow.continuous_training import EventStatus, Kind, Trigger
 
 
-def utc(*parts):
-    return datetime(*parts, tzinfo=UTC)
+def utc(year, month, day, hour=0, minute=0):
+    return datetime(year, month, day, hour, minute, tzinfo=UTC)
 
 
 class OrchestrationContract:
