@@ -31,6 +31,7 @@ BENCHMARKS = {
     "series": [],
     "soak": ["--minutes", "1"],
     "monitoring": [],
+    "triggers": [],
     "tuning": [],
     "demo": [],
 }

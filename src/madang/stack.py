@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from madang.security.audit import Audit
     from madang.security.identity import IdentityProvider
     from madang.security.secrets import Secrets
+    from madang.workflow.continuous_training import ContinuousTraining
+    from madang.workflow.orchestration import Orchestration
     from madang.workflow.pipelines import Pipelines
     from madang.workflow.scheduling import Scheduling
 
@@ -53,7 +55,9 @@ COMPONENTS = {
     "monitoring": "deployment.monitoring",
     "ab_testing": "deployment.ab_testing",
     "pipelines": "workflow.pipelines",
+    "orchestration": "workflow.orchestration",
     "scheduling": "workflow.scheduling",
+    "continuous_training": "workflow.continuous_training",
     "configuration": "platform.configuration",
     "code_versions": "platform.code_versions",
     "logs": "platform.logs",
@@ -218,7 +222,7 @@ def init(path: str | Path = ".", *, name: str | None = None) -> Project:
         raise AlreadyExistsError(f"{root} already is a project: it has a madang.toml") from error
     except OSError as error:
         raise ConfigurationError(f"no project can be made in {root}: {error.strerror}") from error
-    for folder in ("pipelines", "features", "views", "contracts", "policies"):
+    for folder in ("pipelines", "features", "views", "contracts", "policies", "triggers"):
         (root / folder).mkdir(exist_ok=True)
     (root / ".madang").mkdir(mode=0o700, exist_ok=True)  # it holds keys
     _ignore_local_state(root)
@@ -364,9 +368,19 @@ class Stack:
         return cast("Pipelines", self._component("pipelines"))
 
     @property
+    def orchestration(self) -> Orchestration:
+        """Pipelines on time, in order, within limits."""
+        return cast("Orchestration", self._component("orchestration"))
+
+    @property
     def scheduling(self) -> Scheduling:
         """Where steps run."""
         return cast("Scheduling", self._component("scheduling"))
+
+    @property
+    def continuous_training(self) -> ContinuousTraining:
+        """Triggers: events that become pipeline runs."""
+        return cast("ContinuousTraining", self._component("continuous_training"))
 
     # -- platform --
 

@@ -39,6 +39,7 @@ COMMANDS = {
     "search": "madang.cli.repository:search",
     "secret": "madang.cli.security:secret",
     "topics": "madang.cli.topics:topics",
+    "triggers": "madang.cli.triggers:triggers",
     "tune": "madang.cli.tuning:tune",
     "undeploy": "madang.cli.serving:undeploy",
     "up": "madang.cli.up:up",

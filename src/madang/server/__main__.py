@@ -1,8 +1,9 @@
 """The control process: `python -m madang.server --project FOLDER --fd N`.
 
 It serves the HTTP API, keeps the inference workers' list of accepted tokens current, lets rollouts
-take their next steps, gathers metrics, evaluates alerts, and removes what topics don't keep. It holds
-no state of its own: killed at any moment, it starts again and settles what was left open.
+take their next steps, gathers metrics, evaluates alerts, starts the pipeline runs of triggers, and
+removes what topics don't keep. It holds no state of its own: killed at any moment, it starts again
+and settles what was left open.
 """
 
 from __future__ import annotations
@@ -108,9 +109,21 @@ def _keep_rollouts(stack: Stack, stopping: threading.Event) -> None:
             _log.exception("a rollout could not take its next step; trying again")
 
 
+def _keep_triggers(stack: Stack, stopping: threading.Event) -> None:
+    """Defines the triggers that stand in files, and starts the runs of events until the end."""
+    from madang.workflow.continuous_training import read
+
+    try:
+        for trigger in read(stack.root):
+            stack.continuous_training.define(trigger)
+    except Exception:
+        _log.exception("triggers in files could not be defined; see: madang triggers apply")
+    stack.orchestration.serve(stopping)
+
+
 KEEPERS = (
     _keep_workers, _keep_topics, _keep_seals, _keep_rollouts, keep_monitors, keep_alerts,
-    keep_notices,
+    keep_notices, _keep_triggers,
 )  # fmt: skip
 """What runs beside the API, each in a thread of its own."""
 

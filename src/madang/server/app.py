@@ -30,6 +30,7 @@ from madang.server.repository import router as repository
 from madang.server.rollouts import router as rollouts
 from madang.server.security import router as security
 from madang.server.topics import router as topics
+from madang.server.triggers import router as triggers
 from madang.server.tuning import router as tuning
 from madang.server.views import router as views
 from madang.server.wire import refuse_half_characters
@@ -54,6 +55,7 @@ PARTS = (
     alerts,
     rollouts,
     workflow,
+    triggers,
     platform,
     security,
 )
