@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 BENCHMARKS = {
+    "ab_testing": [],
     "startup": ["--build-peers"],
     "pipelines": ["--build-peers"],
     "policy": [],
@@ -26,8 +27,12 @@ BENCHMARKS = {
     "compiled": [],
     "evaluation": [],
     "experiments": [],
+    "copies": ["--build-peers"],
     "serving": ["--build-peers"],
+    "series": [],
     "soak": ["--minutes", "1"],
+    "monitoring": [],
+    "triggers": [],
     "tuning": [],
     "demo": [],
 }

@@ -8,6 +8,7 @@ import madang
 
 pytest_plugins = [
     "tests.servers.kafka",
+    "tests.servers.mlflow",
     "tests.servers.opa",
     "tests.servers.postgresql",
     "tests.servers.s3",

@@ -27,7 +27,10 @@ def read(tmp_path, text, env=None):
         ('project = "x"', r"\[project\] must be a table"),
         (f"{NAME}color = 1", r"unknown project\.color; known are: name"),
         (f"{NAME}[stak]", r"unknown stak; known are: env, project, server, sources, stack"),
-        (f'{NAME}[stack]\nstorages = "x"', r"unknown stack\.storages; known are: code_versions, c"),
+        (
+            f'{NAME}[stack]\nstorages = "x"',
+            r"unknown stack\.storages; known are: audit, code_versions, c",
+        ),
         (f"{NAME}[stack]\nstorage = 3", r"stack\.storage must be a URL, found 3"),
         (f'stack = "x"\n{NAME}', r"\[stack\] must be a table"),
         (f"env = 3\n{NAME}", r"\[env\] must be a table"),
@@ -88,7 +91,15 @@ def test_init_makes_a_project(tmp_path):
     project = madang.init(root)
     assert (project.name, project.root) == ("my-project", root)
     folders = {path.name for path in root.iterdir() if path.is_dir()}
-    assert folders == {"pipelines", "features", "views", "contracts", "policies", ".madang"}
+    assert folders == {
+        "pipelines",
+        "features",
+        "views",
+        "contracts",
+        "policies",
+        "triggers",
+        ".madang",
+    }
     assert (root / ".gitignore").read_text() == ".madang/\n"
     assert stat.S_IMODE((root / ".madang").stat().st_mode) == 0o700
     with madang.open(root) as stack:

@@ -35,6 +35,7 @@ class _Body(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     seq: int
     subject: str
     time: str
+    place: str = ""
 
 
 _decode = msgspec.json.Decoder(_Body).decode

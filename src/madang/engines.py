@@ -273,7 +273,7 @@ def connect(component: str, url: str | None, context: Context) -> Any:
     parsed = EngineURL(package.DEFAULT) if url is None else _parse(component, url, context)
     if parsed.scheme not in engines:
         raise UnknownEngineError(component, parsed.scheme, engines)
-    extra = "" if parsed.scheme == package.DEFAULT else parsed.scheme
+    extra = "" if parsed.scheme == package.DEFAULT else parsed.scheme.partition("+")[0]
     engine: type[Engine] = load(engines[parsed.scheme], component, parsed.scheme, extra)
     return engine.from_url(parsed, context)
 

@@ -35,7 +35,10 @@ from madang.metadata import Database, Row, Transaction
 GENESIS = bytes(32)
 """The hash "before" the first line."""
 
+_PAGE = 10_000
+
 _actor: ContextVar[str | None] = ContextVar("madang_actor", default=None)
+_place: ContextVar[str | None] = ContextVar("madang_place", default=None)
 
 
 @cache
@@ -51,9 +54,21 @@ def current_actor() -> str:
     return _actor.get() or _local_user()
 
 
-def act_as(actor: str) -> None:
-    """Everything recorded from here to the end of this task or thread was done by `actor`."""
+def current_place() -> str:
+    """From where: the address of a request's client, or the name of this process's host."""
+    return _place.get() or f"host:{os.uname().nodename}"
+
+
+def act_as(actor: str, *, place: str | None = None) -> None:
+    """Everything recorded from here to the end of this task or thread was done by `actor`.
+
+    Args:
+        actor: Who, such as `"user:ann"`.
+        place: From where, such as `"http:127.0.0.1"`; default: this host.
+    """
     _actor.set(actor)
+    if place is not None:
+        _place.set(place)
 
 
 @contextmanager
@@ -102,6 +117,7 @@ class Line:
         seq: 1 for the first line.
         hash: SHA-256 of the canonical bytes, 64 hex digits.
         time: RFC 3339, UTC.
+        place: From where it was done: `host:NAME`, or `http:ADDRESS`; empty in lines of old.
         phase: `done` for what happened; `intent`, `failed` or `settled` around outside systems.
         intent: The `seq` of the intent that this line closes.
     """
@@ -119,6 +135,7 @@ class Line:
     phase: str
     intent: int | None
     prev: str
+    place: str = ""
 
 
 @dataclass
@@ -128,6 +145,8 @@ class Intent:
     Attributes:
         seq: The number of its line.
         id: What the outside system holds of it.
+        subject: What the outcome is about; another than the intent's where only the outside
+            system gives the name.
         outputs: References to what it made.
         data: What else is to be said of it.
         is_open: An error does not close the intent: the system may have done it all the same.
@@ -135,6 +154,7 @@ class Intent:
 
     seq: int
     id: str
+    subject: str
     outputs: list[str] = field(default_factory=list)
     data: dict[str, Any] = field(default_factory=dict)
     is_open: bool = False
@@ -203,6 +223,7 @@ class Ledger:
                 "kind": kind,
                 "outputs": outs,
                 "phase": phase,
+                "place": current_place(),
                 "prev": previous.hex(),
                 "project": self.project,
                 "seq": seq,
@@ -256,7 +277,7 @@ class Ledger:
             tx.execute(
                 "INSERT INTO ledger_open VALUES (?, ?, ?, ?)", (seq, self.project, kind, owner)
             )
-        intent = Intent(seq, marker)
+        intent = Intent(seq, marker, subject)
         try:
             yield intent
         except BaseException as error:
@@ -266,7 +287,9 @@ class Ledger:
             text = str(error)[:500].encode("utf-8", "backslashreplace").decode()
             self.close_intent(seq, kind, subject, phase="failed", inputs=refs, data={"error": text})
             raise
-        self.close_intent(seq, kind, subject, inputs=refs, outputs=intent.outputs, data=intent.data)
+        self.close_intent(
+            seq, kind, intent.subject, inputs=refs, outputs=intent.outputs, data=intent.data
+        )
 
     def close_intent(self, seq: int, kind: str, subject: str, **line: Any) -> None:
         """Writes the outcome of intent `seq`; a second outcome of the same intent is dropped."""
@@ -283,6 +306,12 @@ class Ledger:
                 (self.project, kind),
             )
         return [_line(row) for row in rows if not is_alive(row[2])]
+
+    def still_open(self, intents: Iterable[int]) -> set[int]:
+        """Which of these intents have no outcome yet, whoever wrote them."""
+        with self._database.transaction(write=False) as tx:
+            rows = tx.execute("SELECT seq FROM ledger_open WHERE project = ?", (self.project,))
+        return {int(row[0]) for row in rows} & set(intents)
 
     # -- reading ------------------------------------------------------------------------------
 
@@ -306,6 +335,7 @@ class Ledger:
         kind: str | None = None,
         subject: str | None = None,
         actor: str | None = None,
+        text: str | None = None,
         since_us: int | None = None,
         until_us: int | None = None,
         newest_first: bool = True,
@@ -315,36 +345,33 @@ class Ledger:
 
         Args:
             kind: An exact kind, or a group of them with a trailing `*` (`"dataset.*"`).
-            subject: An exact reference.
-            actor: An exact actor.
+            subject: A reference, likewise (`"model:delay@*"`).
+            actor: Who, likewise (`"user:*"`).
+            text: Something that stands anywhere in a line.
             since_us: Not before, microseconds since 1970 UTC.
             until_us: Before, microseconds since 1970 UTC.
             newest_first: Order by `seq` down; else up.
             limit: At most so many lines.
         """
-        where, values = ["project = ?"], [self.project]
-        parameters: list[Any] = list(values)
-        if kind is not None:
-            group = kind.endswith("*")
-            where.append("substr(kind, 1, ?) = ?" if group else "kind = ?")
-            parameters += [len(kind) - 1, kind[:-1]] if group else [kind]
-        for column, operator, value in (
-            ("subject", "=", subject),
-            ("actor", "=", actor),
-            ("time", ">=", since_us),
-            ("time", "<", until_us),
-        ):
-            if value is not None:
-                where.append(f"{column} {operator} ?")
-                parameters.append(value)
-        order = "DESC" if newest_first else "ASC"
+        where, parameters = ["project = ?"], list[Any]([self.project])
+        for column, wanted in (("kind", kind), ("subject", subject), ("actor", actor)):
+            if wanted is not None:
+                group = wanted.endswith("*")
+                where.append(f"substr({column}, 1, ?) = ?" if group else f"{column} = ?")
+                parameters += [len(wanted) - 1, wanted[:-1]] if group else [wanted]
+        for operator, moment in ((">=", since_us), ("<", until_us)):
+            if moment is not None:
+                where.append(f"time {operator} ?")
+                parameters.append(moment)
+        needle = None if text is None else canonical(text)[1:-1]  # as it stands in a line
+        found, condition = list[Line](), " AND ".join(where)
         with self._database.transaction(write=False) as tx:
-            rows = tx.execute(
-                f"SELECT hash, body FROM ledger WHERE {' AND '.join(where)} "  # noqa: S608 - names above
-                f"ORDER BY seq {order} LIMIT ?",
-                (*parameters, limit),
-            )
-        return [_line(row) for row in rows]
+            for row in _in_order(tx, condition, parameters, limit, newest_first=newest_first):
+                if needle is None or needle in bytes(row[1]):
+                    found.append(_line(row))
+                    if len(found) == limit:
+                        break
+        return found
 
     def origin(self, ref: str, *, depth: int = 50) -> list[Line]:
         """The lines that made `ref`, and what those were made from, nearest first."""
@@ -392,18 +419,36 @@ class Ledger:
         return verify(self._database, progress)
 
 
+def _in_order(
+    tx: Transaction, where: str, parameters: list[Any], limit: int, *, newest_first: bool
+) -> Iterator[Row]:
+    """Hash and bytes of the lines that match, read a page at a time."""
+    direction, beyond = ("DESC", "<") if newest_first else ("ASC", ">")
+    edge, more = "", list[Any]()
+    while True:
+        rows = tx.execute(
+            f"SELECT hash, body, seq FROM ledger WHERE {where}{edge} "  # noqa: S608 - names above
+            f"ORDER BY seq {direction} LIMIT ?",
+            (*parameters, *more, limit),
+        )
+        yield from rows
+        if len(rows) < limit:
+            return
+        edge, more, limit = f" AND seq {beyond} ?", [rows[-1][2]], max(limit, _PAGE)
+
+
 _decode = msgspec.json.Decoder().decode
 
 
 def _line(row: Row) -> Line:
     try:
         body = _decode(bytes(row[1]))
-    except msgspec.DecodeError as error:
+        body["inputs"], body["outputs"] = tuple(body["inputs"]), tuple(body["outputs"])
+        return Line(hash=bytes(row[0]).hex(), **body)
+    except (msgspec.DecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise IntegrityError(
-            f"a ledger line is not JSON; run: madang ledger verify ({error})"
+            f"a line of the ledger can't be read; run: madang ledger verify ({error})"
         ) from error
-    body["inputs"], body["outputs"] = tuple(body["inputs"]), tuple(body["outputs"])
-    return Line(hash=bytes(row[0]).hex(), **body)
 
 
 def this_process() -> str:
@@ -436,5 +481,5 @@ def _start_ticks(pid: int) -> str:
 
 __all__: Sequence[str] = [
     "GENESIS", "Intent", "Ledger", "Line", "Settles", "Verification", "act_as", "acting_as", "canonical",
-    "current_actor", "format_time", "is_alive", "new_id", "now_us", "process_name", "this_process",
+    "current_actor", "current_place", "format_time", "is_alive", "new_id", "now_us", "process_name", "this_process",
 ]  # fmt: skip

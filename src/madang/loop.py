@@ -22,7 +22,7 @@ def settle(stack: Stack) -> None:
     """Writes down the outcome of what a killed process left open in outside systems."""
     from madang.ledger import Settles
 
-    for component in (stack.storage, stack.collection, stack.features):
+    for component in (stack.storage, stack.collection, stack.features, stack.experiments):
         if isinstance(component, Settles):
             component.settle()
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from madang.data.repository import Repository
     from madang.data.storage import Storage
     from madang.data.validation import Validation
+    from madang.deployment.ab_testing import ABTesting, RolloutAction
+    from madang.deployment.monitoring import Monitoring
     from madang.deployment.serving import Arm, Serving
     from madang.development.experiments import AliasMove, Experiments, Registry
     from madang.development.modeling import Modeling
@@ -32,9 +34,12 @@ if TYPE_CHECKING:
     from madang.platform.code_versions import CodeVersions
     from madang.platform.configuration import Configuration
     from madang.platform.logs import Logs
+    from madang.security.audit import Audit
     from madang.security.identity import IdentityProvider
     from madang.security.policy import Policy
     from madang.security.secrets import Secrets
+    from madang.workflow.continuous_training import ContinuousTraining
+    from madang.workflow.orchestration import Orchestration
     from madang.workflow.pipelines import Pipelines
     from madang.workflow.scheduling import Scheduling
 
@@ -48,14 +53,19 @@ COMPONENTS = {
     "experiments": "development.experiments",
     "tuning": "development.tuning",
     "serving": "deployment.serving",
+    "monitoring": "deployment.monitoring",
+    "ab_testing": "deployment.ab_testing",
     "pipelines": "workflow.pipelines",
+    "orchestration": "workflow.orchestration",
     "scheduling": "workflow.scheduling",
+    "continuous_training": "workflow.continuous_training",
     "configuration": "platform.configuration",
     "code_versions": "platform.code_versions",
     "logs": "platform.logs",
     "identity": "security.identity",
     "secrets": "security.secrets",
     "policy": "security.policy",
+    "audit": "security.audit",
 }
 """Each component's attribute of the stack and its place in the map, in the map's order."""
 
@@ -214,7 +224,7 @@ def init(path: str | Path = ".", *, name: str | None = None) -> Project:
         raise AlreadyExistsError(f"{root} already is a project: it has a madang.toml") from error
     except OSError as error:
         raise ConfigurationError(f"no project can be made in {root}: {error.strerror}") from error
-    for folder in ("pipelines", "features", "views", "contracts", "policies"):
+    for folder in ("pipelines", "features", "views", "contracts", "policies", "triggers"):
         (root / folder).mkdir(exist_ok=True)
     (root / ".madang").mkdir(mode=0o700, exist_ok=True)  # it holds keys
     _ignore_local_state(root)
@@ -342,6 +352,16 @@ class Stack:
         """Endpoints."""
         return cast("Serving", self._component("serving"))
 
+    @property
+    def monitoring(self) -> Monitoring:
+        """Drift, outcomes and quality of endpoints' predictions."""
+        return cast("Monitoring", self._component("monitoring"))
+
+    @property
+    def ab_testing(self) -> ABTesting:
+        """Rollouts between versions of an endpoint."""
+        return cast("ABTesting", self._component("ab_testing"))
+
     # -- workflow --
 
     @property
@@ -350,9 +370,19 @@ class Stack:
         return cast("Pipelines", self._component("pipelines"))
 
     @property
+    def orchestration(self) -> Orchestration:
+        """Pipelines on time, in order, within limits."""
+        return cast("Orchestration", self._component("orchestration"))
+
+    @property
     def scheduling(self) -> Scheduling:
         """Where steps run."""
         return cast("Scheduling", self._component("scheduling"))
+
+    @property
+    def continuous_training(self) -> ContinuousTraining:
+        """Triggers: events that become pipeline runs."""
+        return cast("ContinuousTraining", self._component("continuous_training"))
 
     # -- platform --
 
@@ -387,6 +417,11 @@ class Stack:
     def policy(self) -> Policy:
         """Rules, asked before anything that matters."""
         return cast("Policy", self._component("policy"))
+
+    @property
+    def audit(self) -> Audit:
+        """Who did what, with proofs."""
+        return cast("Audit", self._component("audit"))
 
     def _component(self, name: str) -> Any:
         found = self._engines.get(name)
@@ -433,6 +468,8 @@ class Stack:
             engine.registry.alias_guard = self._check_alias
         elif name == "serving":
             engine.deploy_guard = self._check_deployment
+        elif name == "ab_testing":
+            engine.rollout_guard = self._check_rollout
         elif name == "secrets":
             engine.read_guard = self._check_secret
 
@@ -441,6 +478,15 @@ class Stack:
 
     def _check_deployment(self, endpoint: str, arms: Sequence[Arm]) -> None:
         self.policy.check_deployment(endpoint, arms)
+
+    def _check_rollout(self, action: RolloutAction) -> None:
+        self.policy.check_rollout(
+            action.endpoint,
+            action.arms,
+            kind=action.kind,
+            action=action.action,
+            alias=action.alias or None,
+        )
 
     def _check_dataset(self, name: str) -> None:
         self.policy.check_dataset(name)

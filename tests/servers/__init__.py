@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -39,6 +40,16 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+_DIES_WITH_PARENT = """
+import ctypes, os, signal, sys
+PR_SET_PDEATHSIG = 1
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
+"""So that a test run that is killed leaves no server behind."""
+
+
 @contextlib.contextmanager
 def running(
     command: list[str],
@@ -50,10 +61,10 @@ def running(
     seconds: float = 60,
     stop: signal.Signals = signal.SIGTERM,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Runs a server in a process group of its own until the block ends."""
+    """Runs a server in a process group of its own until the block ends, or this process dies."""
     with log.open("ab") as output:
         process = subprocess.Popen(
-            command,
+            [sys.executable, "-c", _DIES_WITH_PARENT, *command],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from madang.cli.output import Duration, as_json, format_us, open_stack, print_json, print_table
+from madang.engines import EngineURL
 
 if TYPE_CHECKING:
     from madang.development.experiments import Experiment, Experiments
+    from madang.development.experiments.copies import Copied
 
 
 @click.group()
@@ -170,6 +172,99 @@ def gc(older_than: timedelta, dry_run: bool, json: bool) -> None:
     )
     for ref, reason in found.kept.items():
         click.echo(f"kept {ref}: {reason}")
+
+
+@experiments.command("export")
+@click.argument("names", nargs=-1)
+@click.option("--to", "url", required=True, metavar="URL", help="mlflow+sqlite:///mlflow.db, …")
+@click.option("--accept-loss", is_flag=True, help="Copy also what the target can't keep whole.")
+@as_json
+def export_experiments(names: tuple[str, ...], url: str, *, accept_loss: bool, json: bool) -> None:
+    """Copy experiments NAMES (default: all, with all models) to another engine.
+
+    Repeating it goes on where it was, and puts nothing twice.
+    """
+    from madang.development.experiments import connect
+    from madang.development.experiments.copies import copy
+
+    with open_stack() as stack:
+        target = connect(url, stack.context)
+        try:
+            done = copy(
+                stack.experiments,
+                target,
+                names or None,
+                origin=f"project {stack.context.project}",
+                accept_loss=accept_loss,
+                trust=True,  # the project's own, which it may load
+                progress=None if json else _told,
+            )
+        finally:
+            target.close()
+    _show_copied(done, json=json)
+
+
+@experiments.command("import")
+@click.argument("url")
+@click.argument("names", nargs=-1)
+@click.option("--accept-loss", is_flag=True, help="Import also what can't be kept whole.")
+@click.option(
+    "--trust-models",
+    is_flag=True,
+    help="Keep models loadable also when loading them runs their code.",
+)
+@as_json
+def import_experiments(
+    url: str, names: tuple[str, ...], *, accept_loss: bool, trust_models: bool, json: bool
+) -> None:
+    """Copy experiments NAMES (default: all, with all models) from the engine at URL.
+
+    Repeating it goes on where it was, and puts nothing twice.
+    """
+    from madang.development.experiments import connect
+    from madang.development.experiments.copies import copy
+
+    with open_stack() as stack:
+        source = connect(_existing(url), stack.context)
+        try:
+            done = copy(
+                source,
+                stack.experiments,
+                names or None,
+                origin=EngineURL.parse(url).scheme + " " + EngineURL.parse(url).path,
+                accept_loss=accept_loss,
+                trust=trust_models,
+                progress=None if json else _told,
+            )
+        finally:
+            source.close()
+    _show_copied(done, json=json)
+
+
+def _existing(url: str) -> str:
+    """The URL of a file that must be there, so that a mistyped one makes no new file."""
+    if not url.startswith("mlflow+sqlite:") or "create=" in url:
+        return url
+    return f"{url}{'&' if '?' in url else '?'}create=no"
+
+
+def _told(what: str, done: Copied) -> None:
+    click.echo(
+        f"{what}: {done.runs} runs, {done.points:,} points, {done.artifacts} files", err=True
+    )
+
+
+def _show_copied(done: Copied, *, json: bool) -> None:
+    if json:
+        print_json(done)
+        return
+    for line in done.left:
+        click.echo(f"left: {line}", err=True)
+    click.echo(
+        f"copied {done.experiments} experiments, {done.runs} runs with {done.points:,} points, "
+        f"{done.logged_models} logged models, {done.models} models, {done.versions} versions and "
+        f"{done.artifacts} files of {done.bytes:,} bytes; {done.there} were there already"
+    )
 
 
 def _named(engine: Experiments, name: str) -> Experiment:

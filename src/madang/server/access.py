@@ -15,6 +15,7 @@ import base64
 import binascii
 import contextlib
 import logging
+import re
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -38,11 +39,20 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("madang.server")
 
-PUBLIC = frozenset({"/healthz"})
-"""The paths that need no identity."""
+PUBLIC = frozenset({"/healthz", "/api/v1/hooks/{name}"})
+"""The paths that need no identity: whether the process lives, and webhooks, whose senders have a
+signature (HMAC over the body, with the trigger's secret) in place of a token."""
+
+_HOOK = re.compile(r"/api/v1/hooks/[^/]+")
+_MAX_HOOK_BYTES = 1 << 20
 
 MAX_BODY_BYTES = 256 << 20
 """A request's body is held in memory; what is bigger goes into the storage another way."""
+
+
+def is_public(path: str) -> bool:
+    """Whether a request's path needs no identity."""
+    return path in PUBLIC or _HOOK.fullmatch(path) is not None
 
 
 def needs(permission: str) -> dict[str, Any]:
@@ -107,7 +117,7 @@ class Gate:
                 await self._pass(scope, receive, answer)
             finally:
                 milliseconds = (time.perf_counter() - began) * 1000
-                if scope["path"] not in PUBLIC:
+                if scope["path"] != "/healthz":
                     _log.info(
                         "%s %s %d", scope["method"], scope["path"], status,
                         extra={"status": status, "milliseconds": round(milliseconds, 3),
@@ -117,12 +127,18 @@ class Gate:
     async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers a stranger, and hands what is let in to the application."""
         try:
-            if scope["path"] not in PUBLIC:
+            if not is_public(scope["path"]):
                 identity = await self._authenticate(scope)
                 scope.setdefault("state", {})["identity"] = identity
-                act_as(f"user:{identity.name}")
+                client = scope.get("client")
+                act_as(
+                    f"user:{identity.name}", place=f"http:{client[0]}" if client else "http:socket"
+                )
             if not mlflow.is_streamed(scope["method"], scope["path"]):
-                receive = self._limited(Headers(scope=scope), receive)
+                # A stranger's body is held before its signature can be checked.
+                hook = _HOOK.fullmatch(scope["path"]) is not None
+                most = min(self._max_body_bytes, _MAX_HOOK_BYTES) if hook else self._max_body_bytes
+                receive = _limited(Headers(scope=scope), receive, most)
         except (MadangError, HTTPException) as error:
             await _refused(scope["path"], error)(scope, receive, send)
         else:
@@ -153,29 +169,29 @@ class Gate:
                 return found
         return identity.authenticate(name=name, password=password)
 
-    def _limited(self, headers: Headers, receive: Receive) -> Receive:
-        """Counts the body's bytes: a header may say less than comes, or nothing."""
-        length = headers.get("content-length", "0")
-        if not length.isdecimal():
-            raise HTTPException(400, f"Content-Length must be a number, found {length!r}")
-        left = self._max_body_bytes
-        if int(length) > left:
-            raise self._too_big()
 
-        async def counted() -> Message:
-            nonlocal left
-            message = await receive()
-            left -= len(message.get("body", b""))
-            if left < 0:
-                raise self._too_big()
-            return message
+def _limited(headers: Headers, receive: Receive, most: int) -> Receive:
+    """Counts the body's bytes: a header may say less than comes, or nothing."""
+    length = headers.get("content-length", "0")
+    if not length.isdecimal():
+        raise HTTPException(400, f"Content-Length must be a number, found {length!r}")
+    left = most
+    if int(length) > left:
+        raise _too_big(most)
 
-        return counted
+    async def counted() -> Message:
+        nonlocal left
+        message = await receive()
+        left -= len(message.get("body", b""))
+        if left < 0:
+            raise _too_big(most)
+        return message
 
-    def _too_big(self) -> HTTPException:
-        return HTTPException(
-            413, f"the body has more than {self._max_body_bytes} bytes; send it in parts"
-        )
+    return counted
+
+
+def _too_big(most: int) -> HTTPException:
+    return HTTPException(413, f"the body has more than {most} bytes; send it in parts")
 
 
 def _user(scope: Scope) -> str | None:
@@ -189,7 +205,7 @@ async def authorize(request: Request) -> None:
     Raises:
         PermissionDeniedError: The roles don't grant what the route needs, or a rule denies it.
     """
-    if request.url.path in PUBLIC:
+    if is_public(request.url.path):
         return
     identity: Identity = request.state.identity
     permission = (getattr(request.scope["route"], "openapi_extra", None) or {}).get("x-permission")

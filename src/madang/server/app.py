@@ -14,6 +14,7 @@ import madang
 from madang.data.collection.inbox import Inbox
 from madang.errors import MadangError
 from madang.server.access import MAX_BODY_BYTES, Gate, authorize, error_response, needs
+from madang.server.alerts import router as alerts
 from madang.server.contracts import router as contracts
 from madang.server.data import router as data
 from madang.server.deployment import router as deployment
@@ -21,13 +22,16 @@ from madang.server.development import router as development
 from madang.server.features import router as features
 from madang.server.ingestion import router as ingestion
 from madang.server.mlflow import MLflowAPI
+from madang.server.monitoring import router as monitoring
 from madang.server.platform import router as platform
 from madang.server.policy import router as policy
 from madang.server.pressure import Pressure
 from madang.server.project import router as project
 from madang.server.repository import router as repository
+from madang.server.rollouts import router as rollouts
 from madang.server.security import router as security
 from madang.server.topics import router as topics
+from madang.server.triggers import router as triggers
 from madang.server.tuning import router as tuning
 from madang.server.views import router as views
 from madang.server.wire import refuse_half_characters
@@ -48,7 +52,11 @@ PARTS = (
     development,
     tuning,
     deployment,
+    monitoring,
+    alerts,
+    rollouts,
     workflow,
+    triggers,
     platform,
     security,
     policy,

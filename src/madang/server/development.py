@@ -65,7 +65,7 @@ def artifacts(request: Request, run_id: str) -> list[str]:
 @router.get("/experiments/runs/{run_id}/artifacts/{path:path}", **needs("run:read"))
 def artifact(request: Request, run_id: str, path: str) -> Response:
     """An artifact's bytes, to be saved: what it holds is not for a browser to run."""
-    data = stack_of(request).storage.get(f"runs/{run_id}/{path}")
+    data = stack_of(request).experiments.read_artifact(run_id, path)
     headers = {"Content-Disposition": "attachment", "X-Content-Type-Options": "nosniff"}
     return Response(data, media_type="application/octet-stream", headers=headers)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Path, Query, Request
 from pydantic import BaseModel
 
+from madang.ledger import Line
+from madang.security.audit import Agreement, Checkpoint, InclusionProof
 from madang.security.identity import TokenInfo, User
 from madang.security.secrets import SecretInfo
 from madang.server.access import needs, stack_of
@@ -109,3 +111,63 @@ def set_secret(request: Request, name: str, body: NewSecret) -> SecretInfo:
 def delete_secret(request: Request, name: str) -> None:
     """Destroys all versions of a secret."""
     stack_of(request).secrets.delete(name)
+
+
+@router.get("/audit", **needs("ledger:read"))
+def search_audit(
+    request: Request,
+    actor: str | None = None,
+    kind: str | None = None,
+    subject: str | None = None,
+    text: str | None = None,
+    since_us: int | None = None,
+    until_us: int | None = None,
+    limit: Annotated[int, Query(ge=1, le=10_000)] = 100,
+) -> list[Line]:
+    """What happened, newest first."""
+    return stack_of(request).audit.search(
+        actor=actor, kind=kind, subject=subject, text=text, since_us=since_us, until_us=until_us,
+        limit=limit,
+    )  # fmt: skip
+
+
+@router.get("/predictions/{prediction_id}/receipt", **needs("ledger:read"))
+def prediction_receipt(
+    request: Request, prediction_id: str, *, endpoint: str | None = None, explain: bool = True
+) -> dict[str, Any]:
+    """What made a prediction, with proofs."""
+    from madang.security.audit.receipt import receipt
+
+    return receipt(stack_of(request), prediction_id, endpoint=endpoint, explain=explain)
+
+
+@router.get("/audit/key", **needs("ledger:read"))
+def audit_key(request: Request) -> str:
+    """The public key that checks the checkpoints."""
+    return stack_of(request).audit.verifier_key()
+
+
+@router.get("/audit/checkpoints", **needs("ledger:read"))
+def audit_checkpoints(
+    request: Request, limit: Annotated[int, Query(ge=1, le=10_000)] = 100
+) -> list[Checkpoint]:
+    """What was signed, newest first."""
+    return stack_of(request).audit.checkpoints(limit=limit)
+
+
+@router.post("/audit/checkpoints", status_code=201, **needs("ledger:write"))
+def sign_checkpoint(request: Request) -> Checkpoint:
+    """Signs what the ledger is now."""
+    return stack_of(request).audit.checkpoint()
+
+
+@router.get("/audit/compare", **needs("ledger:read"))
+def compare_checkpoint(request: Request, note: str) -> Agreement:
+    """Whether the ledger still begins with what a checkpoint says; `note` is its text."""
+    return stack_of(request).audit.compare(note)
+
+
+@router.get("/audit/lines/{seq}/proof", **needs("ledger:read"))
+def prove_line(request: Request, seq: Annotated[int, Path(ge=1)]) -> InclusionProof:
+    """The proof that a line is in the ledger, against the newest checkpoint."""
+    return stack_of(request).audit.prove([seq])[0]

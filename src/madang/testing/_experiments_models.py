@@ -23,6 +23,7 @@ from madang.development.experiments import (
 from madang.errors import ConflictError, InvalidInputError, NotFoundError
 from madang.stack import Stack
 from madang.testing._experiments_search import everything
+from madang.testing._experiments_stored import done, need, tick
 
 
 class ModelsContract:
@@ -36,14 +37,15 @@ class ModelsContract:
         run = experiments.start_run("e")
         for start in range(0, len(points), 10):
             part = [Metric("m", *point) for point in points[start : start + 10]]
-            experiments.log(run.id, metrics=[*part, Metric("other", 7.0, 1, 1)])
+            experiments.log(run.id, metrics=[*part, Metric("other", 7.0, 1, 1_000)])
         return run.id
 
     @pytest.fixture
-    def unordered(self) -> list[tuple[float, int, int]]:
+    def unordered(self, experiments: Experiments) -> list[tuple[float, int, int]]:
         """Values, steps and times with ties, in no order."""
         random = np.random.default_rng(3)
         steps, times = random.integers(-3, 5, 47), random.integers(1, 4, 47)
+        times *= experiments.keeps.time_us
         return [(float(i), int(steps[i]), int(times[i])) for i in range(47)]
 
     def test_histories_agree(
@@ -69,16 +71,16 @@ class ModelsContract:
         return lambda **options: experiments.metric_page(run_id, "m", **options)
 
     def test_pages_of_points_hold_while_points_come(self, experiments: Experiments) -> None:
-        run_id = self.log_points(experiments, [(0.0, step, 1) for step in range(6)])
+        run_id = self.log_points(experiments, [(0.0, step, 1_000) for step in range(6)])
         first = experiments.metric_page(run_id, "m", limit=3)
-        experiments.log(run_id, metrics=[Metric("m", 1.0, 0, 1), Metric("m", 2.0, 9, 1)])
+        experiments.log(run_id, metrics=[Metric("m", 1.0, 0, 1_000), Metric("m", 2.0, 9, 1_000)])
         rest = experiments.metric_page(run_id, "m", limit=9, page_token=first.next_token)
         assert [p.step for p in first.items] == [0, 1, 2]
         assert [p.step for p in rest.items] == [3, 4, 5, 9]
         assert rest.next_token is None
 
     def test_bad_pages_of_points(self, experiments: Experiments) -> None:
-        run_id = self.log_points(experiments, [(0.0, step, 1) for step in range(3)])
+        run_id = self.log_points(experiments, [(0.0, step, 1_000) for step in range(3)])
         token = experiments.metric_page(run_id, "m", limit=1).next_token
         for limit in (0, -1, 200_001):
             with pytest.raises(InvalidInputError, match="a page has 1 to 200000 points"):
@@ -95,15 +97,19 @@ class ModelsContract:
 
     def test_numbers_at_their_limits(self, experiments: Experiments) -> None:
         top = 2**63 - 1
+        late = top - top % experiments.keeps.time_us
         values = [math.nan, math.inf, -math.inf, 5e-324, 1.7976931348623157e308, 0.1 + 0.2, -0.0]
+        if not experiments.keeps.infinities:
+            values = [value for value in values if not math.isinf(value)]
         run = experiments.start_run("e")
-        points = [Metric("m", value, n, top) for n, value in enumerate(values)]
-        experiments.log(run.id, metrics=[*points, Metric("m", 1.0, -top, 1), Metric("m", 2.0, top)])
+        points = [Metric("m", value, n, late) for n, value in enumerate(values)]
+        ends = [Metric("m", 1.0, -top, 1_000), Metric("m", 2.0, top)]
+        experiments.log(run.id, metrics=[*points, *ends])
         table = experiments.metric_table(run.id, "m")
         expected = [1.0, *values, 2.0]
         np.testing.assert_array_equal(table["value"].to_numpy(), expected)
-        assert table["step"].to_pylist() == [-top, *range(7), top]
-        assert table["time"].cast(pa.int64())[1].as_py() == top
+        assert table["step"].to_pylist() == [-top, *range(len(values)), top]
+        assert table["time"].cast(pa.int64())[1].as_py() == late
         history = experiments.metric_history(run.id, "m")
         np.testing.assert_array_equal([point.value for point in history], expected)
         bad: list[list[Metric]] = [
@@ -120,7 +126,7 @@ class ModelsContract:
         values = [math.sin(step / 50) for step in range(2_000)]
         values[777], values[778], values[1_300] = 50.0, -50.0, math.nan
         run = experiments.start_run("e")
-        experiments.log(run.id, metrics=[Metric("m", v, n, 1) for n, v in enumerate(values)])
+        experiments.log(run.id, metrics=[Metric("m", v, n, 1_000) for n, v in enumerate(values)])
         sample = experiments.metric_sample(run.id, "m", points=100)
         steps = sample["step"].to_pylist()
         assert 50 < len(steps) <= 100
@@ -144,26 +150,43 @@ class ModelsContract:
         first = DatasetInput("a", "1", "local", '{"uri": "x"}', "{}", None, {"t": "1"})
         second, third = DatasetInput("b", "1"), DatasetInput("a", "2")
         experiments.log_inputs(run.id, datasets=[first])
-        changed = DatasetInput("a", "1", "s3", tags={"mlflow.data.context": "test"})
-        experiments.log_inputs(run.id, datasets=[changed, second])
+        experiments.log_inputs(run.id, datasets=[first, second])
         experiments.log_inputs(run.id, datasets=[third])
         experiments.log_inputs(run.id)
-        assert experiments.get_run(run.id).datasets == (changed, second, third)
+        found = experiments.get_run(run.id).datasets
+        assert sorted(found, key=lambda d: (d.digest, d.name)) == [first, second, third]
         with pytest.raises(InvalidInputError, match="a dataset needs a name"):
             experiments.log_inputs(
                 run.id, datasets=[DatasetInput("new", "1"), DatasetInput("", "1")]
             )
         assert len(experiments.get_run(run.id).datasets) == 3
 
+    def test_a_dataset_that_is_said_anew(self, experiments: Experiments) -> None:
+        need(experiments.keeps.links, "what is said of a dataset anew")
+        run = experiments.start_run("e")
+        first, second = DatasetInput("a", "1", "local", tags={"t": "1"}), DatasetInput("b", "1")
+        experiments.log_inputs(run.id, datasets=[first, second])
+        changed = DatasetInput("a", "1", "s3", tags={"mlflow.data.context": "test"})
+        experiments.log_inputs(run.id, datasets=[changed])
+        assert experiments.get_run(run.id).datasets == (changed, second)
+
+    def test_a_model_that_was_made_anew(self, experiments: Experiments) -> None:
+        need(experiments.keeps.links, "the step at which a run made a model anew")
+        run = experiments.start_run("e")
+        a, b = (experiments.create_logged_model(run.experiment_id).id for _ in range(2))
+        experiments.log_outputs(run.id, [ModelOutput(b, 3), ModelOutput(a)])
+        experiments.log_outputs(run.id, [ModelOutput(b, 5)])
+        assert experiments.get_run(run.id).model_outputs == (ModelOutput(b, 5), ModelOutput(a))
+
     def test_models_of_a_run(self, stack: Stack, experiments: Experiments) -> None:
         run = experiments.start_run("e")
         a, b, c = (experiments.create_logged_model(run.experiment_id).id for _ in range(3))
         experiments.log_inputs(run.id, models=[a])
         experiments.log_outputs(run.id, [ModelOutput(b, 3), ModelOutput(a)])
-        experiments.log_outputs(run.id, [ModelOutput(b, 5), ModelOutput(c, 1)])
+        experiments.log_outputs(run.id, [ModelOutput(b, 3), ModelOutput(c, 1)])
         found = experiments.get_run(run.id)
         assert found.model_inputs == (a,)
-        assert found.model_outputs == (ModelOutput(b, 5), ModelOutput(a), ModelOutput(c, 1))
+        assert set(found.model_outputs) == {ModelOutput(b, 3), ModelOutput(a), ModelOutput(c, 1)}
         for call in (
             lambda: experiments.log_inputs(
                 run.id, datasets=[DatasetInput("d", "1")], models=[a, "m-x"]
@@ -173,7 +196,7 @@ class ModelsContract:
             with pytest.raises(NotFoundError, match="has no logged model 'm-x'"):
                 call()
         assert experiments.get_run(run.id) == found
-        lines = stack.ledger.lines(subject=f"run:{run.id}", newest_first=False)[1:]
+        lines = done(stack.ledger.lines(subject=f"run:{run.id}", newest_first=False))[1:]
         assert [line.kind for line in lines] == ["run.input", "run.output", "run.output"]
         assert lines[0].inputs == (f"logged_model:{a}",)
         assert lines[1].outputs == (f"logged_model:{b}", f"logged_model:{a}")
@@ -209,7 +232,7 @@ class ModelsContract:
         experiments.delete_logged_model(made.id)
         assert experiments.get_logged_model(made.id, deleted=True).lifecycle is Lifecycle.DELETED
         assert experiments.search_logged_models([run.experiment_id]).items == ()
-        lines = stack.ledger.lines(subject=f"logged_model:{made.id}", newest_first=False)
+        lines = done(stack.ledger.lines(subject=f"logged_model:{made.id}", newest_first=False))
         words = ["create", "finalize", "param", "tag", "untag", "delete"]
         kinds = [line.kind for line in lines if line.kind.startswith("logged_model.")]
         assert kinds == [f"logged_model.{word}" for word in words]
@@ -240,16 +263,18 @@ class ModelsContract:
     def measured(self, experiments: Experiments) -> dict[str, LoggedModel]:
         """Models `a`, `b` and `c`; `a` and `b` were measured on datasets, `a` also anew."""
         run = experiments.start_run("e")
-        made = {
-            name: experiments.create_logged_model(
+        made = {}
+        for name in "abc":
+            tick(experiments)
+            made[name] = experiments.create_logged_model(
                 run.experiment_id, name=name, params={"depth": name}, tags={"team": name.upper()},
                 type="Agent" if name == "c" else "", run_id=run.id if name == "a" else None,
-            )
-            for name in "abc"
-        }  # fmt: skip
+            )  # fmt: skip
+        unit = experiments.keeps.time_us
+        last = math.nan if experiments.keeps.model_points else 0.8
 
         def point(name: str, value: float, time: int, dataset: str, digest: str = "1") -> Metric:
-            return Metric("acc", value, 0, time, made[name].id, dataset or None, digest)
+            return Metric("acc", value, 0, time * unit, made[name].id, dataset or None, digest)
 
         experiments.log(
             run.id,
@@ -258,7 +283,7 @@ class ModelsContract:
                 point("a", 0.5, 2, "test"),
                 point("a", 0.7, 3, "test", "2"),
                 point("b", 0.6, 1, "train"),
-                point("b", math.nan, 2, "test"),
+                point("b", last, 2, "test"),
             ],
         )
         experiments.finalize_logged_model(made["c"].id, LoggedModelStatus.READY)
@@ -293,8 +318,9 @@ class ModelsContract:
         assert names(datasets=[DatasetFilter("test", "2")]) == "a"
         assert names(datasets=[DatasetFilter("' OR 1=1 --")]) == ""
         assert names(order_by=[ModelOrder("name")]) == "abc"
-        assert names(order_by=[ModelOrder("metrics.acc")]) == "abc"  # 0.7, NaN, none
-        assert names(order_by=[ModelOrder("metrics.acc", False)]) == "abc"
+        assert names(order_by=[ModelOrder("metrics.acc")]) == "abc"  # 0.7, NaN or 0.8, none
+        kept = experiments.keeps.model_points
+        assert names(order_by=[ModelOrder("metrics.acc", False)]) == ("abc" if kept else "bac")
         assert names(order_by=[ModelOrder("metrics.acc", True, train)]) == "bac"
         pages = everything(
             lambda **page: experiments.search_logged_models(
@@ -319,8 +345,9 @@ class ModelsContract:
         }  # fmt: skip
         assert experiments.create_logged_model(a.experiment_id).metrics == ()
         assert a.run_id is not None
-        newer = Metric("acc", 0.1, 5, 9, a.id, "train", "1")
-        older = Metric("acc", 0.2, 0, 1, a.id, "test", "2")
+        unit = experiments.keeps.time_us
+        newer = Metric("acc", 0.1, 5, 9 * unit, a.id, "train", "1")
+        older = Metric("acc", 0.2, 1, unit, a.id, "test", "2")
         experiments.log(a.run_id, metrics=[newer, older])
         found = experiments.get_logged_model(a.id).metrics
         assert sorted(m.metric.value for m in found) == [0.1, 0.5, 0.7]

@@ -17,6 +17,7 @@ from madang.development.experiments import (
 from madang.errors import AlreadyExistsError, ConflictError, InvalidInputError, NotFoundError
 from madang.stack import Stack
 from madang.testing._experiments_search import everything
+from madang.testing._experiments_stored import done, tick
 
 PARENT, RUN_NAME = "mlflow.parentRunId", "mlflow.runName"
 
@@ -140,10 +141,10 @@ class NamedContract:
 
     def test_searching_experiments(self, experiments: Experiments) -> None:
         assert experiments.find_experiment(DEFAULT_EXPERIMENT) is not None
-        made = {
-            name: experiments.create_experiment(name, tags={"team": name[0]})
-            for name in ("alpha", "beta", "it's", "Alpha")
-        }
+        made = {}
+        for name in ("alpha", "beta", "it's", "Alpha"):
+            tick(experiments)
+            made[name] = experiments.create_experiment(name, tags={"team": name[0]})
         experiments.delete_experiment(made["beta"].id)
 
         def names(filter: str = "", **options: Any) -> list[str]:
@@ -187,7 +188,7 @@ class NamedContract:
             experiments.delete_experiment(made.id)
         for _ in range(2):
             experiments.restore_experiment(made.id)
-        lines = stack.ledger.lines(subject=f"experiment:{made.id}", newest_first=False)
+        lines = done(stack.ledger.lines(subject=f"experiment:{made.id}", newest_first=False))
         words = ["create", "rename", "tag", "untag", "delete", "restore"]
         assert [line.kind for line in lines] == [f"experiment.{word}" for word in words]
         assert stack.ledger.verify().ok
@@ -195,18 +196,19 @@ class NamedContract:
     # -- runs --
 
     def test_a_run_is_changed(self, experiments: Experiments) -> None:
-        run = experiments.start_run("e", name="first", user="ann", start_us=5)
-        assert (run.start_us, run.user, run.experiment) == (5, "ann", "e")
+        unit = experiments.keeps.time_us
+        run = experiments.start_run("e", name="first", user="ann", start_us=5 * unit)
+        assert (run.start_us, run.user, run.experiment) == (5 * unit, "ann", "e")
         assert experiments.update_run(run.id, name="second").name == "second"
-        ended = experiments.update_run(run.id, status=RunStatus.FAILED, end_us=7)
-        assert (ended.status, ended.end_us, ended.name) == ("FAILED", 7, "second")
+        ended = experiments.update_run(run.id, status=RunStatus.FAILED, end_us=7 * unit)
+        assert (ended.status, ended.end_us, ended.name) == ("FAILED", 7 * unit, "second")
         again = experiments.update_run(run.id, status=RunStatus.KILLED)
-        assert (again.status, again.end_us) == ("KILLED", 7)
+        assert (again.status, again.end_us) == ("KILLED", 7 * unit)
         resumed = experiments.update_run(run.id, status=RunStatus.RUNNING)
         assert (resumed.status, resumed.end_us) == ("RUNNING", None)
         now = experiments.update_run(run.id, status=RunStatus.FINISHED)
         assert now.end_us is not None
-        assert now.end_us > 7
+        assert now.end_us > 7 * unit
         assert experiments.update_run(run.id) == now == experiments.get_run(run.id)
         with pytest.raises(InvalidInputError, match="a run needs a name"):
             experiments.update_run(run.id, name="")
@@ -264,7 +266,7 @@ class NamedContract:
             experiments.restore_run(run.id)
         assert experiments.get_run(run.id) == run
         assert [r.id for r in experiments.search_runs(view=View.ALL).items] == [run.id]
-        kinds = [line.kind for line in stack.ledger.lines(subject=f"run:{run.id}")]
+        kinds = [line.kind for line in done(stack.ledger.lines(subject=f"run:{run.id}"))]
         assert kinds == ["run.restore", "run.delete", "run.start"]
 
     def test_runs_that_are_missing(self, experiments: Experiments) -> None:

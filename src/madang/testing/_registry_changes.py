@@ -17,6 +17,7 @@ from madang.errors import (
 )
 from madang.stack import Stack
 from madang.testing._experiments_search import everything
+from madang.testing._experiments_stored import done, need, tick
 
 UPLOADED = "s3://elsewhere/model"
 
@@ -51,12 +52,14 @@ class RegistryChangesContract:
         assert found.updated_us >= found.created_us == made.created_us
         registry.delete_model("m")
         assert registry.models() == []
-        kinds = [line.kind for line in stack.ledger.lines(kind="model.*", newest_first=False)]
+        kinds = [line.kind for line in done(stack.ledger.lines(kind="model.*", newest_first=False))]
         words = ["create", "tag", "untag", "update", "register", "alias", "delete"]
         assert kinds == [f"model.{word}" for word in words]
         assert stack.ledger.verify().ok
 
-    def test_a_deleted_models_numbers_are_not_used_again(self, registry: Registry) -> None:
+    def test_a_deleted_models_numbers_are_not_used_again(
+        self, stack: Stack, registry: Registry
+    ) -> None:
         for _ in range(2):
             uploaded(registry, tags={"old": "x"})
         registry.set_alias("m", "champion", 2)
@@ -68,10 +71,12 @@ class RegistryChangesContract:
         with pytest.raises(NotFoundError):
             registry.get("m", "champion")
         assert registry.search_versions().items == ()
-        assert uploaded(registry).version == 3
+        number = uploaded(registry).version
         found = registry.get_model("m")
         assert (found.tags, found.aliases, found.description) == ({}, {}, "")
-        assert [version.version for version in registry.versions("m")] == [3]
+        assert [version.version for version in registry.versions("m")] == [number]
+        need(stack.experiments.keeps.numbers, "the numbers of versions of a deleted model")
+        assert number == 3
 
     def test_a_renamed_model_keeps_everything(self, stack: Stack, registry: Registry) -> None:
         registry.create_model("m", description="d", tags={"a": "1"})
@@ -87,20 +92,29 @@ class RegistryChangesContract:
         assert registry.models() == ["n"]
         assert uploaded(registry, "n").version == 3
         assert registry.rename_model("n", "n").name == "n"
-        line = stack.ledger.lines(kind="model.rename")[0]
+        line = done(stack.ledger.lines(kind="model.rename"))[0]
         assert line.inputs == ("model:m", "model:m@1")
         assert line.outputs == ("model:n", "model:n@1")
+        need(stack.experiments.keeps.numbers, "the numbers of versions of a renamed model")
         assert uploaded(registry, "m").version == 3  # m@1 and m@2 were others
 
+    def test_the_name_of_a_deleted_model_is_not_used_again(
+        self, stack: Stack, registry: Registry
+    ) -> None:
+        need(stack.experiments.keeps.numbers, "the names of deleted models")
+        for name in ("m", "gone"):
+            uploaded(registry, name)
+        registry.delete_model("gone")
+        with pytest.raises(AlreadyExistsError, match="the name 'gone' is taken, or was"):
+            registry.rename_model("m", "gone")
+
     def test_names_that_a_model_can_not_get(self, registry: Registry) -> None:
-        for name in ("m", "n", "gone"):
+        for name in ("m", "n"):
             uploaded(registry, name)
         registry.create_model("empty")
-        registry.delete_model("gone")
         registry.delete_model("empty")
-        for taken in ("n", "gone"):
-            with pytest.raises(AlreadyExistsError, match=f"the name '{taken}' is taken, or was"):
-                registry.rename_model("m", taken)
+        with pytest.raises(AlreadyExistsError, match="the name 'n' is taken, or was"):
+            registry.rename_model("m", "n")
         for bad in ("", "a/b", "..", "x" * 201):
             with pytest.raises(InvalidInputError, match="a model's name has letters"):
                 registry.rename_model("m", bad)
@@ -131,7 +145,7 @@ class RegistryChangesContract:
         found = registry.get("m", 1)
         assert (found.tags, found.source, found.user) == ({"b": "3"}, UPLOADED, made.user)
         assert found.updated_us >= found.created_us == made.created_us
-        lines = stack.ledger.lines(subject="model:m@1", newest_first=False)
+        lines = done(stack.ledger.lines(subject="model:m@1", newest_first=False))
         words = ["register", "version.tag", "version.untag", "version.update"]
         assert [line.kind for line in lines] == [f"model.{word}" for word in words]
 
@@ -245,8 +259,10 @@ class RegistryChangesContract:
     def test_searching_versions(self, stack: Stack, registry: Registry) -> None:
         run = stack.experiments.start_run("e")
         uploaded(registry, "a", run_id=run.id, tags={"t": "1"})
-        uploaded(registry, "a", source="s3://other", tags={"t": "2"})
+        tick(stack.experiments)
+        uploaded(registry, "a", source="s3://other/model", tags={"t": "2"})
         uploaded(registry, "b")
+        tick(stack.experiments)
         uploaded(registry, "b")
         registry.delete_version("b", 1)
         registry.set_model_tags("b", {"t": "1"})
@@ -256,6 +272,7 @@ class RegistryChangesContract:
             return [f"{version.name}{version.version}" for version in found]
 
         assert refs() == ["b2", "a2", "a1"]  # the last changed first
+        tick(stack.experiments)
         registry.describe_version("a", 1, "changed")
         assert refs() == ["a1", "b2", "a2"]
         assert refs("name = 'a'") == ["a1", "a2"]
@@ -308,7 +325,7 @@ class RegistryChangesContract:
         for _ in range(2):
             uploaded(registry)
         registry.set_alias("m", "champion", 1)
-        lines = len(stack.ledger.lines())
+        lines = len(done(stack.ledger.lines()))
 
         def refuse(move: AliasMove) -> None:
             raise PermissionDeniedError(f"{move.alias} may not move")
@@ -324,7 +341,7 @@ class RegistryChangesContract:
             with pytest.raises(PermissionDeniedError, match="champion may not move"):
                 call()
         assert registry.get("m", "champion").version == 1
-        assert len(stack.ledger.lines()) == lines
+        assert len(done(stack.ledger.lines())) == lines
         registry.delete_version("m", 2)  # no alias points to it
 
     def test_an_alias_that_moves_while_the_guard_is_asked(self, registry: Registry) -> None:

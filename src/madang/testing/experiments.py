@@ -18,12 +18,13 @@ from typing import Any
 
 import pytest
 
-from madang.development.experiments import Experiments, Metric, RunStatus
+from madang.development.experiments import Artifact, Experiments, Metric, RunStatus
 from madang.errors import ConflictError, InvalidInputError, NotFoundError
 from madang.stack import Stack
 from madang.testing._experiments_models import ModelsContract
 from madang.testing._experiments_named import NamedContract
 from madang.testing._experiments_search import SearchContract
+from madang.testing._experiments_stored import done, need, tick
 
 BAD_NAMES = ["", "a\nb", "\0", "x" * 251]
 
@@ -86,13 +87,20 @@ class ExperimentsContract(NamedContract, ModelsContract, SearchContract):
 
     def test_nested_runs(self, experiments: Experiments) -> None:
         parent = experiments.start_run("study")
-        children = [experiments.start_run("study", parent_id=parent.id).id for _ in range(3)]
+        children = []
+        for _ in range(3):
+            tick(experiments)
+            children.append(experiments.start_run("study", parent_id=parent.id).id)
         found = experiments.runs(parent_id=parent.id)
         assert [run.id for run in found] == children[::-1]
         assert {run.parent_id for run in found} == {parent.id}
 
     def test_newest_first_by_experiment(self, experiments: Experiments) -> None:
-        a = [experiments.start_run("a", params={"i": i}).id for i in range(3)]
+        a = []
+        for i in range(3):
+            tick(experiments)
+            a.append(experiments.start_run("a", params={"i": i}).id)
+        tick(experiments)
         b = experiments.start_run("b").id
         assert [run.id for run in experiments.runs()] == [b, *a[::-1]]
         assert [run.id for run in experiments.runs("a", limit=2)] == [a[2], a[1]]
@@ -135,20 +143,21 @@ class ExperimentsContract(NamedContract, ModelsContract, SearchContract):
 
     def test_history_keeps_everything(self, experiments: Experiments) -> None:
         run = experiments.start_run("e")
-        points = [Metric("loss", float(i), i % 3, 1000 + i) for i in range(10)]
+        unit = experiments.keeps.time_us
+        points = [Metric("loss", float(i), i % 3, (1000 + i) * unit) for i in range(10)]
         experiments.log(run.id, metrics=points)
-        experiments.log(run.id, metrics=[Metric("loss", 99.0, 0, 1)])
+        late = Metric("loss", 99.0, 0, unit)
+        experiments.log(run.id, metrics=[late])
         history = experiments.metric_history(run.id, "loss")
-        assert history == sorted(
-            [*points, Metric("loss", 99.0, 0, 1)], key=lambda m: (m.step, m.timestamp_us)
-        )
+        assert history == sorted([*points, late], key=lambda m: (m.step, m.timestamp_us))
         assert experiments.get_run(run.id).metrics == {"loss": 8.0}  # the highest step and time
         assert experiments.metric_history(run.id, "other") == []
 
-    def test_equal_steps_and_times_are_all_kept(self, experiments: Experiments) -> None:
+    def test_equal_points_are_all_kept(self, experiments: Experiments) -> None:
+        need(experiments.keeps.equal_points, "equal points")
         run = experiments.start_run("e")
         for value in (1.0, 2.0, 2.0):
-            experiments.log(run.id, metrics=[Metric("m", value, 0, 5)])
+            experiments.log(run.id, metrics=[Metric("m", value, 0, 5_000)])
         assert [m.value for m in experiments.metric_history(run.id, "m")] == [1.0, 2.0, 2.0]
         assert experiments.get_run(run.id).metrics == {"m": 2.0}
 
@@ -156,8 +165,9 @@ class ExperimentsContract(NamedContract, ModelsContract, SearchContract):
         run = experiments.start_run("e")
         experiments.log(run.id, metrics={"nan": math.nan, "up": math.inf, "down": -math.inf})
         metrics = experiments.end_run(run.id).metrics
+        most = math.inf if experiments.keeps.infinities else sys.float_info.max
         assert math.isnan(metrics["nan"])
-        assert (metrics["up"], metrics["down"]) == (math.inf, -math.inf)
+        assert (metrics["up"], metrics["down"]) == (most, -most)
         assert math.isnan(experiments.metric_history(run.id, "nan")[0].value)
 
     def test_a_metric_is_a_number(self, experiments: Experiments) -> None:
@@ -172,7 +182,7 @@ class ExperimentsContract(NamedContract, ModelsContract, SearchContract):
         def write(worker: int) -> None:
             start.wait()
             for step in range(25):
-                experiments.log(run.id, metrics=[Metric("m", worker, step, 1)])
+                experiments.log(run.id, metrics=[Metric("m", worker, step, 1_000)])
 
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(write, range(4)))
@@ -198,15 +208,45 @@ class ExperimentsContract(NamedContract, ModelsContract, SearchContract):
 
     # -- artifacts --
 
-    def test_artifacts(self, stack: Stack, experiments: Experiments, tmp_path: Path) -> None:
+    def test_artifacts(self, experiments: Experiments, tmp_path: Path) -> None:
         run = experiments.start_run("e")
         file = tmp_path / "notes.txt"
         file.write_bytes(b"notes")
         experiments.log_artifact(run.id, "b/notes.txt", file)
         experiments.log_artifact(run.id, "a.bin", b"\0\1")
         assert experiments.artifacts(run.id) == ["a.bin", "b/notes.txt"]
-        assert stack.storage.get(f"runs/{run.id}/b/notes.txt") == b"notes"
+        assert experiments.read_artifact(run.id, "b/notes.txt") == b"notes"
+        saved = tmp_path / "saved"
+        experiments.save_artifact(run.id, "a.bin", saved)
+        assert saved.read_bytes() == b"\0\1"
         assert experiments.artifacts(experiments.start_run("e").id) == []
+
+    def test_artifacts_by_folder(self, experiments: Experiments) -> None:
+        run = experiments.start_run("e")
+        for path in ("a.bin", "b/c/d.txt", "b/e.txt", "b-x/f"):
+            experiments.log_artifact(run.id, path, path.encode())
+        assert experiments.list_artifacts(run.id) == [
+            Artifact("a.bin", 5), Artifact("b"), Artifact("b-x"),
+        ]  # fmt: skip
+        assert experiments.list_artifacts(run.id, "b") == [
+            Artifact("b/c"), Artifact("b/e.txt", 7),
+        ]  # fmt: skip
+        assert experiments.list_artifacts(run.id, "nothing") == []
+        assert experiments.delete_artifacts(run.id, "b") == 2
+        assert experiments.delete_artifacts(run.id, "b") == 0
+        assert experiments.artifacts(run.id) == ["a.bin", "b-x/f"]
+        assert experiments.delete_artifacts(run.id) == 2
+        assert experiments.artifacts(run.id) == []
+
+    def test_an_artifact_that_is_not_there(self, experiments: Experiments, tmp_path: Path) -> None:
+        run = experiments.start_run("e")
+        experiments.log_artifact(run.id, "a/b", b"x")
+        for path in ("x", "a", "a/b/c"):
+            with pytest.raises(NotFoundError):
+                experiments.read_artifact(run.id, path)
+            with pytest.raises(NotFoundError):
+                experiments.save_artifact(run.id, path, tmp_path / "target")
+        assert not (tmp_path / "target").exists()
 
     @pytest.mark.parametrize("path", ["", "../x", "/x", "a\0"])
     def test_bad_artifact_paths(self, experiments: Experiments, path: str) -> None:
@@ -229,7 +269,7 @@ class ExperimentsContract(NamedContract, ModelsContract, SearchContract):
         run = experiments.start_run("e", parent_id=parent.id, inputs=["dataset:d@1"])
         experiments.log(run.id, metrics={"m": 1.0}, params={"p": 2})
         experiments.end_run(run.id)
-        lines = stack.ledger.lines(subject=f"run:{run.id}", newest_first=False)
+        lines = done(stack.ledger.lines(subject=f"run:{run.id}", newest_first=False))
         assert [line.kind for line in lines] == ["run.start", "run.end"]
         assert lines[0].inputs == (f"run:{parent.id}", "dataset:d@1")
         assert lines[0].outputs == (f"run:{run.id}",)
@@ -241,7 +281,7 @@ class ExperimentsContract(NamedContract, ModelsContract, SearchContract):
     def test_an_artifact_has_an_origin(self, stack: Stack, experiments: Experiments) -> None:
         run = experiments.start_run("e")
         experiments.log_artifact(run.id, "a", b"abc")
-        line = stack.ledger.lines(kind="run.artifact")[0]
+        line = done(stack.ledger.lines(kind="run.artifact"))[0]
         assert (line.inputs, line.data) == ((f"run:{run.id}",), {"bytes": 3, "path": "a"})
         assert [found.kind for found in stack.ledger.origin(line.outputs[0])] == [
             "run.artifact",

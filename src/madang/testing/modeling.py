@@ -125,9 +125,42 @@ class ModelingContract:
     def test_a_cell_that_takes_too_long(self, stack: Stack, modeling: Modeling) -> None:
         notebook = write_notebook(stack.root, "import time\ntime.sleep(600)")
         began = time.monotonic()
-        with pytest.raises(StepFailedError, match=r"cell 1 of work.ipynb took longer than 1 s"):
+        with pytest.raises(StepFailedError, match=r"cell 1 .*the notebook took longer than 1 s"):
             modeling.execute(notebook, timeout_seconds=1)
         assert time.monotonic() - began < 300
+
+    def test_the_time_is_for_all_cells_together(self, stack: Stack, modeling: Modeling) -> None:
+        cells = ["import time\ntime.sleep(1.2)"] * 3
+        notebook = write_notebook(stack.root, *cells)
+        with pytest.raises(StepFailedError, match=r"cell [12] .*took longer than 2 s"):
+            modeling.execute(notebook, timeout_seconds=2)
+
+    def test_parameters_come_as_between_steps(self, stack: Stack, modeling: Modeling) -> None:
+        notebook = write_notebook(
+            stack.root,
+            "from madang.development.modeling import output\noutput('found', repr(found))",
+            parameters="found = None",
+        )
+        given = {"a b": [(1, 2), None, True, 1.5, "'\"\\\n\u2028é"]}
+        wanted = {"a b": [[1, 2], None, True, 1.5, "'\"\\\n\u2028é"]}
+        run = modeling.execute(notebook, {"found": given})
+        assert stack.pipelines.load(run.outputs["found"]) == repr(wanted)
+
+    @pytest.mark.parametrize(
+        ("value", "message"),
+        [
+            ([pa.table({"a": [1]})], "parameter 'found' holds Table; lists and mappings hold JSON"),
+            ({1: 2}, "parameter 'found' holds a mapping whose keys are no texts"),
+            ([b"x"], "parameter 'found' holds bytes"),
+            ("\ud800", "parameter 'found' is text that is no Unicode"),
+        ],
+    )
+    def test_what_no_parameter_can_hold(
+        self, stack: Stack, modeling: Modeling, value: Any, message: str
+    ) -> None:
+        notebook = write_notebook(stack.root, "1", parameters="found = None")
+        with pytest.raises(InvalidInputError, match=message):
+            modeling.execute(notebook, {"found": value})
 
     @pytest.mark.parametrize(
         ("parameters", "message"),

@@ -8,6 +8,7 @@ class TestMyRegistry(RegistryContract):
 
 from __future__ import annotations
 
+import json
 import math
 import subprocess
 import sys
@@ -23,26 +24,28 @@ from sklearn.linear_model import LogisticRegression
 from madang.development.experiments import ModelVersion, Registry, TensorSpec, formats
 from madang.errors import IntegrityError, InvalidInputError, NotFoundError, UnsafeModelError
 from madang.stack import Stack
+from madang.testing._experiments_stored import StoredModels, done, file_of
 from madang.testing._registry_changes import RegistryChangesContract
 
 _RANDOM = np.random.default_rng(0)
 ROWS = _RANDOM.normal(size=(60, 3))
 LABELS = (ROWS.sum(axis=1) > 0).astype(int)
 
-# Dies by SIGKILL before its n-th file reaches the storage.
+# Dies by SIGKILL before its n-th file reaches the place where the engine keeps files.
 _KILLED = """
-import os, signal, sys, madang
+import operator, os, signal, sys, madang
 from madang.testing.registry import fitted, ROWS
 with madang.open(sys.argv[1]) as stack:
-    storage, calls = stack.storage, 0
-    put = storage.put
+    place, _, method = sys.argv[3].rpartition(".")
+    owner, calls = operator.attrgetter(place)(stack), 0
+    put = getattr(owner, method)
     def dying(*arguments, **options):
         global calls
         calls += 1
         if calls == int(sys.argv[2]):
             os.kill(os.getpid(), signal.SIGKILL)
         return put(*arguments, **options)
-    storage.put = dying
+    setattr(owner, method, dying)
     stack.registry.register("m", fitted(), example=ROWS[:3])
     os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -56,23 +59,32 @@ def fitted() -> Any:
 class SmallReport:
     """What a registry needs of an evaluation."""
 
-    def __init__(self) -> None:
-        self.metrics = {"auc": 0.75}
+    def __init__(self, auc: float = 0.75) -> None:
+        self.metrics = {"auc": auc}
 
     def to_html(self) -> str:
-        return "<p>0.75"
+        return f"<p>{self.metrics['auc']}"
 
     def to_json(self) -> bytes:
-        return b'{"auc": 0.75}'
+        return json.dumps(self.metrics).encode()
 
 
 class RegistryContract(RegistryChangesContract):
+    stores_by = "storage.put"
+    """The attribute of a stack that stores one file of a version; another engine's may differ."""
+
+    @pytest.fixture
+    def stored(self, stack: Stack) -> StoredModels:
+        return StoredModels(stack)
+
+    def put_object(self, stack: Stack, key: str, data: bytes) -> None:
+        """Changes an object behind the registry's back; another engine's may lie elsewhere."""
+        stack.storage.put(key, data)
+
     @pytest.fixture
     def registry(self, stack: Stack) -> Registry:
         found = stack.registry
-        found.alias_guard = (
-            None  # the registry by itself: the project's policy is another component
-        )
+        found.alias_guard = None  # the project's policy is another component
         return found
 
     def test_an_evaluation_is_kept_with_its_version(self, stack, registry):
@@ -82,12 +94,26 @@ class RegistryContract(RegistryChangesContract):
         assert dict(found.evaluation) == {"auc": 0.75}
         assert registry.evaluation("m", 1) == ({"auc": 0.75}, "model:m@7")
         assert registry.load("m", 1).predict is not None  # the version's files are what they were
-        (line,) = stack.ledger.lines(kind="model.version.evaluate")
+        line = stack.ledger.lines(kind="model.version.evaluate")[0]
         assert (line.subject, line.data["compared_with"]) == ("model:m@1", "model:m@7")
         key = line.outputs[0].removeprefix("object:")
-        stack.storage.put(key, b'{"auc": 1.0}')
+        self.put_object(stack, key, b'{"auc": 1.0}')
         with pytest.raises(IntegrityError, match="not the evaluation that was kept"):
             registry.evaluation("m", 1)
+
+    def test_the_newest_evaluation_counts_and_stays_when_the_model_is_renamed(self, registry):
+        self.add(registry, report=SmallReport())
+        registry.set_evaluation("m", 1, SmallReport(auc=0.25), compared_with="model:m@7")
+        registry.rename_model("m", "n")
+        assert registry.evaluation("n", 1) == ({"auc": 0.25}, "model:m@7")
+        registry.set_evaluation("n", 1, SmallReport(auc=0.5))
+        registry.rename_model("n", "o")
+        assert registry.evaluation("o", 1) == ({"auc": 0.5}, None)
+        assert dict(registry.get("o", 1).evaluation) == {"auc": 0.5}
+        assert registry.get("o", 1).tags == {}
+        with pytest.raises(InvalidInputError, match="not a finite number"):
+            registry.set_evaluation("o", 1, SmallReport(auc=float("nan")))
+        assert registry.evaluation("o", 1) == ({"auc": 0.5}, None)
 
     def test_an_evaluation_given_at_the_registration_is_found(self, registry):
         self.add(registry, report=SmallReport())
@@ -123,7 +149,7 @@ class RegistryContract(RegistryChangesContract):
         assert version.inputs[:2] == (f"run:{run.id}", "dataset:d@4")
         assert (version.evaluation, version.tags) == ({"auc": 0.9}, {"team": "a"})
         assert version.description == "the first"
-        assert stack.storage.get(f"{version.location}/report.html") == b"<html>"
+        assert file_of(registry, "m", 1, "report.html") == b"<html>"
         model = registry.load("m")
         outputs = model.predict({"input": ROWS})
         np.testing.assert_array_equal(outputs["predict"], fitted().predict(ROWS))
@@ -179,7 +205,9 @@ class RegistryContract(RegistryChangesContract):
         with pytest.raises(InvalidInputError, match="an alias begins with a letter"):
             registry.set_alias("m", alias, 1)
 
-    def test_refused_models_leave_nothing(self, stack: Stack, registry: Registry) -> None:
+    def test_refused_models_leave_nothing(
+        self, stack: Stack, registry: Registry, stored: StoredModels
+    ) -> None:
         with pytest.raises(UnsafeModelError, match="a pickle"):
             registry.register("m", b"\x80\x04K\x01.", example=ROWS)
         with pytest.raises(InvalidInputError, match=r"can't be stored; the formats are: catboost"):
@@ -189,8 +217,8 @@ class RegistryContract(RegistryChangesContract):
         with pytest.raises(NotFoundError, match="has no run 'nope'"):
             self.add(registry, run_id="nope")
         assert registry.models() == []
-        assert list(stack.storage.list("models/")) == []
-        assert stack.ledger.lines(kind="model.*") == []
+        assert stored.keys() == []
+        assert done(stack.ledger.lines(kind="model.*")) == []
 
     def test_a_pickle_that_a_client_uploads_is_kept_and_never_loaded(
         self, stack: Stack, registry: Registry, tmp_path: Path
@@ -205,7 +233,7 @@ class RegistryContract(RegistryChangesContract):
             UnsafeModelError, match=f"kept as an object and is never loaded: {reason}"
         ):
             registry.load("m")
-        (line,) = stack.ledger.lines(kind="model.register")
+        (line,) = done(stack.ledger.lines(kind="model.register"))
         assert line.data["reason"] == reason
         files, back = tmp_path / "files", tmp_path / "back"
         files.mkdir()
@@ -216,26 +244,27 @@ class RegistryContract(RegistryChangesContract):
 
     @pytest.mark.parametrize("file", ["model.json", "model.skops", "compiled.npz", "example.npz"])
     def test_changed_files_are_not_loaded(
-        self, stack: Stack, registry: Registry, file: str
+        self, registry: Registry, stored: StoredModels, file: str
     ) -> None:
-        key = f"{self.add(registry).location}/{file}"
-        data = bytearray(stack.storage.get(key))
+        self.add(registry)
+        data = bytearray(stored.get("m", 1, file))
         data[len(data) // 2] ^= 1
-        stack.storage.put(key, bytes(data))
+        stored.put("m", 1, file, bytes(data))
         with pytest.raises(IntegrityError, match=file):
             registry.load("m")
 
-    def test_a_report_is_kept_as_page_and_as_data(self, stack: Stack, registry: Registry) -> None:
+    def test_a_report_is_kept_as_page_and_as_data(self, registry: Registry) -> None:
         version = self.add(registry, report=SmallReport())
         assert version.evaluation == {"auc": 0.75}
-        assert stack.storage.get(f"{version.location}/report.html") == b"<p>0.75"
-        assert stack.storage.get(f"{version.location}/evaluation.json") == b'{"auc": 0.75}'
+        assert file_of(registry, "m", 1, "report.html") == b"<p>0.75"
+        assert file_of(registry, "m", 1, "evaluation.json") == b'{"auc": 0.75}'
         assert registry.load("m").manifest.digest == version.digest
         given = self.add(registry, report=SmallReport(), evaluation={"auc": 0.5})
         assert given.evaluation == {"auc": 0.5}
 
-    def test_a_lost_file_is_found(self, stack: Stack, registry: Registry) -> None:
-        stack.storage.delete(f"{self.add(registry).location}/model.skops")
+    def test_a_lost_file_is_found(self, registry: Registry, stored: StoredModels) -> None:
+        self.add(registry)
+        stored.delete("m", 1, "model.skops")
         with pytest.raises(IntegrityError, match=r"the model's file model\.skops is missing"):
             registry.load("m")
 
@@ -251,6 +280,24 @@ class RegistryContract(RegistryChangesContract):
         assert model.manifest.digest == found.digest
         np.testing.assert_array_equal(formats.example_inputs(folder)["input"], ROWS[:3])
 
+    def test_the_files_of_a_version(self, registry: Registry, tmp_path: Path) -> None:
+        self.add(registry, report=SmallReport())
+        found = registry.files("m", 1)
+        assert [file.path for file in found] == [
+            "compiled.npz", "evaluation.json", "example.npz", "model.json", "model.skops",
+            "report.html",
+        ]  # fmt: skip
+        assert [file.size_bytes for file in found] == [
+            len(file_of(registry, "m", 1, file.path)) for file in found
+        ]
+        with pytest.raises(NotFoundError):
+            registry.save_file("m", 1, "nothing", tmp_path / "target")
+        assert not (tmp_path / "target").exists()
+        registry.add_version("elsewhere", "s3://other/model")
+        assert registry.files("elsewhere") == []
+        with pytest.raises(NotFoundError, match="are not in the project's storage; its source is"):
+            registry.save_file("elsewhere", 1, "model.json", tmp_path / "target")
+
     def test_threads_get_versions_of_their_own(self, registry: Registry) -> None:
         start = threading.Barrier(4)
 
@@ -264,7 +311,9 @@ class RegistryContract(RegistryChangesContract):
     def test_a_killed_registration_leaves_no_version(
         self, stack: Stack, registry: Registry
     ) -> None:
-        killed = subprocess.run([sys.executable, "-c", _KILLED, str(stack.root), "3"], check=False)
+        killed = subprocess.run(
+            [sys.executable, "-c", _KILLED, str(stack.root), "3", self.stores_by], check=False
+        )
         assert killed.returncode == -9
         assert registry.models() == []
         assert self.add(registry).version == 1
@@ -272,7 +321,7 @@ class RegistryContract(RegistryChangesContract):
 
     def test_an_acknowledged_version_survives_kill(self, stack: Stack, registry: Registry) -> None:
         killed = subprocess.run(
-            [sys.executable, "-c", _KILLED, str(stack.root), "1000"], check=False
+            [sys.executable, "-c", _KILLED, str(stack.root), "1000", self.stores_by], check=False
         )
         assert killed.returncode == -9
         assert registry.load("m", 1).predict({"input": ROWS})["predict"].shape == (60,)
@@ -285,7 +334,7 @@ class RegistryContract(RegistryChangesContract):
         registry.set_alias("m", "champion", 1)
         registry.set_alias("m", "champion", 1)  # no move, no line
         registry.delete_alias("m", "champion")
-        lines = stack.ledger.lines(kind="model.*", newest_first=False)
+        lines = done(stack.ledger.lines(kind="model.*", newest_first=False))
         assert [line.kind for line in lines] == ["model.register", "model.alias", "model.alias"]
         assert lines[0].inputs == (f"run:{run.id}", "code:abc", "view:v@1")
         assert lines[0].outputs == ("model:m@1",)

@@ -12,6 +12,7 @@ import functools
 import importlib
 import math
 import os
+import re
 import sys
 import threading
 from collections.abc import Mapping
@@ -234,6 +235,86 @@ class TuningContract:
         assert [run.status for run in stack.experiments.runs("s")] == [RunStatus.KILLED] * 2
 
     @pytest.mark.parametrize(
+        ("spoil", "message"),
+        [
+            (lambda trial: trial.set_tag("", "x"), "a tag needs a name"),
+            (lambda trial: trial.constrain("a\nb", 1), "a constraint needs a name"),
+            (lambda trial: trial.constraints.update(a="no"), "could not convert string to float"),
+            (lambda trial: trial.report(1.0, 1 << 63), r"a report's step is below 2\*\*63"),
+        ],
+    )
+    def test_what_no_run_can_hold_fails_its_trial_alone(
+        self, stack: Stack, tuning: Tuning, spoil: Any, message: str
+    ) -> None:
+        def spoiled(_: Mapping[str, Any], trial: ActiveTrial) -> float:
+            if trial.number == 1:
+                spoil(trial)
+            return 0.0
+
+        study = tuning.tune(spoiled, SPACE, name="s", trials=3)
+        states = [trial.state for trial in study.trials]
+        assert states == [TrialState.FINISHED, TrialState.FAILED, TrialState.FINISHED]
+        assert re.search(message, study.trials[1].error)
+        run = stack.experiments.get_run(study.trials[1].run_id)
+        assert run.status is RunStatus.FAILED
+
+    def test_what_an_objective_does_to_its_parameters_changes_no_record(
+        self, tuning: Tuning
+    ) -> None:
+        def spoils(params: Any) -> float:
+            params.clear()
+            return 0.0
+
+        study = tuning.tune(spoils, {"x": Choice((1,))}, name="s", trials=1)
+        assert study.trials[0].params == {"x": 1}
+        assert tuning.get("s").trials == study.trials
+
+    def test_ranges_of_many_steps(self, tuning: Tuning) -> None:
+        space: Space = {"x": Float(0, 1e9, step=1e-3), "n": Int(0, 10**15, step=2)}
+        study = tuning.tune(lambda p: p["x"], space, name="s", trials=3, seed=0)
+        for trial in study.trials:
+            assert 0 <= trial.params["x"] <= 1e9
+            assert trial.params["n"] % 2 == 0
+
+    @pytest.mark.parametrize(
+        ("space", "value", "tried"),
+        [
+            (Float(0, 1, step=0.1), 0.1 + 0.2, 0.3),
+            (Int(0, 10, step=3), 9, 9),
+            (Int(0, 1 << 62), (1 << 60) + 1, (1 << 60) + 1),
+            (Choice((1, "1", 1.0, True, None, "None")), "1", "1"),
+            (Choice((1, "1", 1.0, True, None, "None")), "None", "None"),
+            (Choice((1, "1", 1.0, True, None, "None")), True, True),
+        ],
+    )
+    def test_a_point_is_tried_as_it_was_given(
+        self, tuning: Tuning, space: Any, value: Any, tried: Any
+    ) -> None:
+        study = tuning.tune(lambda _: 0, {"x": space}, name="s", trials=1, first=[{"x": value}])
+        assert repr(study.trials[0].params["x"]) == repr(tried)
+
+    def test_what_lies_between_two_steps_is_not_learned_from(self, tuning: Tuning) -> None:
+        tuning.tune(lambda _: 0, {"x": Int(0, 10)}, name="a", trials=1, first=[{"x": 10}])
+        space = {"x": Int(0, 10, step=3)}
+        study = tuning.tune(lambda _: 0, space, name="b", trials=1, warm_start=["a"])
+        assert "a: parameter 'x' out of range in 1 trials" in study.notes
+
+    def test_no_parameter_explains_what_never_changes(self, tuning: Tuning) -> None:
+        study = tuning.tune(lambda _: 0, SPACE, name="s", trials=3)
+        with pytest.raises(InvalidInputError, match="importances need values that differ"):
+            tuning.importances(study)
+
+    @pytest.mark.parametrize(
+        ("space", "value"),
+        [(Float(0, 1, step=0.1), 0.05), (Int(0, 10, step=3), 10), (Int(0, 9), 1e400)],
+    )
+    def test_what_lies_between_two_steps_is_outside(
+        self, tuning: Tuning, space: Any, value: float
+    ) -> None:
+        with pytest.raises(InvalidInputError, match="has 'x' outside of"):
+            tuning.tune(lambda _: 0, {"x": space}, name="s", first=[{"x": value}])
+
+    @pytest.mark.parametrize(
         ("space", "message"),
         [
             ({}, "the space is empty"),
@@ -241,6 +322,11 @@ class TuningContract:
             ({"x": Float(-1, 1, log=True)}, "the range of 'x' is impossible"),
             ({"x": Choice(())}, "the range of 'x' is impossible"),
             ({"x": Choice((object(),))}, "the range of 'x' is impossible"),
+            ({"x": Choice((1, math.nan))}, "the range of 'x' is impossible: .* nan is none"),
+            ({"x": Choice((1, True, 1))}, "the range of 'x' is impossible: .* twice"),
+            ({"x": Float(-1e308, 1e308)}, "is impossible: .* more than a float can hold"),
+            ({"x": Int(0, 10**400)}, "the range of 'x' is impossible"),
+            ({"a\nb": Float(0, 1)}, "a parameter needs a name"),
             ({"x": 3}, "the range of 'x' is Float, Int, Choice or Branch, found 3"),
         ],
     )
@@ -390,12 +476,14 @@ class TuningContract:
         [
             ({"workers": 0}, "workers is 1 or more, found 0"),
             ({"retries": -1}, "retries is 0 or more, found -1"),
+            ({"timeout_seconds": math.nan}, "timeout_seconds is 0 or more, found nan"),
             ({"max_cost": math.nan}, "max_cost is 0 or more, found nan"),
             ({"stop": Stop(0)}, r"stop.trials is 1 or more, found 0"),
             ({"trial_timeout_seconds": 0}, "trial_timeout_seconds is above 0, found 0"),
             ({"sampler": "no"}, "no sampler 'no'; its samplers are"),
             ({"seed": -1}, "a seed is 0 or more"),
             ({"direction": {}}, "direction names no objective"),
+            ({"direction": {"": "minimize"}}, "an objective needs a name"),
             (
                 {"direction": {"a": "minimize", "b": "minimize"}, "pruner": Median()},
                 "a pruner needs one objective, found a, b",

@@ -24,7 +24,7 @@ from madang.loop import ingest
 def until(condition, *processes):
     """Waits until a condition holds; a process that ended meanwhile fails the test."""
     pause = threading.Event()
-    for _ in range(1200):
+    for _ in range(3600):
         if condition():
             return
         for process in processes:
@@ -33,7 +33,7 @@ def until(condition, *processes):
     for process in processes:
         process.kill()
     told = [said(process) for process in processes]
-    pytest.fail(f"it did not come to that in a minute; the processes said: {told}")
+    pytest.fail(f"it did not come to that in three minutes; the processes said: {told}")
 
 
 def followed(root, *more):

@@ -64,9 +64,10 @@ class Gate:
             totals=lambda: self.service.counts,
             online=lambda: None,
             repository=Repository(None),
+            rollout_log=NoLog(),
         )
         service.counts = Snapshot()
-        service.accept({hash_token(self.token): AcceptedToken("ann", PERMISSIONS)})
+        service.access.accept({hash_token(self.token): AcceptedToken("ann", PERMISSIONS)})
         wanted = WantedEndpoint("gate", 1, False, ())
         version = Version(wanted, WantedArm("gate", 1, 1.0, "d"), self.model)
         version.counters = service.counts.of("gate", "1")

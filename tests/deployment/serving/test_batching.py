@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from madang.deployment.serving import _batching
-from madang.deployment.serving._batching import MAX_BATCH_ROWS, Batcher, Call
+from madang.deployment.serving._batching import MAX_BATCH_ROWS, Batcher, Call, DeadlinePassedError
 from madang.deployment.serving._endpoints import ServedEndpoint, Version
 from madang.deployment.serving._state import WantedArm, WantedEndpoint
 from madang.deployment.serving._tensors import InferRequest
@@ -170,6 +170,54 @@ def test_a_slow_model_leaves_the_loop_free_and_what_comes_meanwhile_is_one_batch
     asyncio.run(asyncio.wait_for(main(), 30))
     assert model.sizes == [1, 2]
     assert [result["predict"].tolist() for result in results] == [[2], [4], [6]]
+
+
+def test_a_request_that_is_late_at_once_leaves_those_of_other_models():
+    """Both are predicted on the loop, one after the other."""
+    results = []
+
+    async def main():
+        batcher = Batcher(lambda _, result: results.append(result))
+        for model, deadline in ((Doubling(), 0.0), (Doubling(), np.inf)):
+            inputs = {"input": rows(1)}
+            batcher.add(
+                Call(Asker(), InferRequest([]), version(model), inputs, "i", deadline=deadline)
+            )
+        while len(results) < 2:  # noqa: ASYNC110 - a callback fills it
+            await asyncio.sleep(0.001)
+        assert batcher.waiting == 0
+        batcher.close()
+
+    asyncio.run(asyncio.wait_for(main(), 30))
+    assert isinstance(results[0], DeadlinePassedError)
+    assert results[1]["predict"].tolist() == [2]
+
+
+class Centering(Doubling):
+    """A row's output depends on the other rows."""
+
+    def predict(self, inputs):
+        self.sizes.append(len(inputs["input"]))
+        return {"predict": inputs["input"].sum(axis=1) - inputs["input"].mean()}
+
+
+class Two(Doubling):
+    """Two outputs, whatever the rows."""
+
+    def predict(self, inputs):
+        self.sizes.append(len(inputs["input"]))
+        return {"predict": np.array([1.0, 2.0])}
+
+
+@pytest.mark.parametrize("kind", [Centering, Two])
+def test_a_model_that_looks_at_other_rows_is_found_before_the_first_request(kind):
+    """Though it gives as many outputs as two requests have rows."""
+    model = kind()
+    served = version(model)
+    served.warm_up({"input": rows(1, 5, 9)})
+    model.sizes.clear()
+    run(served, [rows(1), rows(2)])
+    assert model.sizes == [1, 1]
 
 
 def test_shares_follow_the_weights_and_ids_stay():

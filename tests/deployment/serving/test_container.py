@@ -23,7 +23,7 @@ from tests.servers import free_port, missing, running
 
 import madang
 from madang.cli import cli
-from madang.deployment.serving import container, standalone
+from madang.deployment.serving import container, standalone, worker
 from madang.errors import (
     AlreadyExistsError,
     ConfigurationError,
@@ -120,6 +120,17 @@ class TestContext:
             assert "scipy==" in locked
         assert "libgomp1" in (tmp_path / "light" / "Dockerfile").read_text()
         assert "apt-get" not in (tmp_path / "bayes" / "Dockerfile").read_text()
+
+    def test_a_name_that_is_an_option(self, project, tmp_path):
+        """A model may have it, an endpoint not."""
+        registry = project[1].registry
+        registry.register("-m", GaussianNB().fit(ROWS, LABELS), example=ROWS[:3])
+        with pytest.raises(InvalidInputError, match="the first one a letter or digit: '-m'; give"):
+            container.write_context(registry, "-m", None, tmp_path / "a")
+        assert list(tmp_path.iterdir()) == []
+        container.write_context(registry, "-m", None, tmp_path / "b", endpoint="m")
+        entry = json.loads(dict(instructions(tmp_path / "b"))["ENTRYPOINT"])
+        assert "--name=-m" in entry
 
     def test_it_holds_no_secret(self, context, project):
         home = project[0] / ".madang"
@@ -235,6 +246,16 @@ class TestStart:
         assert capsys.readouterr().err.startswith("madang: ")
         with pytest.raises((IntegrityError, NotFoundError)):
             standalone.prepare(tmp_path / "home", model, digest, None)
+
+    @pytest.mark.parametrize("other", [True, False], ids=["a worker", "a stranger"])
+    def test_a_port_is_not_shared(self, context, monkeypatch, capsys, other):
+        monkeypatch.setenv("MADANG_TOKEN", TOKEN)
+        digest = re.search(r'"--digest", "(\w+)"', (context / "Dockerfile").read_text())[1]
+        with worker.listen("127.0.0.1", 0, shared=other) as taken:
+            command = ["--model", str(context / "model"), "--digest", digest, "--endpoint", "e"]
+            port = taken.getsockname()[1]
+            assert standalone.main([*command, "--port", str(port)]) == 1
+        assert re.search(rf"serve at 127.0.0.1:{port}: .* in use", capsys.readouterr().err)
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,7 @@ from madang.testing.serving import ROWS, register
 FACTOR = int(os.environ.get("MADANG_FUZZ", "0"))
 
 pytestmark = pytest.mark.timeout(180 * max(FACTOR, 1))
-REFUSALS = {400, 401, 404, 405, 408, 413, 415, 431, 503, 504}
+REFUSALS = {400, 401, 404, 405, 408, 413, 415, 431, 501, 503, 504}
 BOMB = gzip.compress(bytes(64 << 20), 1)
 
 
@@ -67,6 +67,8 @@ class Message:
             lines.append(f"Content-Length: {len(self.body)}")
             return "\r\n".join([*lines, *self.lines, "", ""]).encode() + self.body
         lines.append("Transfer-Encoding: chunked")
+        if chunk == 7:  # an offer that is not taken
+            lines += ["Connection: Upgrade", "Upgrade: h2c"]
         cut = [self.body[i : i + chunk] for i in range(0, len(self.body), chunk)]
         body = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in cut) + b"0\r\n\r\n"
         return "\r\n".join([*lines, *self.lines, "", ""]).encode() + body

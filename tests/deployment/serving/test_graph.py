@@ -27,6 +27,7 @@ from madang.deployment.serving import (
     ModelRef,
     Transformer,
 )
+from madang.deployment.serving._arms import graph_from
 from madang.development.experiments import TensorSpec
 from madang.errors import InvalidInputError, NotFoundError, UnavailableError
 from madang.testing.serving import logged, register, until
@@ -296,6 +297,20 @@ def test_a_failing_transformer_is_its_requests_answer_alone(server, function, st
     )
 
 
+def test_a_transformer_may_define_dataclasses(server):
+    (server.stack.root / "transformers" / "classes.py").write_text(
+        "from __future__ import annotations\n"
+        "from dataclasses import dataclass\n"
+        "@dataclass\n"
+        "class Factor:\n"
+        "    value: float = 3.0\n"
+        "def scaled(inputs): return {'input': inputs['input'] * Factor().value}\n"
+    )
+    deploy(server, "classes", before=Transformer("transformers/classes.py:scaled"))
+    answer = server.stack.serving.predict("classes", [[1.0, 1.0, 1.0]])["predict"]
+    np.testing.assert_allclose(answer, [9.0])
+
+
 @pytest.mark.parametrize(
     ("function", "error", "message"),
     [
@@ -560,6 +575,21 @@ def test_what_can_not_be_explained_says_why(server):
     assert explain(server, "plain", [[1.0]]).status == 400
     assert explain(server, "absent", [[1.0]]).status == 404
     assert server.ask("POST", "/v2/models/plain/explain", {}, token="").status == 401
+
+
+@pytest.mark.parametrize("weights", [(0.0, 0.0), (1e308, 1e308), (float("nan"), 1.0)])
+def test_weights_without_a_share_are_refused(server, weights):
+    from madang.deployment.serving.local import _check
+
+    with pytest.raises(InvalidInputError, match=r"are 0; one|too large to be|has weight nan"):
+        _check("e", [Arm("a", i, weight) for i, weight in enumerate(weights)])
+
+
+@pytest.mark.parametrize("version", ["5²", "٣", "9" * 5000, "champion"])
+def test_what_is_no_number_is_an_alias(version):
+    asked = []
+    graph_from(f"model@{version}", lambda name, given: asked.append((name, given)))
+    assert asked == [("model", version)]
 
 
 def test_an_arm_is_the_same_in_json():

@@ -58,6 +58,18 @@ def triton_input(rows, name="input", datatype="FP64"):
     return made
 
 
+def test_a_model_in_its_original_form_is_described(monkeypatch):
+    """HTTP says why in `fallback`, for which the message has no place."""
+    with gated() as gate, grpc.insecure_channel(gate.grpc_address) as channel:
+        gate.model.fallback = "a package is missing"
+        request = messages.message("ModelMetadataRequest")(name="gate").SerializeToString()
+        metadata = (("authorization", f"Bearer {gate.token}"),)
+        call = channel.unary_unary(f"/{messages.SERVICE}/ModelMetadata")
+        answer = call(request, metadata=metadata, timeout=30)
+    found = messages.message("ModelMetadataResponse").FromString(answer)
+    assert (found.name, list(found.versions)) == ("gate", ["1"])
+
+
 # -- tritonclient -----------------------------------------------------------------------------
 
 
@@ -354,8 +366,9 @@ def test_a_call_whose_deadline_passed_while_it_waited_is_not_computed():
         with pytest.raises(grpc.RpcError) as late:
             call(request, metadata=metadata, timeout=0.1)
         assert late.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+        until(lambda: gate.waiting == 1)
         left = call.future(request, metadata=metadata, timeout=30)
-        until(lambda: gate.waiting == 3)
+        until(lambda: gate.waiting == 2)
         left.cancel()
         until(lambda: gate.service.held_bytes == len(request))  # that of the first
         gate.model.release.set()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import socket
 import threading
+import weakref
 from contextlib import contextmanager
 
 import pytest
@@ -209,6 +211,10 @@ class Held:
     def handle(self, exchange):
         self.exchanges.append(exchange)
 
+    def tick(self, loop_time):
+        for connection in list(self.connections):
+            connection.check_time(loop_time)
+
 
 @contextmanager
 def serving(limits, *, tick_seconds=0.02):
@@ -224,8 +230,7 @@ def serving(limits, *, tick_seconds=0.02):
         found["address"] = listener.sockets[0].getsockname()
         started.set()
         while not stop.is_set():
-            for connection in list(service.connections):
-                connection.check_time(loop.time())
+            service.tick(loop.time())
             await asyncio.sleep(tick_seconds)
         listener.close()
         for connection in list(service.connections):
@@ -252,6 +257,21 @@ def test_answers_keep_their_order_whatever_order_they_are_finished_in():
         for i in (3, 1, 4, 0, 2):
             loop.call_soon_threadsafe(service.exchanges[i].respond, b"%d" % i)
         assert [body for _, _, body in read_answers(c, 5)] == [b"0", b"1", b"2", b"3", b"4"]
+
+
+def test_a_connection_that_ended_does_not_wait_for_the_collector():
+    gc.disable()
+    try:
+        with serving(Limits()) as (service, loop, address):
+            with socket.create_connection(address) as c:
+                c.sendall(GET % 0)
+                until(lambda: len(service.exchanges) == 1)
+                loop.call_soon_threadsafe(service.exchanges[0].respond, b"")
+                read_answers(c, 1)
+            connection = weakref.ref(service.exchanges.pop().connection)
+            until(lambda: connection() is None)
+    finally:
+        gc.enable()
 
 
 def test_a_connection_is_not_read_from_while_too_much_is_pending():

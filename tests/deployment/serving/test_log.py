@@ -18,7 +18,7 @@ from madang.deployment.serving import Arm
 from madang.deployment.serving._batching import Call
 from madang.deployment.serving._endpoints import Version
 from madang.deployment.serving._exchange import Exchange
-from madang.deployment.serving._log import PredictionLog, Record
+from madang.deployment.serving._log import Events, PredictionLog, Record
 from madang.deployment.serving._rendering import render
 from madang.deployment.serving._state import WantedArm, WantedEndpoint
 from madang.deployment.serving._tensors import decode_request, read_inputs
@@ -147,6 +147,19 @@ def test_everything_is_written_in_order_and_in_batches():
     assert (log.written, log.lost, log.queued) == (500, 0, 0)
 
 
+def test_events_are_taken_from_the_front_up_to_a_number_or_a_size():
+    events = Events()
+    for i in range(6):
+        one = record(request(i))
+        events.add(one, b"x" * i)
+    size = events.sizes[0]
+    assert events.take(2, 100 * size).ids == [b"0", b"1"]
+    assert events.take(5, size + 1).ids == [b"2", b"3"]
+    assert events.take(5, 1).ids == [b"4"]  # one at least, however large it is
+    last = events.take(5, 100 * size)
+    assert (last.ids, last.values, len(last), len(events)) == ([b"5"], [b"xxxxx"], 1, 0)
+
+
 def test_what_has_no_room_is_counted():
     topics = Topics()
     topics.error = UnavailableError("away")
@@ -161,12 +174,12 @@ def test_what_has_no_room_is_counted():
 
 
 def test_bytes_are_bounded_too():
-    log = PredictionLog(Topics, max_bytes=10 * record(request(0)).size())
+    log = PredictionLog(Topics, max_bytes=10 * record(request(0)).size)
     for _ in range(25):
         log.put(record(request(0)))
     assert log.lost == 15
     log.close(30)
-    log = PredictionLog(Topics, max_bytes=10 * record(request(0)).size())
+    log = PredictionLog(Topics, max_bytes=10 * record(request(0)).size)
     for i in range(12):  # there is room again after it was written
         log.put(record(request(0)))
         until(lambda i=i: log.written == i + 1)
@@ -229,6 +242,21 @@ def test_one_event_that_is_too_large_does_not_take_the_others_with_it():
     log.close(30)
     assert topics.ids() == ["0", "1", "3", "4"]
     assert (log.written, log.lost) == (4, 1)
+
+
+def test_an_event_that_can_not_be_made_is_lost_alone():
+    """The thread goes on."""
+    topics = Topics()
+    log = PredictionLog(lambda: topics)
+    records = [record(request(i)) for i in range(4)]
+    records[1].body = b"not what was parsed"
+    for one in records[:3]:
+        log.put(one)
+    until(lambda: log.lost == 1)
+    log.put(records[3])
+    log.close(30)
+    assert topics.ids() == ["0", "2", "3"]
+    assert (log.written, log.lost, log.queued) == (3, 1, 0)
 
 
 def test_putting_never_waits_for_a_stuck_server():

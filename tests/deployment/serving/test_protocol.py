@@ -17,6 +17,9 @@ from tests.deployment.serving.conftest import tensor
 
 from madang.deployment.serving import Arm
 from madang.deployment.serving._service import PUBLIC
+from madang.deployment.serving._tensors import InferRequest, RequestInput, read_inputs
+from madang.development.experiments import TensorSpec
+from madang.errors import InvalidInputError
 from madang.security.identity.contract import TokenGrant
 from madang.testing.serving import ROWS, until
 
@@ -309,6 +312,28 @@ def test_nested_data_is_taken(server):
     nested = {**tensor(ROWS), "data": ROWS.tolist()}
     answer = server.infer("sums", {"inputs": [nested]})
     np.testing.assert_allclose(answer.json["outputs"][0]["data"], [12.0, 30.0])
+
+
+@pytest.mark.parametrize("data", [["grey", "blue"], [["grey"], ["blue"]]])
+def test_a_column_may_come_nested_as_its_shape_says(server, data):
+    inputs = [
+        {"name": "sky", "datatype": "BYTES", "shape": [2, 1], "data": data},
+        {"name": "wind", "datatype": "INT64", "shape": [2, 1], "data": [[1], [2]]},
+        {"name": "warm", "datatype": "BOOL", "shape": [2], "data": [True, False]},
+    ]
+    answer = server.infer("weather", {"inputs": inputs})
+    assert answer.json["outputs"][0]["data"] == ["rain", "dry"]
+
+
+@pytest.mark.parametrize(
+    ("datatype", "value"),
+    [("FP16", 70_000), ("FP32", 1e39), ("FP32", -(10**39)), ("FP64", 10**400 // 10**85)],
+)
+def test_a_number_that_is_too_large_is_no_infinity(datatype, value):
+    sent = {"name": "x", "datatype": datatype, "shape": [2], "data": [1, value]}
+    request = InferRequest([RequestInput(**sent)])
+    with pytest.raises(InvalidInputError, match=f"a value does not fit into {datatype}"):
+        read_inputs(request, {"x": TensorSpec("x", datatype, (-1,))}, b"", 0)
 
 
 def test_json_and_binary_outputs_in_one_answer(server):

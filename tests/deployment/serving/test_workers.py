@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 import numpy as np
@@ -18,8 +20,17 @@ from tests.deployment.serving.conftest import Server, make_project, tensor
 
 import madang
 from madang.deployment.serving import Arm
-from madang.deployment.serving._state import Files, start_ticks
+from madang.deployment.serving._metrics import Snapshot, merged, read_snapshot
+from madang.deployment.serving._state import (
+    PERMISSIONS,
+    AcceptedToken,
+    Files,
+    hash_token,
+    start_ticks,
+    write_atomically,
+)
 from madang.deployment.serving.workers import Workers
+from madang.development.experiments.formats import PythonSource
 from madang.errors import ConfigurationError, IntegrityError, UnavailableError
 from madang.testing.serving import ROWS, logged, register, until
 
@@ -37,8 +48,6 @@ def stack(tmp_path):
 @contextlib.contextmanager
 def load(server, count=3):
     """Asks without pause on kept connections; gives what was answered and what failed."""
-    import http.client
-
     stop, answers, failures = threading.Event(), [], []
     body = json.dumps({"inputs": [tensor(ROWS)]}).encode()
     sent = {"Authorization": f"Bearer {server.token}"}
@@ -305,6 +314,51 @@ def test_a_restart_settles_a_change_whose_file_was_not_written(stack, monkeypatc
         np.testing.assert_allclose(stack.serving.predict("sums", ROWS)["predict"], [12.0, 30.0])
 
 
+def test_a_change_whose_file_can_not_be_written_is_taken_back(stack, monkeypatch):
+    from madang.deployment.serving import local
+
+    def full(path, data):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(local, "write_atomically", full)
+        with pytest.raises(OSError, match="No space left"):
+            stack.serving.deploy("sums", [Arm("sums", 2)])
+    kinds = [line.kind for line in stack.ledger.lines(kind="endpoint.*", newest_first=False)]
+    assert kinds == ["endpoint.deploy", "endpoint.deploy", "endpoint.revert"]
+    assert stack.serving.get("sums").arms == (Arm("sums", 1),)
+    with stack.serving.workers():
+        np.testing.assert_allclose(stack.serving.predict("sums", ROWS)["predict"], [6.0, 15.0])
+
+
+def test_source_code_predicts_in_a_thread(stack):
+    """It may take any time for one request, though it was quick for the example."""
+    python_model(
+        stack,
+        "waits",
+        "import os, time\n"
+        "class Model:\n"
+        "    load = classmethod(lambda cls, folder: cls())\n"
+        "    def predict(self, inputs):\n"
+        "        rows = inputs['input']\n"
+        f"        while rows[0, 0] == 77 and not os.path.exists({str(stack.root / 'go')!r}):\n"
+        "            time.sleep(0.01)\n"
+        "        return {'predict': rows.sum(axis=1)}\n",
+    )
+    stack.serving.deploy("waits", [Arm("waits", 1)])
+    with stack.serving.workers() as workers:
+        server = Server(stack, workers)
+        with ThreadPoolExecutor(1) as pool:
+            request = {"inputs": [tensor(np.full((1, 3), 77.0))]}
+            slow = pool.submit(server.infer, "waits", request)
+            try:
+                until(lambda: server.infer("sums", {"inputs": [tensor(ROWS)]}).status == 200)
+                assert not slow.done()
+            finally:
+                (stack.root / "go").touch()
+            assert slow.result(30).json["outputs"][0]["data"] == [231.0]
+
+
 def test_lost_files_are_made_again(stack):
     import shutil
 
@@ -356,6 +410,211 @@ def test_counts_go_on_when_a_worker_is_started_again(stack):
         until(lambda: bool(server.files.live_acks()))
         text = server.ask("GET", "/metrics").body.decode()
         assert 'madang_predictions_total{endpoint="sums",model_version="1"} 1\n' in text
+
+
+def metric(server, name):
+    lines = server.ask("GET", "/metrics").body.decode().splitlines()
+    return next(float(line.split()[-1]) for line in lines if line.startswith(name))
+
+
+def test_a_killed_worker_leaves_its_counts_and_no_connections(stack):
+    """Its file goes: a worker that dies each minute must not leave ever more of them."""
+    with stack.serving.workers() as workers:
+        server = Server(stack, workers)
+        files = server.files
+        kept = [server.connect() for _ in range(3)]
+        for connection in kept:
+            connection.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert connection.recv(1000).startswith(b"HTTP/1.1 200")
+        assert server.infer("sums", {"inputs": [tensor(ROWS)]}).status == 200
+        for expected in (1, 2):
+            pid = workers.pids()[0]
+            file = files.metrics / f"{pid}.json"
+            until(lambda file=file: file.exists() and b'"predictions":1' in file.read_bytes())
+            os.kill(pid, signal.SIGKILL)
+            until(lambda: bool(workers.tend()))
+            until(lambda: bool(files.live_acks()))
+            until(lambda file=file: not (workers.tend() or file.exists()))
+            assert metric(server, "madang_predictions_total") == expected
+            assert metric(server, "madang_connections ") == 1
+            assert server.infer("sums", {"inputs": [tensor(ROWS)]}).status == 200
+        for connection in kept:
+            connection.close()
+    # Another supervisor goes on with the counts while the workers of the one before it run.
+    found = read_snapshot(files.metrics / "supervisor.json")
+    assert found.of("sums", "1").predictions == 2
+    assert found.settled == []
+
+
+def test_counts_are_taken_over_once(tmp_path):
+    """Whatever a reader sees between the two writes, and when a file goes while it reads."""
+    counted, settled = Snapshot(), Snapshot(settled=["7.json"])
+    counted.of("e", "1").predictions = settled.of("e", "1").predictions = 5
+
+    def total():
+        return merged(Snapshot(), tmp_path, tmp_path / "1.json").of("e", "1").predictions
+
+    (tmp_path / "7.json").write_bytes(msgspec.json.encode(counted))
+    assert total() == 5
+    (tmp_path / "supervisor.json").write_bytes(msgspec.json.encode(settled))
+    assert total() == 5
+    (tmp_path / "7.json").unlink()
+    assert total() == 5
+
+
+@contextlib.contextmanager
+def unwritable(folder):
+    """In place of a folder there is a file, so that nothing can be written, as on a full disk."""
+    folder.rename(folder.with_suffix(".away"))
+    folder.write_text("")
+    yield
+    folder.unlink()
+    folder.with_suffix(".away").rename(folder)
+
+
+def test_a_worker_that_can_not_write_its_state_goes_on(stack):
+    files = Files(stack.home)
+    with stack.serving.workers() as workers:
+        server, pids = Server(stack, workers), workers.pids()
+        address = server.address
+        stack.serving.deploy("kept", [Arm("sums", 2)])  # so that its files stay
+        stack.serving.deploy("sums", [Arm("sums", 2)])
+        wanted = files.desired.read_bytes()
+        stack.serving.deploy("sums", [Arm("sums", 1)])
+        with unwritable(files.metrics):
+            until(lambda: "the counts can't be shared" in files.log.read_text())
+            assert server.infer("sums", {"inputs": [tensor(ROWS)]}).status == 200
+        with unwritable(files.acks):
+            write_atomically(files.desired, wanted)
+            until(lambda: "what is served can't be acknowledged" in files.log.read_text())
+            connection = http.client.HTTPConnection(*address, timeout=30)
+            body = json.dumps({"inputs": [tensor(ROWS)]})
+            headers = {"Authorization": f"Bearer {server.token}"}
+            connection.request("POST", "/v2/models/sums/infer", body, headers)
+            assert json.loads(connection.getresponse().read())["model_version"] == "2"
+            connection.close()
+        until(lambda: files.live_acks()[0].endpoints == {"kept": 1, "sums": 2})
+        assert workers.pids() == pids
+        assert files.log.read_text().count("what is served can't be acknowledged") == 1
+
+
+def test_a_desired_file_that_is_damaged_at_the_start_is_said_once(stack):
+    files = Files(stack.home)
+    stack.serving.sync()
+    good = files.desired.read_bytes()
+    with Workers(stack.home, port=0) as workers:
+        server = Server(stack, workers)
+        files.desired.write_bytes(good[:50])
+        before = len(files.log.read_text())
+        until(lambda: "stays as it is" in files.log.read_text()[before:])
+        files.tokens.write_bytes(b"{")
+        until(lambda: "the accepted tokens stay" in files.log.read_text()[before:])
+        assert server.infer("sums", {"inputs": [tensor(ROWS)]}).status == 200
+        files.tokens.write_bytes(b"{}")
+        files.desired.write_bytes(good)
+        stack.serving.deploy("sums", [Arm("sums", 2)])
+        assert files.log.read_text()[before:].count("stays as it is") == 1
+
+
+def python_model(stack, name, body):
+    folder = stack.root / name
+    folder.mkdir()
+    (folder / "model.py").write_text(body)
+    source = PythonSource(folder)
+    return stack.registry.register(name, source, example=ROWS, trusted=[source.trust])
+
+
+def test_a_model_that_ends_the_process_that_loads_it_is_taken_back(stack):
+    python_model(
+        stack,
+        "deadly",
+        "import os\n"
+        "class Model:\n"
+        "    @classmethod\n"
+        "    def load(cls, folder):\n"
+        f"        if os.path.exists({str(stack.root / 'armed')!r}): os._exit(1)\n"
+        "        return cls()\n"
+        "    def predict(self, inputs): return {'predict': inputs['input'].sum(axis=1)}\n",
+    )
+    (stack.root / "armed").touch()
+    with stack.serving.workers() as workers:
+        server = Server(stack, workers)
+        with pytest.raises(UnavailableError, match="all workers ended, perhaps by loading it"):
+            stack.serving.deploy("deadly", [Arm("deadly", 1)], timeout_seconds=2)
+        assert [endpoint.name for endpoint in stack.serving.endpoints()] == ["sums"]
+        until(lambda: (workers.tend(), server.files.live_acks())[1])
+        assert server.infer("sums", {"inputs": [tensor(ROWS)]}).status == 200
+
+
+def test_a_revoked_token_does_not_wait_for_a_model_that_loads(stack):
+    python_model(
+        stack,
+        "slow",
+        "import os, time\n"
+        "class Model:\n"
+        "    @classmethod\n"
+        "    def load(cls, folder):\n"
+        f"        if os.path.exists({str(stack.root / 'armed')!r}):\n"
+        f"            open({str(stack.root / 'loading')!r}, 'w').close()\n"
+        f"        while os.path.exists({str(stack.root / 'armed')!r}): time.sleep(0.01)\n"
+        "        return cls()\n"
+        "    def predict(self, inputs): return {'predict': inputs['input'].sum(axis=1)}\n",
+    )
+    files, armed = Files(stack.home), stack.root / "armed"
+    with stack.serving.workers() as workers:
+        server = Server(stack, workers)
+        known = {hash_token("ann's"): AcceptedToken("ann", PERMISSIONS)}
+        write_atomically(files.tokens, msgspec.json.encode(known))
+        until(lambda: server.ask("GET", "/v2", token="ann's").status == 200)
+        armed.touch()
+        with ThreadPoolExecutor(1) as pool:
+            deployed = pool.submit(stack.serving.deploy, "slow", [Arm("slow", 1)])
+            try:
+                until((stack.root / "loading").exists)
+                write_atomically(files.tokens, b"{}")
+                until(lambda: server.ask("GET", "/v2", token="ann's").status == 401)
+                assert not deployed.done()
+            finally:
+                armed.unlink()
+            deployed.result(60)
+
+
+def test_a_drain_ends_though_a_model_never_answers(stack):
+    python_model(
+        stack,
+        "endless",
+        "import os, time\n"
+        "class Model:\n"
+        "    load = classmethod(lambda cls, folder: cls())\n"
+        "    def predict(self, inputs):\n"
+        "        time.sleep(0.01)\n"  # so that it runs in a thread
+        "        rows = inputs['input']\n"
+        f"        place = {str(stack.root / 'called')!r}\n"
+        "        while rows[0, 0] == 77:\n"
+        "            open(place, 'w').close()\n"
+        "            time.sleep(0.05)\n"
+        "        return {'predict': rows.sum(axis=1)}\n",
+    )
+    stack.serving.deploy("endless", [Arm("endless", 1)])
+    files = Files(stack.home)
+    files.own_token()
+    command = [sys.executable, "-m", "madang.deployment.serving.worker"]
+    command += ["--home", str(stack.home), "--port", "0", "--drain-seconds", "0.2"]
+    with files.log.open("ab") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+    try:
+        until(lambda: bool(files.live_acks()))
+        server = Server(stack, None)
+        rows = np.full((1, 3), 77.0)
+        with server.connect() as client:
+            body = json.dumps({"inputs": [tensor(rows)]}).encode()
+            client.sendall(server.head("/v2/models/endless/infer", len(body)) + body)
+            until((stack.root / "called").exists)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(30) == 0
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_what_can_not_be_logged_is_counted_and_answered(stack):

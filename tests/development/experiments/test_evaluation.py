@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 
 import numpy as np
@@ -127,6 +128,41 @@ def test_bad_arguments(binary):
     classifier = RidgeClassifier().fit(CANCER, MALIGNANT)
     with pytest.raises(InvalidInputError, match="evaluated by probabilities"):
         evaluate(classifier, CANCER, MALIGNANT, task="classification")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"resamples": -1}, "resamples is 0 or more, found -1"),
+        ({"threshold": math.nan}, "a threshold is a number, found nan"),
+    ],
+)
+def test_impossible_numbers(binary, arguments, message):
+    with pytest.raises(InvalidInputError, match=message):
+        evaluate(binary, CANCER, MALIGNANT, **arguments)
+
+
+@pytest.mark.parametrize("labels", [[None, 1], [None, "a"], ["a", 1]])
+def test_labels_of_several_types(binary, labels):
+    labels = np.array(labels * 100, object)
+    with pytest.raises(InvalidInputError, match="are none of the model's classes: 0, 1"):
+        evaluate(binary, CANCER[:200], labels)
+
+
+class Said:
+    def __init__(self, proba, classes):
+        self.proba, self.classes_ = proba, np.array(classes)
+
+    def predict_proba(self, _):
+        return self.proba
+
+
+def test_what_is_no_probability_is_refused():
+    proba = np.array([[-0.5, 1.5], [0.5, 0.5]])
+    with pytest.raises(InvalidInputError, match=r"between 0 and 1, the model gives -0.5 to 1.5"):
+        evaluate(Said(proba, [0, 1]), np.zeros((2, 1)), [0, 1])
+    with pytest.raises(InvalidInputError, match=r"the model knows one class only, \[3\]"):
+        evaluate(Said(np.ones((2, 1)), [3]), np.zeros((2, 1)), [3, 3])
 
 
 def test_the_page_needs_nothing_else(binary):

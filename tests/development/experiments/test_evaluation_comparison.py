@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -173,6 +174,24 @@ def test_regressions_are_compared_too():
     found = compare(Ridge().fit(rows, truth), Ridge(1e4).fit(rows, truth), rows, truth)
     assert (found.metric, found.verdict) == ("rmse", "better")
     assert set(found.differences) == {"mae", "rmse"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"resamples": 1}, "a comparison needs 100 resamples or more, found 1"),
+        ({"margin": math.nan}, "a margin is 0 or more; found nan"),
+    ],
+)
+def test_impossible_comparisons(arguments, message):
+    rows = judged(np.array([0.1, 0.9] * 20), np.array([0, 1] * 20))
+    with pytest.raises(InvalidInputError, match=message):
+        compared(rows, rows, {}, **arguments)
+
+
+def test_costs_are_numbers():
+    with pytest.raises(InvalidInputError, match="false_negative is a number, found nan"):
+        Costs(false_negative=math.nan)
 
 
 def test_models_of_different_classes_are_not_compared():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 
 import lightgbm
@@ -112,6 +113,29 @@ def test_tables_of_every_kind(form):
     # A class of one's own can't be stored, so that nothing explains it; the report says so.
     assert "can't be stored" in found.attributions.not_explained
     assert "No SHAP values: a model of type" in found.to_html()
+
+
+def test_infinite_and_nested_inputs_are_probed_as_well():
+    random = np.random.default_rng(0)
+    frame = pl.DataFrame(
+        {
+            "x": random.normal(size=200),
+            "far": [math.inf, 1.0] * 100,
+            "never": [-math.inf, math.inf] * 100,
+            "many": [math.inf, *range(199)],
+            "list": [[1], [2]] * 100,
+            "struct": [{"a": 1}, {"a": 2}] * 100,
+        },
+        strict=False,
+    )
+
+    class Model:
+        def predict(self, rows):
+            return rows["x"].fill_nan(0.0).fill_null(0.0).to_numpy()
+
+    found = evaluate(Model(), frame, random.normal(size=200), explain=True, robust=True)
+    json.loads(found.to_json())
+    assert "Partial dependence" in found.to_html()
 
 
 def test_columns_are_replaced_in_the_form_that_was_given():

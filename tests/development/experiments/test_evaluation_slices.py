@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
+from datetime import timedelta
+from decimal import Decimal
 
 import numpy as np
 import polars as pl
@@ -11,8 +14,9 @@ import pytest
 from scipy import stats
 from sklearn.linear_model import LogisticRegression
 
-from madang.development.experiments.evaluation import evaluate, fairness, find_slices
-from madang.development.experiments.evaluation._slices import binned, holm, masks
+from madang.development.experiments.evaluation import Gate, evaluate, fairness, find_slices
+from madang.development.experiments.evaluation._groups import binned
+from madang.development.experiments.evaluation._slices import holm, masks
 from madang.errors import InvalidInputError
 
 
@@ -95,14 +99,40 @@ def test_groups_are_named_by_conditions_that_hold_for_their_rows_and_no_other():
             "day": pl.Series([20_000, 20_001] * 50).cast(pl.Date),
             "kind": pl.Series(["u", "v"] * 50).cast(pl.Categorical),
             "big": [1_000_000_001, 1_000_000_002] * 50,
+            "far": [math.inf, 1.0, -math.inf, 2.0] * 25,
+            "price": [Decimal("1.5"), Decimal("2.25")] * 50,
+            # Words of SQL's, one of which polars takes for a function, and two for a value.
+            **dict.fromkeys(
+                ["group", "order", "user", "end", "interval", "true", "null"], [0, 1] * 50
+            ),
         }
-    ).rename({'it\'s "q"': "two words"})
+    )
     for column in frame:
         codes, names = binned(column)
         assert len(names) >= 2
         for number, (name, mask) in enumerate(masks(frame, names).items()):
             assert name == names[number]
             assert (mask == (codes == number)).all(), name
+
+
+@pytest.mark.parametrize("value", [[1], {"a": 1}, b"x", timedelta(1)])
+def test_what_sql_can_not_write_makes_no_slices(fitted, value):
+    model, rows, truth, frame = fitted
+    frame = frame.with_columns(pl.Series("odd", [value] * frame.height))
+    found = evaluate(model, rows, truth, columns=frame, find_slices=True, resamples=0)
+    assert not any("odd" in one.name for one in found.found_slices)
+    with pytest.raises(InvalidInputError, match=r"the column 'odd' is .*, which makes no slices"):
+        evaluate(model, rows, truth, columns=frame, slices=["odd"])
+    with pytest.raises(InvalidInputError, match=r"'odd' is .*, whose values name no groups"):
+        evaluate(model, rows, truth, columns=frame, groups=["odd"])
+
+
+def test_a_found_slice_of_a_column_whose_name_is_a_word_of_sql(fitted):
+    model, rows, truth, _ = fitted
+    wrong = np.abs(model.predict_proba(rows)[:, 1] - truth) > 0.5
+    columns = pl.DataFrame({"group": np.where(wrong, "bad", "good")})
+    found = evaluate(model, rows, truth, columns=columns, find_slices=True, resamples=0)
+    assert found.found_slices[0].name == "\"group\" = 'bad'"
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +211,18 @@ def test_a_group_without_positives_has_no_true_positive_rate():
     found = fairness(group, np.array([0.9, 0.1, 0.9, 0.2]), np.array([1, 0, 0, 0], dtype=bool))
     assert [one.name for one in found.groups] == ["a", "b", "missing"]
     assert "true_positive_rate" not in found.groups[1].rates
-    assert found.differences["equal_opportunity_difference"] == 0.0
+    assert set(found.differences) == {
+        "calibration_difference", "demographic_parity_difference", "demographic_parity_ratio",
+    }  # fmt: skip
+
+
+def test_groups_that_can_not_be_compared_pass_no_gate(fitted):
+    model, rows, truth, _ = fitted
+    one = pl.DataFrame({"g": ["a"] * len(truth)})
+    found = evaluate(model, rows, truth, groups=["g"], columns=one, resamples=10)
+    assert found.fairness[0].differences == {}
+    result = Gate(fairness={"demographic_parity_difference": 0.5}).check(found)
+    assert result.reasons == ("demographic_parity_difference by g was not measured",)
 
 
 def test_the_differences_interval_covers_a_difference_that_is_there():

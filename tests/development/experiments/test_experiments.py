@@ -10,15 +10,16 @@ import pytest
 from madang.development import experiments
 from madang.engines import EngineURL
 from madang.errors import ConfigurationError
+from madang.testing._experiments_search import PlacesContract
 from madang.testing.experiments import ExperimentsContract
 from madang.testing.registry import RegistryContract
 
 
-class TestLocalExperiments(ExperimentsContract):
+class TestLocalExperiments(ExperimentsContract, PlacesContract):
     pass
 
 
-class TestLocalExperimentsOnPostgreSQL(ExperimentsContract):
+class TestLocalExperimentsOnPostgreSQL(ExperimentsContract, PlacesContract):
     @pytest.fixture
     def stack(self, postgresql_stack):
         return postgresql_stack

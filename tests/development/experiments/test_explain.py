@@ -98,6 +98,27 @@ MODELS = {
     ),
     "poisson": (PoissonRegressor().fit(DIABETES, PROGRESS), DIABETES, "sampling", "output"),
     "bayes": (GaussianNB().fit(CANCER, MALIGNANT), CANCER, "sampling", "probability"),
+    "boosting_from_another_model": (
+        GradientBoostingRegressor(n_estimators=5, init=Ridge()).fit(DIABETES, PROGRESS),
+        DIABETES, "sampling", "output",
+    ),
+    "boosting_from_nothing": (
+        GradientBoostingClassifier(n_estimators=5, init="zero").fit(CANCER, MALIGNANT),
+        CANCER, "sampling", "probability",
+    ),
+    "lightgbm_forest": (
+        lightgbm.LGBMRegressor(
+            boosting_type="rf", bagging_freq=1, bagging_fraction=0.5, n_estimators=5, verbose=-1,
+            n_jobs=1,
+        ).fit(DIABETES, PROGRESS),
+        DIABETES, "sampling", "output",
+    ),
+    "lightgbm_of_linear_trees": (
+        lightgbm.LGBMRegressor(linear_tree=True, n_estimators=5, verbose=-1, n_jobs=1).fit(
+            DIABETES, PROGRESS
+        ),
+        DIABETES, "sampling", "output",
+    ),
     "boosting_multiclass": (
         GradientBoostingClassifier(n_estimators=5).fit(IRIS, SPECIES),
         IRIS, "sampling", "probability",
@@ -250,6 +271,8 @@ def test_a_missing_background_and_unusual_shapes_are_refused_with_a_reason(tmp_p
     formats.save(Ridge().fit(DIABETES, PROGRESS), tmp_path, example=DIABETES[:5])
     with pytest.raises(InvalidInputError, match="give background=…, such as the version's"):
         explain(formats.load(tmp_path), DIABETES[:2])
+    with pytest.raises(InvalidInputError, match="a seed is 0 or more, found -1"):
+        explain(formats.load(tmp_path), DIABETES[:2], background=DIABETES[:5], seed=-1)
 
     class Images:
         signature = Signature(

@@ -40,8 +40,10 @@ from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sklearn.svm import LinearSVC
+from sklearn.tree import DecisionTreeRegressor
 
 from madang.development.experiments import TensorSpec, formats
+from madang.development.experiments._tensors import checked
 from madang.errors import (
     IntegrityError,
     InvalidInputError,
@@ -263,6 +265,29 @@ class TestXGBoost:
         np.testing.assert_allclose(found, model.predict(IRIS_FRAME), atol=1e-6)
         assert loaded.manifest.facts["iterations"] == model.best_iteration + 1 < 200
         assert loaded.manifest.columns == tuple(IRIS_FRAME.columns)
+
+    @pytest.mark.parametrize("booster", ["gbtree", "gblinear"])
+    def test_a_number_that_means_missing(self, tmp_path, booster):
+        rows = IRIS.copy()
+        rows[::3, 2] = -999
+        model = xgboost.XGBClassifier(n_estimators=5, missing=-999, booster=booster)
+        loaded = stored(model.fit(rows, SPECIES), tmp_path, example=rows[:3])
+        found = loaded.predict({"input": rows})
+        np.testing.assert_array_equal(found["predict"], model.predict(rows))
+        np.testing.assert_allclose(found["predict_proba"], model.predict_proba(rows), atol=1e-6)
+        np.testing.assert_array_equal(loaded.native.predict(rows), model.predict(rows))
+
+    def test_an_objective_that_gives_labels(self, tmp_path):
+        model = xgboost.XGBClassifier(n_estimators=5, objective="multi:softmax").fit(IRIS, SPECIES)
+        found = stored(model, tmp_path, example=IRIS[:3]).predict({"input": IRIS})
+        np.testing.assert_array_equal(found["predict"], model.predict(IRIS))
+        np.testing.assert_allclose(found["predict_proba"], model.predict_proba(IRIS), atol=1e-6)
+
+    def test_what_it_predicts_otherwise_is_refused(self, tmp_path):
+        several = np.column_stack([SPECIES > 0, SPECIES > 1]).astype(int)
+        model = xgboost.XGBClassifier(n_estimators=2).fit(IRIS, several)
+        with pytest.raises(InvalidInputError, match=r"'predict' on the example differs.*targets"):
+            stored(model, tmp_path, example=IRIS[:3])
 
     def test_booster(self, tmp_path):
         booster = xgboost.XGBRegressor(n_estimators=3).fit(DIABETES, PROGRESS).get_booster()
@@ -523,5 +548,62 @@ def test_a_vectorizer_that_opens_files_is_refused(tmp_path, kind):
     (tmp_path / "good").mkdir()
     formats.save(model, tmp_path / "good", example=np.array(texts))
     model.set_params(countvectorizer__input=kind)
-    with pytest.raises(UnsafeModelError, match=f"countvectorizer__input='{kind}' opens the files"):
+    with pytest.raises(UnsafeModelError, match=f"CountVectorizer with input='{kind}' opens"):
         formats.save(model, tmp_path, example=np.array(texts))
+
+
+def test_a_fitted_part_that_opens_files_is_refused(tmp_path):
+    """It need not be what the parameters say: a file may be made by hand."""
+    texts = pd.DataFrame({"said": ["late again", "on time"]})
+    columns = ColumnTransformer([("words", TfidfVectorizer(), "said")])
+    model = make_pipeline(columns, LogisticRegression()).fit(texts, [1, 0])
+    columns.named_transformers_["words"].input = "filename"
+    assert columns.transformers[0][1].input == "content"
+    with pytest.raises(UnsafeModelError, match="TfidfVectorizer with input='filename' opens"):
+        formats.save(model, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("value", "datatype"),
+    [
+        (300, "INT8"), (-1, "UINT8"), (2**40, "INT32"), (-1, "UINT64"), (2, "BOOL"),
+        (np.uint64(2**63 + 5), "INT64"), (np.inf, "INT64"), (1e300, "INT64"), (1e300, "FP32"),
+        (70000, "FP16"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_its_type_is_refused(value, datatype):
+    specs = (TensorSpec("x", datatype, (-1,)),)
+    with pytest.raises(InvalidInputError, match=f"'x': the value .* does not fit into {datatype}"):
+        checked({"x": np.array([value])}, specs)
+
+
+def test_a_file_that_the_manifest_does_not_name_counts_for_nothing(tmp_path):
+    linear, trees = tmp_path / "linear", tmp_path / "trees"
+    for folder, model in ((linear, Ridge()), (trees, DecisionTreeRegressor())):
+        folder.mkdir()
+        formats.save(model.fit(DIABETES, PROGRESS), folder, example=DIABETES[:3])
+    before = formats.load(linear).predict({"input": DIABETES})
+    (linear / "compiled.onnx").write_bytes((trees / "compiled.onnx").read_bytes())
+    np.testing.assert_equal(formats.load(linear).predict({"input": DIABETES}), before)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"files": []}, {"files": 3}, {"format": ["skops"]}, {"facts": 3}, {"compiled": "x"},
+        {"signature": []}, {"trusted": None}, {"columns": 1},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_manifest_that_makes_no_sense(tmp_path, change):
+    formats.save(Ridge().fit(DIABETES, PROGRESS), tmp_path, example=DIABETES[:3])
+    content = json.loads((tmp_path / "model.json").read_text())
+    (tmp_path / "model.json").write_text(json.dumps(content | change))
+    with pytest.raises((IntegrityError, InvalidInputError), match=r"can't be (understood|loaded)"):
+        formats.load(tmp_path)
+
+
+def test_a_manifest_that_is_nested_deep(tmp_path):
+    (tmp_path / "model.json").write_text("[" * 100_000)
+    with pytest.raises(IntegrityError, match="can't be understood: RecursionError"):
+        formats.load(tmp_path)

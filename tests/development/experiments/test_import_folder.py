@@ -381,6 +381,13 @@ class TestHostile:
         with pytest.raises(InvalidInputError, match="MLmodel has no `flavors`"):
             formats.import_folder(folder, tmp_path / "s")
 
+    def test_yaml_that_is_large(self, tmp_path):
+        folder = write(tmp_path / "m", {})
+        (folder / "MLmodel").write_text("flavors: {}\n" + "#" * (1 << 20))
+        (tmp_path / "s").mkdir()
+        with pytest.raises(InvalidInputError, match="MLmodel has more than 1048576 bytes"):
+            formats.import_folder(folder, tmp_path / "s")
+
     def test_yaml_that_expands(self, tmp_path):
         """A billion laughs: aliases are references, and none is followed."""
         lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]

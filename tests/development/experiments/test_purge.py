@@ -15,6 +15,7 @@ from tests import faults
 import madang
 from madang.deployment.serving import Arm
 from madang.development.experiments import Metric, Purged
+from madang.development.tuning import Float
 from madang.errors import InvalidInputError, NotFoundError
 
 NOW = timedelta(0)
@@ -98,6 +99,52 @@ def test_a_deleted_experiment_goes_with_all_its_runs(stack, experiments):
     assert experiments.find_experiment("gone") is None
     assert experiments.create_experiment("gone").id != found.id
     assert experiments.get_run(other.id) == other
+
+
+def check_a_deleted_study_is_gone(stack):
+    def objective(params, trial):
+        trial.report(params["x"], 0)
+        return params["x"]
+
+    space = {"x": Float(0, 1)}
+    for name in ("gone", "stays"):
+        stack.tuning.tune(objective, space, name=name, trials=2)
+    stack.experiments.delete_experiment(stack.experiments.find_experiment("gone").id)
+    assert len(stack.experiments.purge(older_than=NOW).runs) == 3
+    assert [study.name for study in stack.tuning.studies()] == ["stays"]
+    with pytest.raises(NotFoundError, match="no study 'gone'"):
+        stack.tuning.get("gone")
+    with stack.metadata.transaction(write=False) as tx:
+        counts = [
+            tx.execute(f"SELECT count(*) FROM {table}")[0][0]
+            for table in ("study", "trial", "trial_report")
+        ]
+    assert counts == [1, 2, 2]
+    again = stack.tuning.tune(objective, space, name="gone", trials=1, resume=True)
+    assert len(again.trials) == 1
+
+
+def test_a_deleted_study_is_gone(stack):
+    check_a_deleted_study_is_gone(stack)
+
+
+def test_a_deleted_study_is_gone_on_postgresql(on_postgresql):
+    check_a_deleted_study_is_gone(on_postgresql)
+
+
+def test_a_file_that_comes_while_its_run_goes_leaves_nothing(stack, experiments, monkeypatch):
+    run, put = experiments.start_run("e"), stack.storage.put
+
+    def late(key, data):
+        experiments.delete_run(run.id)
+        experiments.purge(older_than=NOW)
+        return put(key, data)
+
+    monkeypatch.setattr(stack.storage, "put", late)
+    with pytest.raises(NotFoundError, match="no run"):
+        experiments.log_artifact(run.id, "late.bin", b"x")
+    assert list(stack.storage.list("runs/")) == []
+    assert stack.ledger.lines(kind="run.artifact") == []
 
 
 def test_the_default_experiment_stays(stack, experiments):

@@ -7,6 +7,8 @@ import json
 import os
 import subprocess
 import sys
+from importlib._bootstrap_external import _code_to_hash_pyc
+from importlib.util import source_hash
 
 import numpy as np
 import pytest
@@ -166,6 +168,34 @@ class TestTrust:
             formats.load(tmp_path / "s", trusted=manifest.trusted)
         assert not os.path.exists("exploded")
 
+    def test_what_python_cached_is_not_run_in_place_of_the_source(self, tmp_path, source):
+        """An unchecked `.pyc` (PEP 552) would run whatever the `.py` beside it says."""
+        evil = compile("import os\nos.mkdir('exploded')\n" + NETWORK, "network.py", "exec")
+        text = (tmp_path / "source" / "network.py").read_bytes()
+        cached = _code_to_hash_pyc(evil, source_hash(text), False)
+        clean = saved(source, tmp_path / "clean")
+        (tmp_path / "source" / "__pycache__").mkdir()
+        place = tmp_path / "source" / "__pycache__" / f"network.{sys.implementation.cache_tag}.pyc"
+        place.write_bytes(cached)
+        manifest = saved(source, tmp_path / "s")
+        assert manifest.digest == clean.digest
+        formats.load(tmp_path / "s", digest=manifest.digest).predict({"input": ROWS})
+        assert not os.path.exists("exploded")
+
+    @pytest.mark.parametrize("name", ["layers.pyc", "network.abi3.so", "data/deep.SO"])
+    def test_compiled_code_is_refused(self, tmp_path, source, name):
+        (tmp_path / "source" / name).write_bytes(b"whatever")
+        with pytest.raises(InvalidInputError, match=f"{name} is compiled code, which nobody can"):
+            _ = source.trust
+
+    def test_a_stored_cache_is_refused(self, tmp_path, source):
+        manifest = saved(source, tmp_path / "s")
+        name = next(k for k, v in manifest.facts["paths"].items() if v.startswith("data/"))
+        manifest.facts["paths"][name] = "__pycache__/layers.pyc"
+        manifest.written(tmp_path / "s")
+        with pytest.raises(IntegrityError, match="hold code that Python cached"):
+            formats.load(tmp_path / "s", trusted=manifest.trusted)
+
     def test_links_are_refused(self, tmp_path, source):
         (tmp_path / "source" / "more.py").symlink_to("/etc/passwd")
         with pytest.raises(InvalidInputError, match=r"more\.py is neither a file nor a folder"):
@@ -199,6 +229,17 @@ class TestRefusals:
             "    def predict(self, inputs): return [1]\n"
         )
         with pytest.raises(InvalidInputError, match="gives output name to array; found: list"):
+            saved(formats.PythonSource(tmp_path / "source"), tmp_path / "s")
+
+    def test_code_that_exits_is_an_error_and_not_the_end(self, tmp_path):
+        (tmp_path / "source").mkdir()
+        (tmp_path / "source" / "model.py").write_text(
+            "import sys\n"
+            "class Model:\n"
+            "    load = classmethod(lambda cls, folder: cls())\n"
+            "    def predict(self, inputs): sys.exit(3)\n"
+        )
+        with pytest.raises(RuntimeError, match=r"wanted to end the process: SystemExit\(3\)"):
             saved(formats.PythonSource(tmp_path / "source"), tmp_path / "s")
 
     def test_requirements_that_are_not_there(self, tmp_path, source):

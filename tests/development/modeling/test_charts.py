@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
+import math
 
 import numpy as np
 import pyarrow as pa
@@ -93,3 +95,30 @@ def test_cells_of_a_table_are_no_html():
     shown = Table(["<b>"], [["<script>"]])._repr_html_()
     assert "<script>" not in shown
     assert "&lt;script&gt;" in shown
+
+
+@pytest.mark.parametrize("name", ["ms", "y", "low", "width", "moment", "value", "{x}", 'a "b"'])
+def test_columns_of_any_name_over_time(stack, name):
+    days = [dt.datetime(2013, 1, 1), dt.datetime(2013, 1, 1), dt.datetime(2013, 1, 9)]
+    stack.storage.write("t", pa.table({"time": days, name: [1.0, 3.0, 5.0]}))
+    rows = chart("t", "time", name, stack=stack).spec["data"]["values"]
+    assert [row["value"] for row in rows] == [2.0, 5.0]
+
+
+@pytest.mark.parametrize(
+    ("columns", "values"),
+    [(("time", "y"), [1.0, None]), (("kind", "y"), [1.0, None]), (("huge",), [2, 1])],
+)
+def test_a_chart_is_json_whatever_the_numbers(stack, columns, values):
+    table = pa.table(
+        {
+            "time": [dt.datetime(2013, 1, 1), dt.datetime(2013, 1, 1), dt.datetime(2013, 1, 9)],
+            "kind": ["a", "a", "b"],
+            "y": [1.0, math.nan, math.inf],
+            "huge": [-1e308, 0.0, 1e308],
+        }
+    )
+    stack.storage.write("t", table)
+    spec = chart("t", *columns, stack=stack).spec
+    assert [row["value"] for row in spec["data"]["values"]] == values
+    json.dumps(spec, allow_nan=False)

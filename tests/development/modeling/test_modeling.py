@@ -17,7 +17,8 @@ from jupyter_client import BlockingKernelClient
 
 from madang.cli import cli
 from madang.development.modeling import notebook_step
-from madang.errors import StepFailedError, UnavailableError
+from madang.development.modeling.git import clear_file
+from madang.errors import InvalidInputError, NotFoundError, StepFailedError, UnavailableError
 from madang.testing.modeling import ModelingContract, write_notebook
 from madang.workflow.pipelines import pipeline, step
 
@@ -50,8 +51,8 @@ def start_kernel(lab, stack):
     file = stack.home / "lab" / "runtime" / f"kernel-{found['id']}.json"
     client = BlockingKernelClient(connection_file=str(file))
     client.load_connection_file()
-    client.start_channels()
-    client.wait_for_ready(60)
+    client.start_channels(hb=False)  # a kernel that starts on a busy machine misses beats
+    client.wait_for_ready(300)
     return client
 
 
@@ -68,7 +69,7 @@ def run_cell(client, code):
         elif message["msg_type"] == "stream":
             shown.append({"stream": content["text"]})
 
-    client.execute_interactive(code, timeout=60, output_hook=output)
+    client.execute_interactive(code, timeout=300, output_hook=output)
     return shown
 
 
@@ -110,6 +111,7 @@ def test_the_token_is_for_its_owner_only(stack, lab):
     file = stack.home / "lab" / "token"
     assert file.read_text() == lab.token
     assert file.stat().st_mode & 0o077 == 0
+    assert file.parent.stat().st_mode & 0o077 == 0  # and whatever else Jupyter writes there
     command = psutil.Process(stack.modeling._process.pid).cmdline()
     assert not any(lab.token in part for part in command)
 
@@ -196,6 +198,37 @@ def test_only_the_code_of_a_notebook_counts_for_the_cache(stack):
     content["cells"][-1]["source"] = "output('double', 7)"
     path.write_text(json.dumps(content))
     assert flow.run(stack).steps[0].status == "SUCCEEDED"
+
+
+@pytest.mark.parametrize(
+    "cell",
+    ["!true\nimport scale", "%%time\ndef later():\n    from inner.deep import FACTOR"],
+)
+def test_a_module_of_the_project_counts_for_the_cache(stack, cell):
+    (stack.root / "scale.py").write_text("from inner.deep import FACTOR")
+    (stack.root / "inner").mkdir()
+    (stack.root / "inner" / "__init__.py").touch()
+    deep = stack.root / "inner" / "deep.py"
+    deep.write_text("FACTOR = 2")
+    notebook = write_notebook(
+        stack.root,
+        cell,
+        "from madang.development.modeling import output",
+        "output('n', __import__('inner.deep').deep.FACTOR)",
+    )
+    work = notebook_step(notebook, ("n",))
+
+    @pipeline
+    def flow():
+        return work()
+
+    for number in (2, 3):
+        deep.write_text(f"FACTOR = {number}  # noted")
+        run = flow.run(stack)
+        assert run.steps[0].status == "SUCCEEDED"
+        assert stack.pipelines.load(run.results["result"]) == number
+    deep.write_text("FACTOR = 3")
+    assert flow.run(stack).steps[0].status == "CACHED"
 
 
 def test_a_notebook_that_hands_on_too_little(stack):
@@ -293,3 +326,32 @@ def test_clearing_a_file(repository):
     assert "cleared" in madang(repository, "lab", "clear", str(path))
     assert "shown" not in path.read_text()
     assert "was clear" in madang(repository, "lab", "clear", str(path))
+
+
+def test_a_cleared_file_keeps_its_mode_and_its_link(repository):
+    path = repository / write_notebook(repository, "print(1)")
+    run_by_hand(path, "shown")
+    path.chmod(0o600)
+    link = repository / "link.ipynb"
+    link.symlink_to(path)
+    assert clear_file(link)
+    assert link.is_symlink()
+    assert "shown" not in path.read_text()
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(
+    ("content", "error", "message"),
+    [
+        (None, NotFoundError, "there is no file .*odd.ipynb"),
+        (b"", InvalidInputError, "odd.ipynb is no Jupyter notebook"),
+        (b"\xff\xfe{", InvalidInputError, "odd.ipynb is no Jupyter notebook"),
+    ],
+)
+def test_what_can_not_be_cleared(tmp_path, content, error, message):
+    path = tmp_path / "odd.ipynb"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(error, match=message):
+        clear_file(path)
+    assert list(tmp_path.iterdir()) == ([] if content is None else [path])

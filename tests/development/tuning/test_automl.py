@@ -1,17 +1,20 @@
 from __future__ import annotations
 
 import json
+import math
+from datetime import date
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
 from click.testing import CliRunner
+from threadpoolctl import threadpool_info
 
 from madang.cli import cli
 from madang.data.validation import Check, Column, DataContract
 from madang.data.validation.contract_file import contract_path, write_contract
-from madang.development.tuning.automl import automl, columns, ensemble, plan, scoring
+from madang.development.tuning.automl import automl, columns, ensemble, families, plan, scoring
 from madang.errors import InvalidInputError, NotFoundError
 
 ROWS = 400
@@ -209,8 +212,13 @@ def test_the_projects_contract_is_found(stack, table):
         ({}, {"exclude": ["nope"]}, "no column nope"),
         ({}, {"test_fraction": 1.5}, "between 0 and 1, found 1.5"),
         ({}, {"exclude": ["distance", "carrier", "hour"]}, "no column is left to learn late from"),
-        ({"late": None}, {}, "missing in 400 of 400 rows"),
+        ({"late": None}, {}, "missing or infinite in 400 of 400 rows"),
         ({"late": 1}, {}, "has one value only"),
+        ({}, {"seconds": math.nan}, "seconds is 0 or more, found nan"),
+        ({}, {"time_column": "late"}, "'late' can't be both the label and the time column"),
+        ({}, {"test_fraction": 0.99}, "4 rows to learn from and 396 to test by are too few"),
+        ({}, {"test_fraction": 0.001}, "test_fraction 0.001 doesn't fit the rows"),
+        ({}, {"test_fraction": 0.001, "time_column": "id"}, "and 0 to test by are too few"),
     ],
 )
 def test_what_is_refused(stack, table, change, arguments, message):
@@ -228,6 +236,80 @@ def test_rare_classes_few_rows_and_missing_datasets(stack, table):
         automl(stack, table.head(10), "late", trials=1)
     with pytest.raises(NotFoundError, match="nothing"):
         automl(stack, "nothing", "late", trials=1)
+
+
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [
+        (
+            pl.lit(date(2013, 1, 1)),
+            "the label 'late' is Date; a label is numbers, text or true and",
+        ),
+        (pl.lit(None), "the label 'late' is Null"),
+        (pl.concat_list("hour"), "the label 'late' is List"),
+        (pl.lit(math.inf), "missing or infinite in 400 of 400 rows"),
+        (pl.lit(math.nan), "missing or infinite in 400 of 400 rows"),
+    ],
+)
+def test_labels_that_can_not_be_learnt(stack, table, label, message):
+    with pytest.raises(InvalidInputError, match=message):
+        automl(stack, table.with_columns(late=label), "late", trials=1)
+    assert stack.tuning.studies() == []
+
+
+@pytest.mark.parametrize(
+    ("late", "message"),
+    [
+        (pl.int_range(pl.len()) >= 350, "the labels 0 only; those to test by also 1"),
+        (
+            pl.when(pl.int_range(pl.len()) >= 390).then(2).otherwise(pl.int_range(pl.len()) % 2),
+            "the labels 0, 1 only; those to test by also 2",
+        ),
+    ],
+)
+def test_a_class_that_comes_too_late_is_found_before_the_search(stack, table, late, message):
+    rows = table.with_columns(late=late, moment=pl.int_range(pl.len()))
+    with pytest.raises(InvalidInputError, match=message):
+        automl(stack, rows, "late", trials=1, time_column="moment")
+    assert stack.tuning.studies() == []
+
+
+def test_doubled_rows_and_a_budget_that_was_exceeded_are_noted(stack, table):
+    doubled = pl.concat([table.head(50)] * 4)
+    result = automl(stack, doubled, "late", seconds=0, only=["linear"], exclude=["id"])
+    assert "40 of 40 test rows have the same inputs as rows that were learnt" in result.notes[0]
+    assert "instead of 0 s: a candidate that began is not ended" in result.notes[1]
+    assert len(result.leaderboard) == 1
+
+
+def test_a_candidate_is_fitted_by_one_thread(stack, table, monkeypatch):
+    seen = []
+
+    def build(*_, **__):
+        class Watched:
+            classes_ = np.array([0, 1])
+
+            def fit(self, *_):
+                seen.extend(
+                    one["num_threads"] for one in threadpool_info() if one["user_api"] == "openmp"
+                )
+                return self
+
+            def predict_proba(self, features):
+                return np.full((len(features), 2), 0.5)
+
+        return Watched()
+
+    monkeypatch.setattr(families, "build", build)
+    automl(stack, table, "late", seconds=600, trials=1, only=["linear"])
+    assert set(seen) == {1}
+
+
+@pytest.mark.filterwarnings("ignore:overflow")
+def test_an_ensemble_whose_scores_are_all_infinite_has_a_member():
+    truth = np.array([0.0, 1e300])
+    shares, score = ensemble.select("rmse", "minimize", truth, {0: np.zeros(2)})
+    assert (shares, score) == ({0: 1.0}, np.inf)
 
 
 def test_labels_that_are_words_leave_out_xgboost(stack, table):

@@ -70,3 +70,23 @@ def test_no_message_is_a_fault_of_ours(ask, route):
                 ask("GET", path, params={**fields, field.name: text})
             else:
                 ask(route.method, path, content=json.dumps(message).encode())
+
+
+@pytest.mark.parametrize(
+    ("history", "model", "message"),
+    [
+        ("[]", "[" * 100_000, "model_json is not JSON"),
+        ("5", "{}", "is no list of models; remove it"),
+        ('{"a": 1}', "{}", "is no list of models; remove it"),
+    ],
+)
+def test_a_list_of_models_that_is_none(ask, history, model, message):
+    made = ask("POST", "/api/2.0/mlflow/runs/create", json={"experiment_id": "0"}).json()
+    run = made["run"]["info"]["run_id"]
+    tag = {"run_id": run, "key": "mlflow.log-model.history", "value": history}
+    ask("POST", "/api/2.0/mlflow/runs/set-tag", json=tag)
+    answer = ask(
+        "POST", "/api/2.0/mlflow/runs/log-model", json={"run_id": run, "model_json": model}
+    )
+    assert answer.status_code == 400
+    assert message in answer.json()["message"]

@@ -8,7 +8,7 @@ process was killed in between, and then the version's metadata fills the gap.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -106,12 +106,14 @@ class ConnectorMove:
             return
         gathered.batch.numbers = {self._application: self._number + 1}
         _check_sizes(gathered)
+        self._write(gathered, lambda: self._landing.write(gathered.batch))
+
+    def _write(self, gathered: Gathering, write: Callable[[], dict[str, int]]) -> None:
         try:
-            made = self._landing.write(gathered.batch)
+            self._job.land(gathered.batch, write, lambda made: self._landed(gathered, made))
         except ConflictError as error:
             self._refuse(error)
             raise
-        self._landed(gathered, made)
 
     def _landed(self, gathered: Gathering, made: dict[str, int]) -> None:
         self._number += 1
@@ -148,12 +150,7 @@ class ConnectorMove:
                 _check_aside(gathered)
                 yield good
 
-        try:
-            made = self._landing.replace(gathered.batch, valid())
-        except ConflictError as error:
-            self._refuse(error)
-            raise
-        self._landed(gathered, made)
+        self._write(gathered, lambda: self._landing.replace(gathered.batch, valid()))
 
     # -- where it was ----------------------------------------------------------------------------
 

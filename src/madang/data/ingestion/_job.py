@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 from madang.data.ingestion._gathering import Gathering, Ingested, Limits, Totals
 from madang.data.ingestion._judge import Judge
-from madang.data.ingestion._landing import Landing
+from madang.data.ingestion._landing import Batch, Landing
 from madang.data.ingestion._record import Landed, Record
+from madang.errors import UnavailableError
 
 if TYPE_CHECKING:
     from madang.data.validation import DataContract, Report
-    from madang.errors import UnavailableError
     from madang.stack import Stack
 
 PIECE_ROWS = 50_000
@@ -24,6 +24,9 @@ PIECE_ROWS = 50_000
 
 _FIRST_PAUSE_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 30.0
+
+Then = Callable[[dict[str, int]], None]
+"""What is done when a batch has landed, given the versions that it made: table to number."""
 
 _log = logging.getLogger(__name__)
 
@@ -55,6 +58,7 @@ class Job:
         self.totals = Totals()
         self._is_on_record = False
         self._trouble, self._tries = "", 0
+        self._in_doubt: tuple[Batch, Then] | None = None
 
     def landing(self) -> Landing:
         """What lands batches, knowing nothing yet of how far the dataset is."""
@@ -69,11 +73,34 @@ class Job:
         if self.on_batch is not None:
             self.on_batch(report)
 
+    def land(self, batch: Batch, write: Callable[[], dict[str, int]], then: Then) -> None:
+        """Writes a batch and tells `then` which versions it made.
+
+        When a server does not answer in between, the batch may have landed: `recall` finds out.
+        """
+        try:
+            then(write())
+        except UnavailableError:
+            self._in_doubt = batch, then
+            raise
+
+    def recall(self) -> None:
+        """Finishes and counts the batch of the last try, if it landed."""
+        if self._in_doubt is None:
+            return
+        batch, then = self._in_doubt
+        landing = self.landing()
+        landing.held(list(batch.numbers))
+        version = landing.version_of(batch)
+        if version is not None:
+            then({self.dataset: version})
+        self._in_doubt = None
+
     def landed(self, gathered: Gathering, made: dict[str, int], parts: dict[str, Landed]) -> None:
         """Counts a batch that has landed, and puts it on record."""
-        self.totals.add(gathered, made)
         counts = (gathered.events, gathered.valid, gathered.aside)
         self.record.landed(self.dataset, self.source, parts, counts)
+        self.totals.add(gathered, made)
 
     def begin(self) -> None:
         """Writes that the call began; only the first time."""

@@ -67,6 +67,7 @@ class Batch:
         numbers: Application to its number when this batch has landed.
         positions: What the version's metadata says of where it ends.
         inputs: References to what the rows were made from, for the ledger.
+        id: Names the batch in its version's metadata.
     """
 
     numbers: dict[str, int] = field(default_factory=dict)
@@ -74,6 +75,7 @@ class Batch:
     valid: list[pa.Table] = field(default_factory=list)
     aside: list[pa.Table] = field(default_factory=list)
     inputs: list[str] = field(default_factory=list)
+    id: str = field(default_factory=new_id)
 
 
 class Landing:
@@ -123,7 +125,7 @@ class Landing:
         if owed:
             moved |= {a + OWED: number for a, number in batch.numbers.items()}
         valid = pa.concat_tables([self._schema.empty_table(), *batch.valid])
-        note = {"numbers": batch.numbers, "positions": batch.positions, "owed": owed}
+        note = _note(batch, batch.positions, owed)
         version = self._storage.write(
             self._dataset,
             valid,
@@ -158,7 +160,7 @@ class Landing:
                 raise
 
         moved = batch.numbers | {a + OWED: number for a, number in batch.numbers.items()}
-        note = {"numbers": batch.numbers, "positions": {"": None}, "owed": key}
+        note = _note(batch, {"": None}, key)
         try:
             version = self._storage.write(
                 self._dataset,
@@ -174,6 +176,20 @@ class Landing:
             raise
         self._held.update(moved)
         return {self._dataset: version} | self._pay(key, kept, batch.numbers, batch.inputs)
+
+    def version_of(self, batch: Batch) -> int | None:
+        """The dataset's version that a batch made, though the call failed; `None`: it did not land.
+
+        A server may die after the commit and before the rest, or before its answer comes.
+        """
+        for version in newest_first(self._storage, self._dataset):
+            note = json.loads(version.metadata.get(NOTE, "{}"))
+            if note.get("batch") == batch.id:
+                return version.version
+            numbers = note.get("numbers", {})
+            if any(a in numbers and numbers[a] < number for a, number in batch.numbers.items()):
+                return None  # an older batch of the same source
+        return None
 
     def _new_key(self) -> str:
         return f"{self._folder}{new_id()}.arrow"
@@ -309,6 +325,10 @@ def newest_first(storage: Storage, table: str) -> Iterable[TableVersion]:
         if len(found) < limit:
             return
         seen, limit = len(found), limit * 8
+
+
+def _note(batch: Batch, positions: Mapping[str, Any], owed: str | None) -> dict[str, Any]:
+    return {"batch": batch.id, "numbers": batch.numbers, "positions": positions, "owed": owed}
 
 
 def _steps(numbers: Mapping[str, int], held: Mapping[str, int]) -> list[Transaction]:

@@ -144,6 +144,7 @@ def _ran(job: Job, prepare: Callable[[], TopicMove | ConnectorMove]) -> bool:
     try:
         move = prepare()  # says that a topic isn't there before anything is on record
         job.begin()
+        job.recall()
         move.run()
     except UnavailableError as error:
         if not job.follow:

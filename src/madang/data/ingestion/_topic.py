@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
@@ -125,10 +125,23 @@ class TopicMove:
             for p, name in names.items():
                 self._next[p] = self._start(p, held[name])
                 self._lost[p] = consumer.lost().get(p, 0)
+            self._catch_up(held)
             moved = {p: self._next[p] for p in came if position[p] != self._next[p]}
             if moved:
                 consumer.seek(moved)
         return set(came)
+
+    def _catch_up(self, held: Mapping[str, int]) -> None:
+        """Puts on record how far the dataset is, where whoever landed the last batch did not."""
+        job, ends = self._job, self._known.next_offsets
+        known = job.record.positions(job.dataset, job.source)[1]
+        behind = {}
+        for p in range(self._known.partitions):
+            at = held.get(application(self._topic, p), -1)
+            if at > known.get(str(p), -1):
+                behind[str(p)] = Landed(at, at, max(0, ends[p] - at))
+        if behind:
+            job.record.landed(job.dataset, job.source, behind, (0, 0, 0))
 
     def _start(self, partition: int, held: int) -> int:
         first, end = self._known.first_offsets[partition], self._known.next_offsets[partition]
@@ -195,17 +208,21 @@ class TopicMove:
         gathered, self._gathered = self._gathered, self._job.gathering()
         if gathered.empty:
             return
-        gathered.batch.inputs = _joined(gathered.batch.inputs)
+        batch = gathered.batch
+        batch.inputs = _joined(batch.inputs)
+        taken = {p: at for p, at in self._next.items()
+                 if application(self._topic, p) in batch.numbers}  # fmt: skip
         try:
-            made = self._landing.write(gathered.batch)
+            self._job.land(
+                batch,
+                lambda: self._landing.write(batch),
+                lambda made: self._on_record(gathered, made, taken),
+            )
         except ConflictError as error:
-            self._overtaken(gathered.batch.numbers, error)
+            self._overtaken(batch.numbers, error)
             return
         self._conflicts = 0
         self._count_lost(consumer)
-        taken = {p: at for p, at in self._next.items()
-                 if application(self._topic, p) in gathered.batch.numbers}  # fmt: skip
-        self._on_record(gathered, made, taken)
         mine = consumer.position().keys()
         try:
             consumer.commit({p: at for p, at in taken.items() if p in mine})

@@ -10,10 +10,11 @@ import pyarrow as pa
 
 from madang.data.validation import _json
 from madang.data.validation._expressions import INTEGERS, as_frame
-from madang.data.validation._measures import MIN_ROWS, Bins
+from madang.data.validation._measures import MIN_ROWS
 from madang.data.validation._rules import RULES
 from madang.data.validation._typed import Typed, conform
 from madang.data.validation._types import plain
+from madang.data.validation.bins import Bins
 from madang.data.validation.contract import Check, Column, DataContract
 from madang.errors import InvalidInputError
 

@@ -6,62 +6,22 @@ lie beyond them, and a distribution is compared by the counts in the reference's
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
 import pyarrow as pa
 
-from madang.data.validation._arguments import literal
 from madang.data.validation._expressions import below, beyond, equal, named
+from madang.data.validation.bins import Bins, cumulated, distances
 from madang.data.validation.contract import Check
 
 State = dict[str, Any]
 
-_BINS = 32
-_VALUES = 50
 MIN_ROWS = 500
 """Fewer values than this are not judged by `distribution`, unless the check says otherwise."""
-
-
-@dataclass(frozen=True)
-class Bins:
-    """A reference distribution: counts between rising `edges`, or of single `values` and `other`."""
-
-    counts: tuple[int, ...]
-    edges: tuple[Any, ...] = ()
-    values: tuple[Any, ...] = ()
-
-    @classmethod
-    def of_arguments(cls, reference: Mapping[str, Any], type: pa.DataType) -> Bins:
-        """The figures that stand in a contract."""
-        counts = tuple(reference["counts"])
-        if "edges" in reference:
-            return cls(counts, edges=tuple(reference["edges"]))
-        values = tuple(literal(value, type) for value in reference["values"])
-        return cls((*counts, reference.get("other", 0)), values=values)
-
-    @classmethod
-    def of_values(cls, values: pl.Series, bins: int = _BINS) -> Bins:
-        """Bins of about as many values each, or the most frequent values of what has no order."""
-        values = values.drop_nulls()
-        if values.dtype.is_float():
-            values = values.filter(values.is_finite())
-        if values.dtype.is_numeric() and not values.dtype.is_decimal():
-            # The last edge is the largest value, so that what lies above has a bin of its own.
-            ranks = [index / bins for index in range(1, bins + 1)]
-            found = [values.quantile(rank, "lower") for rank in ranks]
-            edges = sorted({float(edge) for edge in found if edge is not None})
-            upto = [int((values <= edge).sum()) for edge in edges]
-            ends = [0, *upto, len(values)]
-            return cls(tuple(b - a for a, b in itertools.pairwise(ends)), tuple(edges))
-        counts = values.alias("value").value_counts(name="count")
-        top = counts.sort(["count", "value"], descending=[True, False]).head(_VALUES)
-        kept = top["count"].to_list()
-        return cls((*kept, len(values) - sum(kept)), values=tuple(top["value"].to_list()))
 
 
 @dataclass(frozen=True)
@@ -216,57 +176,4 @@ def counts_of(state: State, bins: Bins) -> list[int]:
     told = [int(state[str(index)] or 0) for index in range(len(bins.edges or bins.values))]
     if bins.values:
         return [*told, int(state["count"]) - sum(told)]
-    ends = [0, *told, int(state["count"])]
-    return [b - a for a, b in itertools.pairwise(ends)]
-
-
-def drift(old: pl.Series, new: pl.Series) -> dict[str, float]:
-    """How far two samples of a column lie apart, in bins of the old one; empty without values."""
-    if old.dtype.is_temporal():
-        old, new = old.to_physical(), new.to_physical()
-    bins = Bins.of_values(old)
-    frame = new.drop_nulls().to_frame("x")
-    column = pl.col("x")
-    if old.dtype.is_float():
-        frame = frame.filter(column.is_finite())
-    ordered = old.dtype.is_numeric() and not old.dtype.is_decimal()
-    if ordered:
-        asked = {str(i): (column <= edge).sum() for i, edge in enumerate(bins.edges)}
-    else:
-        asked = {
-            str(i): (column == pl.lit(v, dtype=old.dtype)).sum() for i, v in enumerate(bins.values)
-        }
-    state = frame.select(count=pl.len(), **asked).row(0, named=True)
-    if not sum(bins.counts) or not frame.height:
-        return {}
-    return distances(bins.counts, counts_of(state, bins), ordered=ordered)
-
-
-def distances(
-    reference: Sequence[int], found: Sequence[int], *, ordered: bool = True
-) -> dict[str, float]:
-    """How far two distributions lie apart, from counts in the same bins.
-
-    `psi`: the population stability index, sum of (p - q) ln(p / q) (Siddiqi, "Credit Risk
-    Scorecards", 2006, ch. 7), of counts with half of one more in each bin, so that empty bins stay
-    finite. Two samples of n and m values of one distribution in k bins have about
-    (k - 1)(1/n + 1/m) on average (Yurdakul & Naranjo, "Statistical properties of the population
-    stability index", 2020).
-    `js`: the Jensen-Shannon divergence in bits, 0 to 1 (Lin, "Divergence measures based on the
-    Shannon entropy", 1991).
-    `ks`: the largest difference of the cumulative shares at the edges, only where bins are ordered;
-    at most the Kolmogorov-Smirnov statistic, and less by no more than the largest bin's share.
-    """
-    bins = len(reference)
-    n, m = sum(reference), sum(found)
-    psi = js = ks = run = 0.0
-    for one, other in zip(reference, found, strict=True):
-        p, q = (one + 0.5) / (n + 0.5 * bins), (other + 0.5) / (m + 0.5 * bins)
-        psi += (p - q) * math.log(p / q)
-        p, q = one / n, other / m
-        middle = (p + q) / 2
-        js += sum(0.5 * share * math.log2(share / middle) for share in (p, q) if share)
-        run += p - q
-        ks = max(ks, abs(run))
-    result = {"psi": psi, "js": min(max(js, 0.0), 1.0)}
-    return result | {"ks": min(ks, 1.0)} if ordered else result
+    return cumulated(told, int(state["count"]))

@@ -9,9 +9,10 @@ from typing import Any
 import polars as pl
 
 from madang.data.validation import _expressions as expressions, _measures, _statistics
-from madang.data.validation._measures import Against, Bins
+from madang.data.validation._measures import Against
 from madang.data.validation._references import References
 from madang.data.validation._rules import RULES, require_sound, title, unique_columns
+from madang.data.validation.bins import Bins
 from madang.data.validation.contract import Check, Column, DataContract
 from madang.errors import InvalidInputError
 

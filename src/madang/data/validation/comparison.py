@@ -114,7 +114,7 @@ def distances(old: pa.Table, new: pa.Table) -> dict[str, dict[str, float]]:
     import polars as pl
 
     from madang.data.validation._expressions import is_plain
-    from madang.data.validation._measures import drift
+    from madang.data.validation.bins import drift
 
     found = {}
     for name in old.column_names:
@@ -132,8 +132,8 @@ def _distances(
 ) -> dict[str, float]:
     # With them comes Polars.
     from madang.data.validation._expressions import is_plain
-    from madang.data.validation._measures import drift
     from madang.data.validation._references import References
+    from madang.data.validation.bins import drift
 
     types = [plain(schema.field(name).type) for schema in schemas]
     if not is_plain(types[0]) or family(types[0]) != family(types[1]):

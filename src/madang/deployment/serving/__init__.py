@@ -13,6 +13,7 @@ from madang.deployment.serving.contract import (
     FeatureJoin,
     ModelRef,
     Serving,
+    Split,
     Transformer,
 )
 
@@ -35,6 +36,7 @@ __all__ = [
     "FeatureJoin",
     "ModelRef",
     "Serving",
+    "Split",
     "Transformer",
     "connect",
 ]

@@ -14,6 +14,7 @@ FEATURES  ["VIEW:FEATURE", "VIEW", …]
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -113,7 +114,8 @@ def graph_from(data: Any, resolve: Resolve, depth: int = 0) -> Graph:
         raise InvalidInputError(f"a graph may be nested {MAX_DEPTH} deep")
     if isinstance(data, str):
         name, _, version = data.partition("@")
-        return resolve(name, int(version) if version.isdigit() else version or None)
+        number = re.fullmatch(r"[0-9]{1,9}", version)
+        return resolve(name, int(version) if number else version or None)
 
     def each(parts: list[Any]) -> tuple[Graph, ...]:
         return tuple(graph_from(part, resolve, depth + 1) for part in parts)

@@ -48,6 +48,7 @@ class Asker(Protocol):
     Attributes:
         body: The request's bytes, where the log can take its inputs from them.
         header_length: Where the JSON in `body` ends; `None` if all of it is JSON.
+        key: What a rollout assigns it by, if the client says so.
         started: When the request was there, by `now`.
         timeout_seconds: How long its client waits for the answer, if it said so.
         gone: Nobody waits for the answer any more.
@@ -55,6 +56,7 @@ class Asker(Protocol):
 
     body: bytes
     header_length: int | None
+    key: bytes
     started: float
     timeout_seconds: float | None
     gone: bool
@@ -80,12 +82,12 @@ class Call:
         size: Bytes of the input tensors.
         queued: When it was ready to be predicted, by `now`.
         unread_seconds: How long it lay in its connection's buffer, about.
+        assigned: What the log says of the rollout that chose the version; empty when none did.
     """
 
     __slots__ = (
-        "deadline", "exchange", "id", "inputs", "queued", "request", "rows", "size",
-        "unread_seconds",
-        "version",
+        "assigned", "deadline", "exchange", "id", "inputs", "queued", "request", "rows", "size",
+        "unread_seconds", "version",
     )  # fmt: skip
 
     def __init__(
@@ -98,7 +100,9 @@ class Call:
         *,
         deadline: float = inf,
         size: int = 0,
+        assigned: bytes = b"",
     ) -> None:
+        self.assigned = assigned
         self.exchange = exchange
         self.request = request
         self.version = version
@@ -149,11 +153,13 @@ class Batcher:
         self._scheduled = False
         for version in [version for version in self._pending if not version.busy]:
             calls = self._wanted(self._pending.pop(version))
+            if not calls:
+                continue
             if version.in_thread or version.seconds > SLOW_SECONDS:
                 self._in_thread(version, calls)
             else:
-                for batch in _batches(calls):
-                    self._deliver(batch, *_timed(batch))
+                for batch in batches(calls):
+                    self._deliver(batch, *timed(batch))
         self._ended = now()
 
     def _wanted(self, calls: list[Call]) -> list[Call]:
@@ -164,21 +170,29 @@ class Batcher:
                 break
         else:
             return calls
-        late = [call for call in calls if call.deadline < moment or call.exchange.gone]
-        self.waiting -= len(late)
-        for call in late:
+        wanted = []
+        for call in calls:
+            if call.deadline >= moment and not call.exchange.gone:
+                wanted.append(call)
+                continue
+            self.waiting -= 1
             waited = moment - call.exchange.started
             self._finish(call, DeadlinePassedError(f"it waited for {waited:.3f} s"))
-        return [call for call in calls if call not in late]
+        return wanted
+
+    def drop_late(self) -> None:
+        """Called now and then: answers what waits in vain, though its model is busy."""
+        waiting = self._pending
+        self._pending = {version: self._wanted(calls) for version, calls in waiting.items()}
 
     def _in_thread(self, version: Version, calls: list[Call]) -> None:
         if not calls:
             return
-        batch, *rest = _batches(calls)
+        batch, *rest = batches(calls)
         if rest:
             self._pending[version] = [call for later in rest for call in later]
         version.busy = True
-        future = self._loop.run_in_executor(self._threads, _timed, batch)
+        future = self._loop.run_in_executor(self._threads, timed, batch)
         future.add_done_callback(lambda done: self._thread_done(version, batch, done))
 
     def _thread_done(
@@ -207,11 +221,11 @@ class Batcher:
         )
 
     def close(self) -> None:
-        """Ends the threads after what they do now."""
-        self._threads.shutdown()
+        """Ends the threads after what they do now, which may take for ever: it is not waited for."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
 
-def _batches(calls: list[Call]) -> list[list[Call]]:
+def batches(calls: list[Call]) -> list[list[Call]]:
     """Calls that go through the model together, in order."""
     if len(calls) == 1 or not calls[0].version.batchable:
         return [[call] for call in calls]
@@ -230,7 +244,8 @@ def _batches(calls: list[Call]) -> list[list[Call]]:
     return batches
 
 
-def _timed(batch: list[Call]) -> Computed:
+def timed(batch: list[Call]) -> Computed:
+    """What a model answers to calls that go through it together, and when it did."""
     begun = now()
     return _predict(batch), begun, now()
 

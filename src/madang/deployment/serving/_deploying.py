@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 from madang.data.features.contract import OnDemandView
 from madang.deployment.serving import _transformers
 from madang.deployment.serving._arms import exactly, graph_from, graph_to, leaves
+from madang.deployment.serving._assignment import BY_ID, MAX_ARMS
 from madang.deployment.serving._composed import Online, signature_of
 from madang.deployment.serving._join import parsed
-from madang.deployment.serving._state import WantedArm, WantedFeatures
-from madang.deployment.serving.contract import Arm, FeatureJoin, Transformer
+from madang.deployment.serving._state import WantedArm, WantedFeatures, WantedSplit
+from madang.deployment.serving.contract import Arm, FeatureJoin, Split, Transformer
 from madang.development.experiments._manifest import read_manifest
 from madang.development.experiments._tensors import Arrays
 from madang.development.experiments.contract import Registry, Signature
@@ -81,8 +82,43 @@ def arm_of(wanted: WantedArm) -> Arm:
     )
 
 
-def check_arms(arms: Sequence[WantedArm], models: Path, online: Online) -> None:
-    """Refuses arms that don't fit, in themselves or beside each other.
+def wanted_split(
+    split: Split, arms: Sequence[WantedArm], inputs: Sequence[str], *, log: bool
+) -> WantedSplit:
+    """A split that fits the arms.
+
+    Args:
+        split: As asked for.
+        arms: In order.
+        inputs: What all of them take.
+        log: Whether predictions are logged.
+
+    Raises:
+        InvalidInputError: Says what does not fit.
+    """
+    if not log:
+        raise InvalidInputError("a rollout needs the prediction log: deploy with log=True")
+    if len(arms) > MAX_ARMS:
+        raise InvalidInputError(f"a rollout has up to {MAX_ARMS} arms; found {len(arms)}")
+    if split.key not in {"", BY_ID, *inputs}:
+        raise InvalidInputError(
+            f"the key {split.key!r} of the rollout is no input; inputs: {', '.join(inputs)}"
+        )
+    versions = {arm.version for arm in arms}
+    if not set(split.shadows) <= versions:
+        raise InvalidInputError(
+            f"shadows {list(split.shadows)} are versions of arms: {sorted(versions)}"
+        )
+    return WantedSplit(split.rollout, split.salt, split.stage, split.key, split.shadows)
+
+
+def split_of(wanted: WantedSplit) -> Split:
+    """The split as it was deployed."""
+    return Split(wanted.rollout, wanted.salt, wanted.stage, wanted.key, wanted.shadows)
+
+
+def check_arms(arms: Sequence[WantedArm], models: Path, online: Online) -> tuple[str, ...]:
+    """Refuses arms that don't fit, in themselves or beside each other; the names of their inputs.
 
     Raises:
         InvalidInputError: Says what does not fit.
@@ -103,6 +139,7 @@ def check_arms(arms: Sequence[WantedArm], models: Path, online: Online) -> None:
                 f"{arm.model}@{arm.version} takes other inputs than "
                 f"{first[0].model}@{first[0].version}; give it an endpoint of its own"
             )
+    return tuple(spec.name for spec in first[1].inputs) if first else ()
 
 
 def signature(arm: WantedArm, models: Path, online: Online) -> Signature:

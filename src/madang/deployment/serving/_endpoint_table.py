@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 
-from madang.deployment.serving._state import LoadChange, WantedArm, WantedEndpoint
+from madang.deployment.serving._state import (
+    LoadChange,
+    WantedArm,
+    WantedEndpoint,
+    WantedSplit,
+)
 from madang.ledger import Ledger, acting_as, current_actor, format_time, now_us
 from madang.metadata import Database, Transaction
 
 _MAX_LINES = 100_000
+_split_of = msgspec.json.Decoder(WantedSplit | None).decode
 _arms_of = msgspec.json.Decoder(tuple[WantedArm, ...]).decode
 
 
@@ -34,15 +41,25 @@ class EndpointTable:
     def _read_in(self, tx: Transaction) -> tuple[int, list[WantedEndpoint]]:
         state = tx.execute("SELECT revision FROM serving_state WHERE project = ?", (self._project,))
         rows = tx.execute(
-            "SELECT name, revision, log, arms FROM serving_endpoint WHERE project = ?",
+            "SELECT name, revision, log, arms, split FROM serving_endpoint WHERE project = ?",
             (self._project,),
         )
-        found = [WantedEndpoint(r[0], int(r[1]), bool(r[2]), _arms_of(r[3])) for r in rows]
+        found = [
+            WantedEndpoint(r[0], int(r[1]), bool(r[2]), _arms_of(r[3]), _split_of(r[4]))
+            for r in rows
+        ]
         served = sorted((e for e in found if e.arms), key=lambda endpoint: endpoint.name)
         return (int(state[0][0]) if state else 0), served
 
     def change(
-        self, name: str, arms: tuple[WantedArm, ...], *, log: bool, kind: str, reason: str = ""
+        self,
+        name: str,
+        arms: tuple[WantedArm, ...],
+        *,
+        log: bool,
+        kind: str,
+        reason: str = "",
+        split: WantedSplit | None = None,
     ) -> tuple[WantedEndpoint | None, WantedEndpoint, int]:
         """Writes an endpoint's next revision and its ledger line; what it was, is, and overall."""
         with self._database.transaction() as tx:
@@ -53,13 +70,14 @@ class EndpointTable:
                 (self._project,),
             )
             own = tx.execute(
-                "INSERT INTO serving_endpoint VALUES (?, ?, 1, ?, ?, ?) "
+                "INSERT INTO serving_endpoint VALUES (?, ?, 1, ?, ?, ?, ?) "
                 "ON CONFLICT (project, name) DO UPDATE SET "
                 "revision = serving_endpoint.revision + 1, log = excluded.log, "
-                "arms = excluded.arms, changed_us = excluded.changed_us RETURNING revision",
-                (self._project, name, log, msgspec.json.encode(arms).decode(), now_us()),
+                "arms = excluded.arms, changed_us = excluded.changed_us, split = excluded.split "
+                "RETURNING revision",
+                (self._project, name, log, _json(arms), now_us(), _json(split)),
             )
-            after = WantedEndpoint(name, int(own[0][0]), log, arms)
+            after = WantedEndpoint(name, int(own[0][0]), log, arms, split)
             self._ledger.append(
                 tx,
                 kind,
@@ -71,6 +89,7 @@ class EndpointTable:
                     "log": log,
                     "reason": reason,
                     **_transformers(arms),
+                    **({"rollout": split.rollout, "stage": split.stage} if split else {}),
                 },
             )
         return before, after, int(total[0][0])
@@ -91,6 +110,10 @@ class EndpointTable:
                         f"endpoint:{change.endpoint}",
                         data={"change": change.id, "at": format_time(change.time_us)},
                     )
+
+
+def _json(value: Any) -> str:
+    return msgspec.json.encode(value).decode()
 
 
 def _transformers(arms: tuple[WantedArm, ...]) -> dict[str, dict[str, str]]:

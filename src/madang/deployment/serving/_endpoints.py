@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from madang.deployment.serving._assignment import Assigner
 from madang.deployment.serving._composed import Composed, Online, compose
 from madang.deployment.serving._join import Find
 from madang.deployment.serving._metrics import Counters, Snapshot
 from madang.deployment.serving._state import Files, WantedArm, WantedEndpoint
 from madang.deployment.serving._tensors import DATATYPES, Array, encode
+from madang.development.experiments._tensors import largest_difference
 from madang.development.experiments.contract import Signature
 from madang.errors import UnavailableError
 
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 
 # A call that takes longer than this moves to a thread, so that it doesn't stop the event loop.
 SLOW_SECONDS = 0.005
+# More than rounding of 16 bits: outputs for a row that differ by more depend on the other rows.
+_MAX_DIFFERENCE = 0.01
 MAX_EXAMPLE_ROWS = 100
 """So many rows of an input example are kept, to explain predictions against."""
 
@@ -52,8 +56,10 @@ class Version:
         example: Rows of what the models take, from their stored input example.
         seconds: A running mean of what a call of the model takes.
         in_thread: Its calls never run on the event loop.
-        parts: What the log says of it beside model and version: JSON members, each after a comma.
+        log_head: What the log says of it after a prediction's id: JSON members, each after a comma.
+        log_tail: And at the end.
         busy: A call runs in a thread now.
+        shadows: Versions that get copies of what this one answers in a rollout.
     """
 
     def __init__(self, endpoint: WantedEndpoint, arm: WantedArm, model: Model) -> None:
@@ -79,8 +85,14 @@ class Version:
         self.seconds = 0.0
         # Functions of the project may take any time, and must not hold up other requests.
         self.in_thread = isinstance(model, Composed) and model.calls_functions
-        self.parts = _parts(arm)
+        self.log_head = b',"endpoint":%b,"model":%b,"version":%d' % (
+            encode(endpoint.name),
+            encode(arm.model),
+            arm.version,
+        )
+        self.log_tail = _parts(arm)
         self.busy = False
+        self.shadows: tuple[Version, ...] = ()
         self.counters = Counters()
 
     def predict(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -97,12 +109,20 @@ class Version:
             TypeError: An output is of a type that the protocol doesn't have.
         """
         model = self.model.core if isinstance(self.model, Composed) else self.model
-        for name, array in model.predict(example).items():
+        together = model.predict(example)
+        for name, array in together.items():
             if array.dtype.kind != "U" and array.dtype not in DATATYPES.values():
                 raise TypeError(f"the model's output {name!r} is of type {array.dtype}")
         start = time.perf_counter()
-        model.predict({name: array[:1] for name, array in example.items()})
+        alone = model.predict({name: array[:1] for name, array in example.items()})
         self.seconds = time.perf_counter() - start
+        rows = min(map(len, example.values()), default=0)
+        # Else what one client gets would depend on what others send.
+        self.batchable = self.batchable and all(
+            found.shape[:1] == (rows,)
+            and largest_difference(found[:1], alone[name]) <= _MAX_DIFFERENCE
+            for name, found in together.items()
+        )
 
     def metadata(self, labels: Iterable[str]) -> dict[str, Any]:
         """`$metadata_model_response` of the specification.
@@ -144,6 +164,7 @@ class ServedEndpoint:
         total = sum(version.weight for version in self._arms)
         self._edges = list(accumulate(version.weight / total for version in self._arms))
         self.main = max(self._arms, key=lambda version: version.weight)
+        self.assigner = Assigner(wanted.split, versions) if wanted.split else None
 
     def choose(self, request_id: str | None) -> Version:
         """The version that answers: the same for the same id, by chance without one."""
@@ -193,6 +214,8 @@ class Models:
             version = Version(wanted, arm, self._model(arm))
         else:
             version = Version(wanted, arm, compose(arm, self._model, self.online))
+        # As functions of the project are: see `Version`.
+        version.in_thread |= any(self._model(p).manifest.format == "python" for p in parts)
         version.example = self._example(parts, version)
         version.warm_up({name: array[:8] for name, array in version.example.items()})
         return version

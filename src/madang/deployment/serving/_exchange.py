@@ -59,6 +59,7 @@ class Exchange:
     """A request, and the place of its response in its connection's order.
 
     Attributes:
+        key: What a rollout assigns it by, if the client says so.
         timeout_seconds: After so long, the client does not want an answer any more.
         gone: The client left: nobody reads an answer.
         held: What its body takes of the limit of all connections, in bytes.
@@ -66,7 +67,7 @@ class Exchange:
 
     __slots__ = (
         "accept", "authorization", "body", "connection", "encoding", "gone", "header_length",
-        "held", "keep_alive", "method", "response", "started", "timeout_seconds", "url",
+        "held", "keep_alive", "key", "method", "response", "started", "timeout_seconds", "url",
     )  # fmt: skip
 
     def __init__(self, connection: Connection) -> None:
@@ -76,6 +77,7 @@ class Exchange:
         self.authorization = b""
         self.encoding = b""
         self.accept = b""
+        self.key = b""
         self.timeout_seconds: float | None = None
         self.gone = False
         self.held = 0
@@ -143,7 +145,8 @@ class Exchange:
         self.body = b""  # the answers before it may take long
         if status == HTTPStatus.SERVICE_UNAVAILABLE:
             extra += RETRY
-        self.respond(encode({"error": message}), status, extra=extra)
+        text = message.encode("utf-8", "replace").decode()  # a model's own may hold anything
+        self.respond(encode({"error": text}), status, extra=extra)
 
 
 _STATUS = {status.value: f"{status.value} {status.phrase}".encode() for status in HTTPStatus}

@@ -68,8 +68,8 @@ class Explanations:
         work.add_done_callback(finished)
 
     def close(self) -> None:
-        """Ends the thread after what it does now."""
-        self._thread.shutdown(wait=True, cancel_futures=True)
+        """Ends the thread after what it does now, which is not waited for."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
 
 
 def answer(version: Version, inputs: dict[str, Array], request_id: str) -> bytes:

@@ -256,7 +256,7 @@ class _Ensemble:
     def _stack(self, found: Sequence[Arrays]) -> Arrays:
         parts = []
         for outputs in found:
-            array = outputs.get(PROBA, outputs[PREDICT])
+            array = outputs[PROBA if PROBA in outputs else PREDICT]
             wide = array.reshape(len(array), -1)
             parts.append(wide[:, 1:] if PROBA in outputs and wide.shape[1] == 2 else wide)
         assert self._final is not None  # only then this is called

@@ -65,6 +65,7 @@ class Asker:
     # The log takes inputs and outputs from the arrays: neither is JSON.
     body = b""
     header_length: int | None = 0
+    key = b""
 
     def __init__(self, service: Service, timeout_seconds: float | None) -> None:
         self.started = now()
@@ -117,7 +118,7 @@ class Calls(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio has no types
         if method is None:
             return None
         if method.permission:
-            refused = self._service.refusal(_authorization(details), method.permission)
+            refused = self._service.access.refusal(_authorization(details), method.permission)
             if refused is not None:
                 return _refusing(*refused)
 
@@ -150,7 +151,9 @@ class Calls(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio has no types
 
     async def model(self, data: bytes, context: Any) -> Any:
         asked = _read("ModelMetadataRequest", data)
-        return _reply("ModelMetadataResponse", self._service.describe(asked.name, asked.version))
+        found = self._service.describe(asked.name, asked.version)
+        found.pop("fallback", None)  # the message has no place for it
+        return _reply("ModelMetadataResponse", found)
 
     async def statistics(self, data: bytes, context: Any) -> Any:
         asked = _read("ModelStatisticsRequest", data)
@@ -195,8 +198,10 @@ class Calls(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio has no types
             sent, request, body = messages.read_request(data)
             name, asker.raw = sent.model_name, bool(body) or wants_binary(request)
             endpoint, version = service.find(name, sent.model_version)
-            version = version or endpoint.choose(request.id or None)
-            service.take(asker, request, version, body, 0)
+            assigned = b""
+            if version is None:
+                version, assigned = service.assign(endpoint, request, asker, body, 0)
+            service.take(asker, request, version, body, 0, assigned=assigned)
         except MadangError as error:
             service.count_error(name, version, status_of(error), now() - asker.started)
             raise

@@ -51,6 +51,9 @@ class Connection(asyncio.Protocol):
         self._size = 0
         self._header_bytes = 0
         self._in_headers = False
+        self._offered = False  # another protocol
+        self._resumes = False  # a second parser reads what stands for the head
+        self._framing = b""
         self._expects = False  # an interim answer before the body
         self._began_here = self._completed_here = False  # in the data at hand
         self._refusal: tuple[int, str] | None = None
@@ -90,6 +93,9 @@ class Connection(asyncio.Protocol):
             exchange.gone = True
         self._exchanges.clear()
         self._release(self._held)
+        # It refers back to the connection: a cycle, which would stay until the collector's last
+        # generation comes to it, seldom.
+        self._parser = cast("httptools.HttpRequestParser", None)
 
     def _release(self, count: int) -> None:
         self._held -= count
@@ -106,17 +112,16 @@ class Connection(asyncio.Protocol):
         if self._ended:
             return
         self._began_here = self._completed_here = False
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            # An offer to speak another protocol is not taken; what follows can't be parsed.
-            if self._exchanges:
-                self._exchanges[-1].keep_alive = False
-                self._ended = True
-            elif not self._ended:
-                self._end()
-        except httptools.HttpParserError as error:
-            self._refusal = self._refusal or (400, f"this is not HTTP/1.1: {error}")
+        fed = data
+        while fed:
+            try:
+                self._parser.feed_data(fed)
+                break
+            except httptools.HttpParserUpgrade as offered:
+                fed = self._declined(fed[offered.args[0] :])
+            except httptools.HttpParserError as error:
+                self._refusal = self._refusal or (400, f"this is not HTTP/1.1: {error}")
+                break
         if self._in_headers:
             # Where one request ends and the next begins in the same data, the next starts at 0.
             self._header_bytes += 0 if self._began_here and self._completed_here else len(data)
@@ -125,6 +130,18 @@ class Connection(asyncio.Protocol):
         if self._refusal is not None and not self._ended:
             self._refuse(*self._refusal)
         self._regulate()
+
+    def _declined(self, rest: bytes) -> bytes:
+        """What is to be read where a client offered another protocol, as Java's does with h2c.
+
+        The parser stops after such a head, though a body may follow it (RFC 9110, section 7.8). So
+        another one reads on, from a head that only says how long the body is.
+        """
+        if self._refusal is not None or self._ended:
+            return b""
+        self._parser = httptools.HttpRequestParser(self)
+        self._resumes = True
+        return b"POST / HTTP/1.1\r\n%b\r\n%b" % (self._framing, rest)
 
     def pause_writing(self) -> None:
         self._blocked = True
@@ -147,6 +164,9 @@ class Connection(asyncio.Protocol):
     # -- parser -------------------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
+        if self._resumes:
+            return
+        self._framing = b""
         self._current = Exchange(self)
         self._in_headers = self._began_here = True
         self._expects = False
@@ -157,14 +177,14 @@ class Connection(asyncio.Protocol):
             self._since = self._loop.time()
 
     def on_url(self, url: bytes) -> None:
-        if self._current is not None:
+        if self._current is not None and not self._resumes:
             self._current.url += url
             if len(self._current.url) > self._limits.max_header_bytes:
                 self._refusal = self._refusal or self._too_long()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         exchange = self._current
-        if exchange is None:
+        if exchange is None or self._resumes:
             return
         if not self._in_headers:
             self._refusal = self._refusal or (400, "trailers after the body are not taken")
@@ -175,8 +195,11 @@ class Connection(asyncio.Protocol):
             return
         name = name.lower()
         if name == b"authorization":
+            if exchange.authorization:  # a proxy in front of us may have looked at the other one
+                self._refusal = self._refusal or _twice(name)
             exchange.authorization = value
         elif name == b"content-length":
+            self._framing = b"content-length: %b\r\n" % value
             if int(value) > self._limits.max_body_bytes:
                 self._refusal = self._refusal or self._too_large()
         else:
@@ -185,7 +208,9 @@ class Connection(asyncio.Protocol):
                 take(self, exchange, value)
 
     def _take_header_length(self, exchange: Exchange, value: bytes) -> None:
-        if value.isdigit() and len(value) <= 12:
+        if exchange.header_length is not None:
+            self._refusal = _twice(b"inference-header-content-length")
+        elif value.isdigit() and len(value) <= 12:
             exchange.header_length = int(value)
         else:
             self._refusal = (400, "Inference-Header-Content-Length is not a number")
@@ -199,6 +224,10 @@ class Connection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         self._in_headers = False
         exchange = self._current
+        if self._resumes:
+            self._resumes = False
+            return
+        self._offered = self._parser.should_upgrade()
         if exchange is None or self._refusal is not None:
             return
         exchange.method = self._parser.get_method()
@@ -228,6 +257,10 @@ class Connection(asyncio.Protocol):
         return self.hold(exchange, len(part) if exchange.held else self._size)
 
     def on_message_complete(self) -> None:
+        if self._offered:
+            self._offered = False  # this is the end of its head alone: see `_declined`
+            if self._refusal is None:
+                return
         exchange, self._current = self._current, None
         self._completed_here = True
         if exchange is None or self._refusal is not None or self._ended:
@@ -360,12 +393,29 @@ def _take_expect(connection: Connection, _: Exchange, value: bytes) -> None:
     connection._expects = value.lower() == b"100-continue"
 
 
-def _take_encoding(_: Connection, exchange: Exchange, value: bytes) -> None:
+def _take_encoding(connection: Connection, exchange: Exchange, value: bytes) -> None:
+    if exchange.encoding:
+        connection._refusal = connection._refusal or _twice(b"content-encoding")
     exchange.encoding = value.lower()
+
+
+def _take_transfer(connection: Connection, _: Exchange, value: bytes) -> None:
+    """Codings before `chunked` would have to be undone (RFC 9112, section 6.1)."""
+    connection._framing = b"transfer-encoding: chunked\r\n"
+    if value.lower() != b"chunked":
+        connection._refusal = connection._refusal or (501, "Transfer-Encoding may be chunked alone")
+
+
+def _twice(name: bytes) -> tuple[int, str]:
+    return 400, f"the header {name.decode()} is there twice"
 
 
 def _take_accept(_: Connection, exchange: Exchange, value: bytes) -> None:
     exchange.accept = value
+
+
+def _take_key(_: Connection, exchange: Exchange, value: bytes) -> None:
+    exchange.key = value
 
 
 _HEADERS: dict[bytes, Callable[[Connection, Exchange, bytes], None]] = {
@@ -373,5 +423,7 @@ _HEADERS: dict[bytes, Callable[[Connection, Exchange, bytes], None]] = {
     b"content-encoding": _take_encoding,
     b"expect": _take_expect,
     b"inference-header-content-length": Connection._take_header_length,
+    b"transfer-encoding": _take_transfer,
+    b"x-madang-key": _take_key,
     b"x-request-timeout-ms": Connection._take_timeout,
 }

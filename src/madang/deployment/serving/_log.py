@@ -3,7 +3,8 @@
     {"id": …, "endpoint": …, "model": …, "version": 3, "time": …, "latency_seconds": …,
      "inputs": [$request_input, …], "outputs": [$response_output, …]}
 
-An arm of several models adds `"models": ["NAME@VERSION", …]`, one with transformers
+A request that a rollout assigned adds `"rollout": {"id": …, "stage": …}`, with `"unit": KEY` where
+it was assigned by another key than its id. An arm of several models adds `"models": ["NAME@VERSION", …]`, one with transformers
 `"transformers": {"FILE.py:FUNCTION": SHA-256}`, and one with joined features
 `"features": [tensor, …]`: the values as used, and `VIEW__timestamp`, since when they were known.
 
@@ -12,10 +13,11 @@ endian, row by row), so that NaN and the infinities are in the log too.
 
 The event loop makes the events of a turn after the turn's answers have left, and a thread appends
 them in batches: on one core, a thread that made them would hold the interpreter's lock against each
-request that comes meanwhile. Only large events are made in the thread. The queue is bounded and
-never makes a prediction wait: what doesn't fit is counted as lost. What was queued is written when
-the worker drains; a worker that is killed loses what it had not appended, at most about
-`INTERVAL_SECONDS` of it while the topic takes events.
+request that comes meanwhile. Only large events are made in the thread. It appends once in an
+interval, because each append costs as much as many events do, and touches columns, not events. The
+queue is bounded and never makes a prediction wait: what doesn't fit is counted as lost. What was
+queued is written when the worker drains; a worker that is killed loses what it had not appended, at
+most about `INTERVAL_SECONDS` of it while the topic takes events.
 """
 
 from __future__ import annotations
@@ -23,26 +25,30 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from binascii import b2a_base64
-from collections import deque
-from collections.abc import Callable
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import lru_cache
+from itertools import accumulate
 from typing import Any, Protocol
 
 import msgspec
 import numpy as np
+import pybase64
 
 from madang.deployment.serving._batching import Call
 from madang.deployment.serving._join import Answer
 from madang.deployment.serving._tensors import Array, datatype, encode, json_output
 from madang.errors import InvalidInputError, NotFoundError
 
-INTERVAL_SECONDS = 0.1
+INTERVAL_SECONDS = 0.05
+# Between making a batch and appending it: two short halts of the event loop, on one core, disturb
+# fewer requests than a long one.
+_REST_SECONDS = 0.01
 _RETRY_SECONDS = 1.0
 # What is appended at a time; events, Arrow's copy and the file's buffers take several times as much.
-_BATCH_RECORDS = 500
-_BATCH_BYTES = 2 * 1024 * 1024
+_BATCH_RECORDS = 2000
+_BATCH_BYTES = 1024 * 1024
 # A larger event is made by the thread: it would hold up the requests of others by its copying.
 _LARGE_BYTES = 256 * 1024
 _RECORD_BYTES = 500  # of a record itself, beside what it holds
@@ -62,10 +68,14 @@ class Record:
 
     It holds bytes and, where those are no JSON, arrays; not the request's parsed values, which
     take ten times as much.
+
+    Attributes:
+        size: About how many bytes it holds.
     """
 
     __slots__ = (
-        "body", "features", "id", "inputs", "made", "outputs", "response", "seconds", "time_ns",
+        "assigned", "body", "features", "id", "inputs", "outputs", "response", "seconds", "size",
+        "time_ns",
         "version",
     )  # fmt: skip
 
@@ -78,10 +88,11 @@ class Record:
         seconds: float,
     ) -> None:
         self.version = call.version
+        self.assigned = call.assigned
         self.id = call.id
         self.seconds = seconds
         self.time_ns = time.time_ns()
-        self.body = self.response = self.made = b""
+        self.body = self.response = b""
         self.inputs = self.outputs = _NO_ARRAYS
         self.features = outputs.features if isinstance(outputs, Answer) else _NO_ARRAYS
         if call.exchange.header_length is None:
@@ -93,48 +104,40 @@ class Record:
         else:
             chosen = [output.name for output in call.request.outputs or ()] or outputs
             self.outputs = {name: outputs[name] for name in chosen}
-
-    def size(self) -> int:
-        """About how many bytes it holds."""
-        arrays = (*self.inputs.values(), *self.outputs.values(), *self.features.values())
-        held = len(self.body) + len(self.response) + len(self.made)
-        return _RECORD_BYTES + held + sum(array.nbytes for array in arrays)
-
-    def settle(self) -> None:
-        """Holds its event from now on, in place of what that is made from, unless it is large."""
-        if self.size() > _LARGE_BYTES:
-            return
-        self.made = self.event()
-        self.body = self.response = b""
-        self.inputs = self.outputs = self.features = _NO_ARRAYS
+        self.size = _RECORD_BYTES + len(self.body) + len(self.response)
+        for arrays in (self.inputs, self.outputs, self.features):
+            for array in arrays.values():
+                self.size += array.nbytes
 
     def event(self) -> bytes:
         """The event's JSON; the parts that were JSON already are taken over as they are."""
-        if self.made:
-            return self.made
+        return b"".join(self._parts())
+
+    def _parts(self) -> Iterator[bytes]:
+        """The event's JSON in pieces, so that large ones are copied once."""
         version, encoded_id = self.version, encode(self.id)
-        inputs = _raw_inputs(self.body).inputs if self.body else _tensors(self.inputs)
+        yield b'{"id":%b%b,"time":"%b","latency_seconds":%.6f,"inputs":' % (
+            encoded_id,
+            version.log_head,
+            _rfc3339(self.time_ns),
+            self.seconds,
+        )
+        if self.body:
+            yield _raw_inputs(self.body).inputs
+        else:
+            yield from _tensors(self.inputs)
+        yield b',"outputs":'
         if self.response:
             # It ends in `,"outputs":[…]}` after its id, as `render` made it.
             start = len(version.head) + len(encoded_id) + len(b',"outputs":')
-            outputs = self.response[start:-1]
+            yield self.response[start:-1]
         else:
-            outputs = _tensors(self.outputs)
-        return (
-            b'{"id":%b,"endpoint":%b,"model":%b,"version":%d,"time":"%b","latency_seconds":%.6f,'
-            b'"inputs":%b,"outputs":%b%b%b}'
-        ) % (
-            encoded_id,
-            encode(version.endpoint),
-            encode(version.model_name),
-            version.number,
-            _rfc3339(self.time_ns),
-            self.seconds,
-            inputs,
-            outputs,
-            version.parts,
-            _features(self.features) if self.features else b"",
-        )
+            yield from _tensors(self.outputs)
+        yield version.log_tail
+        yield self.assigned
+        if self.features:
+            yield _features(self.features)
+        yield b"}"
 
 
 def _features(arrays: dict[str, Array]) -> bytes:
@@ -150,20 +153,25 @@ def _texts(times: Array) -> Array:
     return np.array(found, object)
 
 
-def _tensors(arrays: dict[str, Array]) -> bytes:
-    return b"[%b]" % b",".join(_tensor(encode(name), array) for name, array in arrays.items())
-
-
-def _tensor(name: bytes, array: Array) -> bytes:
-    """A tensor that travelled as binary data: numbers in base64, which costs a tenth of JSON."""
-    if array.dtype.kind not in "biuf":
-        return json_output(name, array)
-    return b'{"name":%b,"datatype":"%b","shape":%b,"data_base64":"%b"}' % (
-        name,
-        datatype(array).encode(),
-        encode(array.shape),
-        b2a_base64(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).data, newline=False),
-    )
+def _tensors(arrays: dict[str, Array]) -> Iterator[bytes]:
+    """Tensors that travelled as binary data: numbers in base64, which costs little beside JSON."""
+    between = b""
+    yield b"["
+    for name, array in arrays.items():
+        yield between
+        if array.dtype.kind not in "biuf":
+            yield json_output(encode(name), array)
+        else:
+            yield b'{"name":%b,"datatype":"%b","shape":%b,"data_base64":"' % (
+                encode(name),
+                datatype(array).encode(),
+                encode(array.shape),
+            )
+            ordered = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+            yield pybase64.b64encode(ordered.data)
+            yield b'"}'
+        between = b","
+    yield b"]"
 
 
 @lru_cache(maxsize=4)
@@ -176,19 +184,57 @@ def _rfc3339(time_ns: int) -> bytes:
     return b"%b.%06dZ" % (_second(seconds), rest // 1000)
 
 
-def _batch(records: list[Record]) -> Any:
-    """The events of some records, as a collection takes them."""
-    import pyarrow as pa
+class Events:
+    """Events of one endpoint, column by column.
 
-    times = np.array([record.time_ns // 1000 for record in records], np.int64)
-    columns = [
-        pa.Array.from_buffers(
-            pa.timestamp("us", tz="UTC"), len(times), [None, pa.py_buffer(times)]
-        ),
-        _binary([record.id.encode("utf-8", "replace") for record in records]),
-        _binary([record.event() for record in records]),
-    ]
-    return pa.RecordBatch.from_arrays(columns, names=["timestamp", "key", "value"])
+    The event loop adds at the end while the log's thread takes from the front: each step of either
+    is one operation of a list, and `sizes` is the last to grow.
+    """
+
+    def __init__(self) -> None:
+        self.times_us: list[int] = []
+        self.ids: list[bytes] = []
+        self.values: list[bytes | Record] = []
+        self.sizes: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def add(self, record: Record, value: bytes | Record) -> None:
+        """Adds an event, or what it is made from."""
+        self.times_us.append(record.time_ns // 1000)
+        self.ids.append(record.id.encode("utf-8", "replace"))
+        self.values.append(value)
+        self.sizes.append(record.size)
+
+    def take(self, most: int, most_bytes: int) -> Events:
+        """Removes and returns the first ones, at least one: until `most`, or `most_bytes` and more."""
+        sizes = list(accumulate(self.sizes[:most]))
+        count = min(bisect_left(sizes, most_bytes) + 1, len(sizes))
+        taken = Events()
+        for mine, its in zip(self._columns(), taken._columns(), strict=True):
+            its.extend(mine[:count])
+        for mine in reversed(self._columns()):
+            del mine[:count]
+        return taken
+
+    def _columns(self) -> tuple[list[Any], ...]:
+        return self.times_us, self.ids, self.values, self.sizes
+
+    def batch(self) -> Any:
+        """The events as a collection takes them."""
+        import pyarrow as pa
+
+        times = np.array(self.times_us, np.int64)
+        values = [value.event() if isinstance(value, Record) else value for value in self.values]
+        columns = [
+            pa.Array.from_buffers(
+                pa.timestamp("us", tz="UTC"), len(times), [None, pa.py_buffer(times)]
+            ),
+            _binary(self.ids),
+            _binary(values),
+        ]
+        return pa.RecordBatch.from_arrays(columns, names=["timestamp", "key", "value"])
 
 
 def _binary(values: list[bytes]) -> Any:
@@ -196,7 +242,7 @@ def _binary(values: list[bytes]) -> Any:
     import pyarrow as pa
 
     offsets = np.zeros(len(values) + 1, np.int32)
-    np.cumsum([len(value) for value in values], out=offsets[1:])
+    np.cumsum(np.fromiter(map(len, values), np.int32, len(values)), out=offsets[1:])
     buffers = [None, pa.py_buffer(offsets), pa.py_buffer(b"".join(values))]
     return pa.Array.from_buffers(pa.binary(), len(values), buffers)
 
@@ -221,6 +267,7 @@ class PredictionLog:
             again after a failure.
         max_records: So many predictions may wait.
         max_bytes: So many bytes of requests and responses may wait.
+        prefix: Of the topics' names, before the endpoint's.
     """
 
     def __init__(
@@ -229,13 +276,15 @@ class PredictionLog:
         *,
         max_records: int = 100_000,
         max_bytes: int = 128 * 1024 * 1024,
+        prefix: str = "predictions.",
     ) -> None:
+        self._prefix = prefix
         self._connect = connect
         self._max_records = max_records
         self._max_bytes = max_bytes
-        self._queue: deque[Record] = deque()
-        self._bytes = 0
-        self._taken_bytes = 0
+        self._events: dict[str, Events] = {}
+        self._put = self._put_bytes = 0  # counted by the event loop's thread
+        self._done = self._done_bytes = 0  # counted by the log's thread, as written or failed
         self._wake = threading.Event()
         self._closing = threading.Event()
         self._topics: Topics | None = None
@@ -243,13 +292,12 @@ class PredictionLog:
         self.written = 0
         self._refused = 0  # counted by the event loop's thread
         self._failed = 0  # counted by the log's thread
-        self._waiting = 0
         self._thread: threading.Thread | None = None
 
     @property
     def queued(self) -> int:
         """Predictions that wait to be written."""
-        return len(self._queue) + self._waiting
+        return self._put - self._done
 
     @property
     def lost(self) -> int:
@@ -258,15 +306,25 @@ class PredictionLog:
 
     def put(self, record: Record) -> None:
         """Queues a prediction, or counts it as lost; never waits. For the event loop's thread."""
-        size = record.size()
+        size = record.size
         if (
-            self.queued >= self._max_records
-            or self._bytes - self._taken_bytes + size > self._max_bytes
+            self._put - self._done >= self._max_records
+            or self._put_bytes - self._done_bytes + size > self._max_bytes
         ):
             self._refused += 1
             return
-        self._bytes += size
-        self._queue.append(record)
+        value: bytes | Record = record
+        if size <= _LARGE_BYTES:
+            try:
+                value = record.event()
+            except Exception:  # it fails again in the log's thread, which counts it and says why
+                value = record
+        self._put += 1
+        self._put_bytes += size
+        events = self._events.get(record.version.endpoint)
+        if events is None:
+            events = self._events[record.version.endpoint] = Events()
+        events.add(record, value)
         if not self._wake.is_set():
             self._start()
             self._wake.set()
@@ -285,77 +343,78 @@ class PredictionLog:
         self._refused += self.queued
 
     def _run(self) -> None:
-        while not (self._closing.is_set() and not self._queue):
+        while not (self._closing.is_set() and not self.queued):
             self._wake.wait()
             self._closing.wait(INTERVAL_SECONDS)  # let a batch come together
             self._wake.clear()
-            while self._queue:
-                self._write(self._taken())
+            for endpoint, events in list(self._events.items()):
+                self._write(endpoint, events)
             if self._closing.is_set():
                 self._wake.set()
 
-    def _taken(self) -> list[Record]:
-        """The next records, as many as are appended at a time."""
-        taken: list[Record] = []
-        size = 0
-        while self._queue and len(taken) < _BATCH_RECORDS and size < _BATCH_BYTES:
-            taken.append(self._queue.popleft())
-            size += taken[-1].size()
-        return taken
+    def _write(self, endpoint: str, events: Events) -> None:
+        """Writes what is there now; what comes meanwhile is of the next interval."""
+        left = len(events)
+        while left > 0:
+            taken = events.take(_BATCH_RECORDS, _BATCH_BYTES)
+            count, size = len(taken), sum(taken.sizes)
+            left -= count
+            self._append(endpoint, taken, rest_seconds=0.0 if left else _REST_SECONDS)
+            self._done += count
+            self._done_bytes += size
 
-    def _write(self, records: list[Record]) -> None:
-        by_endpoint: dict[str, list[Record]] = {}
-        for record in records:
-            by_endpoint.setdefault(record.version.endpoint, []).append(record)
-        self._waiting = len(records)
-        for endpoint, some in by_endpoint.items():
-            self._append(endpoint, some)
-            self._waiting -= len(some)
-        self._taken_bytes += sum(record.size() for record in records)
-
-    def _append(self, endpoint: str, records: list[Record]) -> None:
+    def _append(self, endpoint: str, events: Events, *, rest_seconds: float = 0.0) -> None:
         """Appends until it is written, or until it can't be: tries again while the server is away."""
-        batch = _batch(records)
+        try:
+            batch = events.batch()
+        except Exception as error:  # an event that can't be made
+            self._lose_some(endpoint, events, error)
+            return
+        self._closing.wait(rest_seconds)
         while True:
             try:
-                self._opened().append(f"predictions.{endpoint}", batch)
-            except InvalidInputError as error:
-                if len(records) == 1:
-                    self._lose(endpoint, records, error)
-                else:  # one is too large for the topic; the others are not lost with it
-                    for record in records:
-                        self._append(endpoint, [record])
+                self._opened().append(f"{self._prefix}{endpoint}", batch)
+            except InvalidInputError as error:  # one is too large for the topic
+                self._lose_some(endpoint, events, error)
                 return
             except NotFoundError as error:
-                self._lose(endpoint, records, error)
+                self._lose(endpoint, len(events), error)
                 return
             except Exception as error:  # the thread must outlive whatever a broker's client raises
-                if self._give_up(endpoint, records, error):
+                if self._give_up(endpoint, len(events), error):
                     return
             else:
                 self._failing = False
-                self.written += len(records)
+                self.written += len(events)
                 return
+
+    def _lose_some(self, endpoint: str, events: Events, error: Exception) -> None:
+        """Appends one by one, so that only what is the reason of the error is lost."""
+        if len(events) == 1:
+            self._lose(endpoint, 1, error)
+            return
+        while events:
+            self._append(endpoint, events.take(1, 1))
 
     def _opened(self) -> Topics:
         if self._topics is None:
             self._topics = self._connect()
         return self._topics
 
-    def _give_up(self, endpoint: str, records: list[Record], error: Exception) -> bool:
+    def _give_up(self, endpoint: str, count: int, error: Exception) -> bool:
         """Waits before the next try, with a new connection; or loses the events when draining."""
         topics, self._topics = self._topics, None
         if topics is not None:
             topics.close()
         if self._closing.is_set():
-            self._lose(endpoint, records, error)
+            self._lose(endpoint, count, error)
             return True
         if not self._failing:
-            _LOGGER.warning("predictions.%s: %s; trying again", endpoint, error)
+            _LOGGER.warning("%s%s: %s; trying again", self._prefix, endpoint, error)
         self._failing = True
         self._closing.wait(_RETRY_SECONDS)
         return False
 
-    def _lose(self, endpoint: str, records: list[Record], error: Exception) -> None:
-        self._failed += len(records)
-        _LOGGER.warning("predictions.%s: lost %d events: %s", endpoint, len(records), error)
+    def _lose(self, endpoint: str, count: int, error: Exception) -> None:
+        self._failed += count
+        _LOGGER.warning("%s%s: lost %d events: %s", self._prefix, endpoint, count, error)

@@ -16,6 +16,9 @@ BUCKETS_SECONDS = (
     0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0,
 )  # fmt: skip
 _EXACT_ROWS = 16
+_TRIES = 10
+SUPERVISOR = "supervisor.json"
+"""Beside the workers' files: what only their supervisor can count, and the counts of the ended."""
 
 
 class Executions(msgspec.Struct):
@@ -40,6 +43,8 @@ class Counters(msgspec.Struct):
             with the time in the connection's buffer, while the worker had other things to do.
         waited_buckets: The same, counted by `BUCKETS_SECONDS`.
         last_us: When a prediction was last asked for, in microseconds since 1970 UTC.
+        shadows: Copies of requests that were computed for a rollout.
+        shadows_dropped: Copies for which there was no time or room.
         batch_sizes: Rows of a call of the model to such calls; above 16 rows, by powers of two, so
             that clients can't make it grow.
     """
@@ -62,6 +67,8 @@ class Counters(msgspec.Struct):
     )
     last_us: int = 0
     batch_sizes: dict[int, Executions] = {}
+    shadows: int = 0
+    shadows_dropped: int = 0
 
     def executed(  # noqa: PLR0917 - called for each batch, where keywords would cost
         self,
@@ -127,6 +134,8 @@ class Counters(msgspec.Struct):
             a + b for a, b in zip(self.waited_buckets, other.waited_buckets, strict=True)
         ]
         self.last_us = max(self.last_us, other.last_us)
+        self.shadows += other.shadows
+        self.shadows_dropped += other.shadows_dropped
         for rows, executions in other.batch_sizes.items():
             self.batch_sizes.setdefault(rows, Executions()).add(executions)
         self.buckets = [a + b for a, b in zip(self.buckets, other.buckets, strict=True)]
@@ -135,7 +144,12 @@ class Counters(msgspec.Struct):
 
 
 class Snapshot(msgspec.Struct):
-    """All counts of a worker; the keys are `ENDPOINT/VERSION`, empty where they are unknown."""
+    """All counts of a worker; the keys are `ENDPOINT/VERSION`, empty where they are unknown.
+
+    Attributes:
+        settled: The supervisor's alone: the files whose counts it has taken over, and that it is
+            about to remove.
+    """
 
     versions: dict[str, Counters] = {}
     features: Counters = msgspec.field(default_factory=Counters)
@@ -146,6 +160,7 @@ class Snapshot(msgspec.Struct):
     workers: int = 0
     workers_added: int = 0
     workers_removed: int = 0
+    settled: list[str] = []
 
     def of(self, endpoint: str, version: str) -> Counters:
         """The counters of a version behind an endpoint; made at first use."""
@@ -172,12 +187,27 @@ class Snapshot(msgspec.Struct):
 def merged(own: Snapshot, folder: Path, own_file: Path) -> Snapshot:
     """This worker's counts and what the others last wrote, those that ended included.
 
-    The files of workers that ended count on, so that a restarted worker never makes a counter fall.
+    The supervisor takes over the counts of workers that ended, so that a restarted worker never
+    makes a counter fall.
     """
+    for _ in range(_TRIES):
+        try:
+            return _merged(own, folder, own_file)
+        except FileNotFoundError:
+            continue  # its counts were taken over meanwhile
+    return _merged(own, folder, own_file)
+
+
+def _merged(own: Snapshot, folder: Path, own_file: Path) -> Snapshot:
     total = Snapshot()
     total.add(own)
+    supervisor, settled = folder / SUPERVISOR, frozenset[str]()
+    if supervisor.exists():  # before the others: what it settles later has a file until then
+        found = read_snapshot(supervisor)
+        total.add(found)
+        settled = frozenset(found.settled)
     for file in folder.glob("*.json"):
-        if file != own_file:
+        if file not in (own_file, supervisor) and file.name not in settled:
             total.add(read_snapshot(file))
     return total
 
@@ -218,6 +248,11 @@ def exposition(total: Snapshot) -> bytes:
     _histogram(
         lines, "madang_prediction_queue_seconds", "From a request's arrival to its computation",
         [(labels, c.waited_buckets, c.waited_seconds) for labels, c in named],
+    )  # fmt: skip
+    _family(
+        lines, "madang_shadows_total", "counter", "Copies of requests, for a rollout's shadow",
+        [(f'{labels},fate="{fate}"', count) for labels, c in named if c.shadows or c.shadows_dropped
+         for fate, count in (("computed", c.shadows), ("dropped", c.shadows_dropped))],
     )  # fmt: skip
     _features(lines, total.features)
     _family(

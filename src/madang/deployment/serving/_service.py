@@ -1,4 +1,4 @@
-"""What a worker answers: routes, access, and the way of a request through a model.
+"""What a worker answers: routes, and the way of a request through a model.
 
 Every route needs a token with a permission, except those in `PUBLIC`.
 """
@@ -9,7 +9,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 import madang
+from madang.deployment.serving._access import MAX_KEY_BYTES, Access
 from madang.deployment.serving._batching import Asker, Batcher, Call, Result, now
 from madang.deployment.serving._endpoints import ServedEndpoint, Version
 from madang.deployment.serving._exchange import SMALL_BYTES, TOO_MUCH, Exchange, Limits, date_line
@@ -35,7 +35,8 @@ from madang.deployment.serving._parameters import (
     wants_ready_only,
 )
 from madang.deployment.serving._repository import Repository, states
-from madang.deployment.serving._state import AcceptedToken, WantedEndpoint, hash_token
+from madang.deployment.serving._shadows import Shadows
+from madang.deployment.serving._state import WantedEndpoint
 from madang.deployment.serving._statistics import model_statistics
 from madang.deployment.serving._tensors import (
     InferRequest,
@@ -44,7 +45,6 @@ from madang.deployment.serving._tensors import (
     read_inputs,
 )
 from madang.errors import (
-    AuthenticationError,
     InvalidInputError,
     MadangError,
     NotFoundError,
@@ -62,9 +62,6 @@ EXTENSIONS = ("binary_tensor_data", "model_repository", "statistics")
 
 FAULT = "the server failed to answer; the worker's log says why"
 _LOGGER = logging.getLogger("madang.serving")
-
-# A longer URL or token is none of ours, and is not remembered: the caches must not grow by it.
-_MAX_KEY_BYTES = 2048
 
 
 @dataclass(frozen=True)
@@ -89,8 +86,10 @@ class Service:
         totals: Callable[[], Snapshot],
         online: Callable[[], tuple[OnlineStore, Path]],
         repository: Repository,
+        rollout_log: PredictionLog,
     ) -> None:
         self.limits = limits
+        self.access = Access()
         self.draining = False
         self.date = date_line()
         self.connections: set[Connection] = set()
@@ -107,70 +106,32 @@ class Service:
         self._loop = asyncio.get_running_loop()
         self._unlogged: list[Record] = []
         self._repository = repository
+        self._shadows = Shadows(rollout_log)
         self._tasks: set[asyncio.Task[None]] = set()
         self._batcher = Batcher(self._finish)
         self._routes: dict[bytes, Route | None] = {}
-        self._tokens: dict[str, AcceptedToken] = {}
-        self._known: dict[bytes, AcceptedToken | None] = {}
 
-    # -- access -------------------------------------------------------------------------------
-
-    def accept(self, tokens: dict[str, AcceptedToken]) -> None:
-        """Replaces the accepted tokens (SHA-256 in hex to what each may do)."""
-        self._tokens = tokens
-        self._known.clear()
+    # -- routes -------------------------------------------------------------------------------
 
     def admit(self, exchange: Exchange) -> tuple[int, str] | None:
         """Decides about a request when its head is there; a body is read only after this."""
         route = self._route(exchange.url)
         if route is None:
-            known = self._identify(exchange.authorization)
             # Without an identity, nothing is said about what exists.
-            return _unknown(exchange) if known else _who(exchange.authorization)
+            return self.access.refusal(exchange.authorization, "") or _unknown(exchange)
         if route.permission:
-            token = self._identify(exchange.authorization)
-            if token is None or route.permission not in token.permissions:
-                return self.refusal(exchange.authorization, route.permission)
+            refused = self.access.refusal(exchange.authorization, route.permission)
+            if refused is not None:
+                return refused
         if exchange.method not in route.methods:
             return 405, f"use {' or '.join(method.decode() for method in route.methods)} here"
         return None
-
-    def refusal(self, authorization: bytes, permission: str) -> tuple[int, str] | None:
-        """Why whoever sends this `Authorization` may not do something, or nothing."""
-        token = self._identify(authorization)
-        if token is None:
-            return _who(authorization)
-        if permission not in token.permissions:
-            return 403, f"{token.name} lacks the permission {permission}"
-        return None
-
-    def _identify(self, authorization: bytes) -> AcceptedToken | None:
-        try:
-            token = self._known[authorization]
-        except KeyError:
-            if len(authorization) > _MAX_KEY_BYTES:
-                return None
-            token = self._look_up(authorization)
-            if len(self._known) > 10_000:
-                self._known.clear()
-            self._known[authorization] = token
-        if token is not None and token.expires_us and token.expires_us < time.time_ns() // 1000:
-            return None
-        return token
-
-    def _look_up(self, authorization: bytes) -> AcceptedToken | None:
-        scheme, _, credentials = authorization.decode("latin-1").partition(" ")
-        if scheme.lower() != "bearer":
-            return None
-        return self._tokens.get(hash_token(credentials.strip()))
-
-    # -- routes -------------------------------------------------------------------------------
 
     def _route(self, url: bytes) -> Route | None:
         try:
             return self._routes[url]
         except KeyError:
-            if len(url) > _MAX_KEY_BYTES:
+            if len(url) > MAX_KEY_BYTES:
                 return None
             if len(self._routes) > 4096:
                 self._routes.clear()
@@ -280,9 +241,7 @@ class Service:
             MadangError: As `Repository.change`; or the token was revoked meanwhile.
         """
         check_load(parameters)
-        token = self._identify(authorization)
-        if token is None:
-            raise AuthenticationError(_who(authorization)[1])
+        token = self.access.identify(authorization)
         actor = "" if token.own else f"user:{token.name}"
         await self._repository.change(name, load=load, actor=actor)
 
@@ -336,9 +295,10 @@ class Service:
         endpoint, version = self.find(route.endpoint, route.version)
         try:
             request, offset = decode_request(exchange.body, exchange.header_length)
+            assigned = b""
             if version is None:
-                version = endpoint.choose(request.id or None)
-            self.take(exchange, request, version, exchange.body, offset)
+                version, assigned = self.assign(endpoint, request, exchange, exchange.body, offset)
+            self.take(exchange, request, version, exchange.body, offset, assigned=assigned)
         except MadangError as error:
             self._fail(exchange, status_of(error), str(error), route.endpoint, version)
 
@@ -346,7 +306,7 @@ class Service:
         """`POST /v2/models/{name}[/versions/{version}]/explain`: SHAP values."""
         endpoint, version = self.find(route.endpoint, route.version)
         request, offset = decode_request(exchange.body, exchange.header_length)
-        chosen = version or endpoint.choose(request.id or None)
+        chosen = version or self.assign(endpoint, request, exchange, exchange.body, offset)[0]
         inputs = read_inputs(request, chosen.inputs, exchange.body, offset)
 
         def done(work: asyncio.Future[bytes]) -> None:
@@ -361,6 +321,24 @@ class Service:
 
         self._explanations.start(chosen, inputs, request.id or new_id(), done)
 
+    def assign(
+        self,
+        endpoint: ServedEndpoint,
+        request: InferRequest,
+        asker: Asker,
+        body: bytes,
+        offset: int,
+    ) -> tuple[Version, bytes]:
+        """The version that answers, and what the log says of the rollout that chose it, if any.
+
+        Raises:
+            InvalidInputError: The rollout's key can't be read.
+        """
+        if endpoint.assigner is None:
+            return endpoint.choose(request.id or None), b""
+        request.id = request.id or new_id()
+        return endpoint.assigner.assign(request, asker, body, offset)
+
     def check_room(self) -> None:
         """Asked before a request is parsed, which is more work than to refuse it.
 
@@ -372,7 +350,14 @@ class Service:
             raise UnavailableError(f"{waiting} requests wait for their model; try again later")
 
     def take(
-        self, asker: Asker, request: InferRequest, version: Version, body: bytes, offset: int
+        self,
+        asker: Asker,
+        request: InferRequest,
+        version: Version,
+        body: bytes,
+        offset: int,
+        *,
+        assigned: bytes = b"",
     ) -> None:
         """Has a request predicted; the asker gets the answer.
 
@@ -382,6 +367,7 @@ class Service:
             version: Who answers.
             body: Where binary tensors are, from `offset` on.
             offset: See `body`.
+            assigned: What the log says of the rollout that chose the version.
 
         Raises:
             InvalidInputError: Says what was expected and what was found.
@@ -401,7 +387,16 @@ class Service:
             raise UnavailableError(TOO_MUCH)
         request_id = request.id or new_id()
         self._batcher.add(
-            Call(asker, request, version, inputs, request_id, deadline=deadline, size=size)
+            Call(
+                asker,
+                request,
+                version,
+                inputs,
+                request_id,
+                deadline=deadline,
+                size=size,
+                assigned=assigned,
+            )
         )
 
     def _finish(self, call: Call, result: Result) -> None:
@@ -409,6 +404,8 @@ class Service:
         if isinstance(result, Exception):
             status = status_of(result)
             message = f"the model could not predict: {result}"
+            if call.assigned and status >= 500:
+                self._shadows.failed(call, status)
             self._fail(exchange, status, message, version.endpoint, version)
             return
         try:
@@ -423,14 +420,13 @@ class Service:
             if not self._unlogged:
                 self._loop.call_soon(self._log_answered)
             self._unlogged.append(Record(call, result, body, header_length, seconds))
+        if version.shadows and call.assigned:
+            self._shadows.offer(call)
 
     def _log_answered(self) -> None:
         """Hands over what was answered, after the loop has sent the answers."""
         records, self._unlogged = self._unlogged, []
         for record in records:
-            # What fails here fails again in the log's thread, which counts it and says why.
-            with suppress(Exception):
-                record.settle()
             self._log.put(record)
 
     def _fail(
@@ -454,8 +450,9 @@ class Service:
     # -- life ---------------------------------------------------------------------------------
 
     def tick(self, loop_time: float) -> None:
-        """Called each second: the date, and clients that take too long."""
+        """Called each second: the date, requests that wait in vain, clients that take too long."""
         self.date = date_line()
+        self._batcher.drop_late()
         self.counts.connections = len(self.connections)
         for connection in list(self.connections):
             connection.check_time(loop_time)
@@ -463,6 +460,7 @@ class Service:
     def close(self) -> None:
         """Ends the prediction threads, and closes the online store."""
         self._batcher.close()
+        self._shadows.close()
         self._log_answered()
         self._explanations.close()
         self._features.close()
@@ -479,12 +477,6 @@ def status_of(error: Exception) -> int:
 def server_metadata() -> dict[str, Any]:
     """`$metadata_server_response`."""
     return {"name": "madang", "version": madang.__version__, "extensions": list(EXTENSIONS)}
-
-
-def _who(authorization: bytes) -> tuple[int, str]:
-    if not authorization:
-        return 401, "send a token: Authorization: Bearer TOKEN"
-    return 401, "the token is unknown, expired or revoked"
 
 
 def _unknown(exchange: Exchange) -> tuple[int, str]:

@@ -99,13 +99,24 @@ class WantedArm(msgspec.Struct, frozen=True, omit_defaults=True):
         return [*models, *(self.features.refs if self.features else ())]
 
 
-class WantedEndpoint(msgspec.Struct, frozen=True):
+class WantedSplit(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How a rollout assigns requests; as `contract.Split`."""
+
+    rollout: str
+    salt: str
+    stage: int = 0
+    key: str = ""
+    shadows: tuple[int, ...] = ()
+
+
+class WantedEndpoint(msgspec.Struct, frozen=True, omit_defaults=True):
     """An endpoint as it is to be served."""
 
     name: str
     revision: int
     log: bool
     arms: tuple[WantedArm, ...]
+    split: WantedSplit | None = None
 
 
 class Desired(msgspec.Struct, frozen=True):

@@ -37,6 +37,8 @@ _NAMES = {
     if np.dtype(char) == dtype
 }
 
+_SMALL_FLOATS = frozenset({DATATYPES["FP16"], DATATYPES["FP32"]})
+
 # NumPy keeps texts at one width, so one long text among many rows would take rows x width.
 _MAX_TEXT_BYTES = 64 * 1024 * 1024
 
@@ -174,7 +176,9 @@ def _from_json(tensor: RequestInput) -> Array:
         )
     kinds = set(map(type, data))
     if list in kinds:
-        data = _flattened(data, tensor.shape, tensor.name)
+        # A column that came as (rows, 1) is nested as that says.
+        shape = tensor.shape if len(tensor.shape) > 1 else [*tensor.shape, 1]
+        data = _flattened(data, shape, tensor.name)
         kinds = set(map(type, data))
     allowed, words = _KINDS[dtype.kind]
     if not kinds <= allowed:
@@ -191,8 +195,11 @@ def _from_json(tensor: RequestInput) -> Array:
     if dtype.kind == "U":
         return _texts(data, tensor)
     try:
+        if dtype in _SMALL_FLOATS:
+            with np.errstate(over="raise"):  # else it becomes an infinity, and no error
+                return np.array(data, dtype).reshape(tensor.shape)
         return np.array(data, dtype).reshape(tensor.shape)
-    except (OverflowError, ValueError) as error:
+    except (FloatingPointError, OverflowError, ValueError) as error:
         raise InvalidInputError(
             f"input {tensor.name!r}: a value does not fit into {tensor.datatype}: {error}"
         ) from error

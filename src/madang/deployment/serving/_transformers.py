@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -99,6 +100,7 @@ class Function:
         if hashlib.sha256(wanted.source.encode()).hexdigest() != wanted.digest:
             raise IntegrityError(f"the source of {self.name} was changed; deploy it again")
         module = ModuleType(f"madang_transformer_{wanted.digest[:16]}")
+        sys.modules[module.__name__] = module  # dataclasses, for one, look their module up
         try:
             # The user's own code, named by who deployed it; a digest vouches for it.
             exec(compile(wanted.source, file, "exec"), module.__dict__)  # noqa: S102

@@ -34,7 +34,7 @@ from madang.development.experiments import ModelVersion, Registry
 from madang.development.experiments._manifest import Manifest, read_manifest
 from madang.errors import AlreadyExistsError, InvalidInputError, NotFoundError, UnsafeModelError
 
-_SERVER = ("httptools", "msgspec", "numpy", "uvloop")
+_SERVER = ("httptools", "msgspec", "numpy", "pybase64", "uvloop")
 """What the inference server imports; a test runs it with nothing else."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 _SYSTEM = {"lightgbm": "libgomp1"}  # Debian's OpenMP, which LightGBM's wheel does not carry
@@ -65,10 +65,8 @@ def write_context(
         UnsafeModelError: The model is kept as an object, which is never loaded.
         IntegrityError: Its files are not what was registered.
     """
-    if endpoint is not None and not _NAME.fullmatch(endpoint):
-        raise InvalidInputError(
-            f"an endpoint's name has up to 200 letters, digits, '.', '-' and '_': {endpoint!r}"
-        )
+    if endpoint is not None:
+        _check_name(endpoint)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise AlreadyExistsError(f"{folder} is not an empty folder; name another one")
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -85,11 +83,20 @@ def write_context(
     return found
 
 
+def _check_name(endpoint: str) -> None:
+    if not _NAME.fullmatch(endpoint):
+        raise InvalidInputError(
+            "an endpoint's name has up to 200 letters, digits, '.', '-' and '_', the first one a "
+            f"letter or digit: {endpoint!r}; give endpoint=… (--endpoint)"
+        )
+
+
 def _fill(
     part: Path, registry: Registry, name: str, version: int | str | None, endpoint: str | None
 ) -> ModelVersion:
     (part / "model").mkdir()
     found = registry.download(name, version, part / "model")
+    _check_name(endpoint or found.name)
     manifest = read_manifest(part / "model", found.digest)
     if manifest.format == "object":
         raise UnsafeModelError(
@@ -217,7 +224,7 @@ HEALTHCHECK --interval=10s --timeout=3s --start-period=30s --retries=3 \\
     CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8500/v2/health/ready', timeout=2)"]
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["python", "-m", "madang.deployment.serving.standalone", "--model", "/srv/model", \
-"--digest", "{digest}", "--name", "{name}", "--version", "{version}", "--endpoint", "{endpoint}", \
+"--digest", "{digest}", "--name={name}", "--version", "{version}", "--endpoint", "{endpoint}", \
 "--port", "8500", "--host", "0.0.0.0"]
 """
 

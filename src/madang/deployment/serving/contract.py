@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, Union
 
@@ -117,6 +119,31 @@ class Arm:
 
 
 @dataclass(frozen=True)
+class Split:
+    """How a rollout assigns an endpoint's requests, in place of chance.
+
+    A request gets its arm by a hash of its key: the same key always gets the same arm, as long as the
+    weights stay; where one arm's weight grows, keys move to it and nowhere else. The prediction log
+    says of each request which rollout and stage it belongs to.
+
+    Attributes:
+        rollout: The rollout's id.
+        salt: Goes into the hash, so that another rollout divides keys anew.
+        stage: Grows whenever the weights change.
+        key: An input whose first value is the key where the request does not bring one itself
+            (header `X-Madang-Key`, parameter `madang_key`); empty: the request's id; `id`: the
+            request's id, whatever else it brings.
+        shadows: Versions of arms that get a copy of each request after it is answered.
+    """
+
+    rollout: str
+    salt: str
+    stage: int = 0
+    key: str = ""
+    shadows: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
 class Endpoint:
     """A stable name that answers predictions.
 
@@ -125,16 +152,31 @@ class Endpoint:
         arms: The versions behind it.
         revision: Grows with every change of the endpoint.
         log: Whether predictions are logged to the topic `predictions.{name}`.
+        split: How requests are assigned while a rollout runs.
     """
 
     name: str
     arms: tuple[Arm, ...]
     revision: int
     log: bool = True
+    split: Split | None = None
 
 
 DeployGuard: TypeAlias = Callable[[str, Sequence[Arm]], None]
 """Takes an endpoint's name and the arms it is to have, none when it is to go."""
+
+
+_ASKED = ContextVar("madang_deploy_asked", default=False)
+
+
+@contextmanager
+def asked_already() -> Iterator[None]:
+    """Deploys in the block, by this thread, are parts of something that was asked as a whole."""
+    token = _ASKED.set(True)
+    try:
+        yield
+    finally:
+        _ASKED.reset(token)
 
 
 class Serving(Engine):
@@ -149,17 +191,30 @@ class Serving(Engine):
     deploy_guard: DeployGuard | None = None
     """Asked before an endpoint changes; whatever it raises stops that."""
 
+    def _ask(self, name: str, arms: Sequence[Arm]) -> None:
+        if self.deploy_guard is not None and not _ASKED.get():
+            self.deploy_guard(name, arms)
+
     @abstractmethod
     def deploy(
-        self, name: str, arms: Sequence[Arm], *, log: bool = True, timeout_seconds: float = 60
+        self,
+        name: str,
+        arms: Sequence[Arm],
+        *,
+        log: bool = True,
+        split: Split | None = None,
+        timeout_seconds: float = 60,
     ) -> Endpoint:
         """Makes or changes an endpoint, and waits until every running worker serves it.
+
+        With a `split` it is part of a rollout; a later deploy without one takes it out again.
 
         Raises:
             NotFoundError: A model version is not registered.
             PermissionDeniedError: The guard says no.
             InvalidInputError: No arm, a weight below 0, or all weights 0; parts of an arm that
-                don't fit each other (which input of which, and what was found).
+                don't fit each other (which input of which, and what was found); a split whose key
+                is no input, of more than 8 arms, or without a log.
             UnavailableError: Workers run, and one of them could not load a model in time (with its
                 reason); the endpoint is back at what it was.
         """

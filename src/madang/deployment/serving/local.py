@@ -27,7 +27,7 @@ from madang.deployment.serving._state import (
     WantedEndpoint,
     write_atomically,
 )
-from madang.deployment.serving.contract import Arm, Endpoint, Serving
+from madang.deployment.serving.contract import Arm, Endpoint, Serving, Split
 from madang.deployment.serving.workers import Workers
 from madang.engines import Context, EngineURL, Health
 from madang.errors import (
@@ -85,12 +85,17 @@ class LocalServing(Serving):
     # -- endpoints ----------------------------------------------------------------------------
 
     def deploy(
-        self, name: str, arms: Sequence[Arm], *, log: bool = True, timeout_seconds: float = 60
+        self,
+        name: str,
+        arms: Sequence[Arm],
+        *,
+        log: bool = True,
+        split: Split | None = None,
+        timeout_seconds: float = 60,
     ) -> Endpoint:
         _check(name, arms)
-        if self.deploy_guard is not None:
-            self.deploy_guard(name, arms)
-        from madang.deployment.serving._deploying import check_arms, wanted_arm
+        self._ask(name, arms)
+        from madang.deployment.serving._deploying import check_arms, wanted_arm, wanted_split
 
         registry = self._context.component("experiments").registry
         features = self._features() if any(arm.features for arm in arms) else None
@@ -100,15 +105,23 @@ class LocalServing(Serving):
             for arm in wanted:
                 for part in arm.models():
                     self._models.fetch(part)
-            check_arms(wanted, self._files.models, self._online)
+            inputs = check_arms(wanted, self._files.models, self._online)
+            divided = wanted_split(split, wanted, inputs, log=log) if split else None
             if log:
                 self._make_topic(f"predictions.{name}")
+            served = bool(self._files.live_acks())
+            if split:
+                self._make_topic(f"rollouts.{name}")
             before, endpoint, revision = self._table.change(
-                name, wanted, log=log, kind="endpoint.deploy"
+                name, wanted, log=log, kind="endpoint.deploy", split=divided
             )
-            self._write_desired()
+            try:
+                self._write_desired()
+            except OSError as error:  # a full disk: else a later change would bring it along
+                self._revert(before, endpoint, str(error))
+                raise
         self.refresh_tokens()
-        problem = self._await(revision, name, timeout_seconds)
+        problem = self._await(revision, name, timeout_seconds, served=served)
         if problem:
             self._take_back(before, endpoint, problem)
             raise UnavailableError(
@@ -120,8 +133,7 @@ class LocalServing(Serving):
     def undeploy(self, name: str) -> None:
         if self._table.find(name) is None:
             return
-        if self.deploy_guard is not None:
-            self.deploy_guard(name, ())
+        self._ask(name, ())
         with self._files.locked():
             _, _, revision = self._table.change(name, (), log=False, kind="endpoint.undeploy")
             self._write_desired()
@@ -268,12 +280,22 @@ class LocalServing(Serving):
         self, before: WantedEndpoint | None, failed: WantedEndpoint, reason: str
     ) -> None:
         """Returns to what was before, unless somebody else changed the endpoint meanwhile."""
-        arms, log = (before.arms, before.log) if before else ((), False)
         with self._files.locked():
             if self._table.find(failed.name) != failed:
                 return
-            self._table.change(failed.name, arms, log=log, kind="endpoint.revert", reason=reason)
+            self._revert(before, failed, reason)
             self._write_desired()
+
+    def _revert(self, before: WantedEndpoint | None, failed: WantedEndpoint, reason: str) -> None:
+        was = before or WantedEndpoint(failed.name, 0, False, ())
+        self._table.change(
+            failed.name,
+            was.arms,
+            log=was.log,
+            kind="endpoint.revert",
+            reason=reason,
+            split=was.split,
+        )
 
     def _write_desired(self) -> None:
         """Writes the workers' file from the database; the lock on the folder is held."""
@@ -289,16 +311,28 @@ class LocalServing(Serving):
         if not self._files.desired.exists() or self._files.desired.read_bytes() != data:
             write_atomically(self._files.desired, data)
 
-    def _await(self, revision: int, name: str, timeout_seconds: float) -> str:
-        """Waits until all workers have worked through a revision; what is wrong, or nothing."""
+    def _await(
+        self, revision: int, name: str, timeout_seconds: float, *, served: bool = False
+    ) -> str:
+        """Waits until all workers have worked through a revision; what is wrong, or nothing.
+
+        Args:
+            revision: The revision.
+            name: The endpoint.
+            timeout_seconds: For how long.
+            served: Workers ran before the change, so that one has to be left: a model may end the
+                process that loads it.
+        """
         deadline = time.monotonic() + timeout_seconds
         while True:
             acks = self._files.live_acks()
             problem = _problem(acks, name)
             behind = [ack.pid for ack in acks if ack.revision < revision]
-            if not behind:
+            if not behind and (acks or not served):
                 return problem
             if time.monotonic() > deadline:
+                if not behind:
+                    return "all workers ended, perhaps by loading it; .madang/serving/worker.log"
                 return f"worker {behind[0]} did not follow within {timeout_seconds:g} s"
             time.sleep(0.02)
 
@@ -375,9 +409,11 @@ def _problem(acks: Sequence[Ack], name: str) -> str:
 
 
 def _endpoint(wanted: WantedEndpoint) -> Endpoint:
-    from madang.deployment.serving._deploying import arm_of
+    from madang.deployment.serving._deploying import arm_of, split_of
 
-    return Endpoint(wanted.name, tuple(map(arm_of, wanted.arms)), wanted.revision, wanted.log)
+    arms = tuple(map(arm_of, wanted.arms))
+    split = split_of(wanted.split) if wanted.split else None
+    return Endpoint(wanted.name, arms, wanted.revision, wanted.log, split)
 
 
 def _check(name: str, arms: Sequence[Arm]) -> None:
@@ -394,3 +430,5 @@ def _check(name: str, arms: Sequence[Arm]) -> None:
             )
     if not any(arm.weight for arm in arms):
         raise InvalidInputError(f"all weights of endpoint {name!r} are 0; one must be above")
+    if sum(arm.weight for arm in arms) == float("inf"):
+        raise InvalidInputError(f"the weights of endpoint {name!r} are too large to be added up")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import pybase64
 
 from madang.deployment.serving._tensors import DATATYPES, Array
 from madang.errors import InvalidInputError
@@ -24,7 +24,7 @@ def array(tensor: Mapping[str, Any]) -> Array:
     try:
         kind, shape = np.dtype(DATATYPES[tensor["datatype"]]), tuple(tensor["shape"])
         if "data_base64" in tensor:
-            raw = base64.b64decode(tensor["data_base64"], validate=True)
+            raw = pybase64.b64decode(tensor["data_base64"], validate=True)
             return np.frombuffer(raw, kind.newbyteorder("<")).astype(kind).reshape(shape)
         values = tensor["data"]
         if kind.kind == "f":  # JSON has no NaN: null stands for it and for the infinities

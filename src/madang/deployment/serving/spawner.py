@@ -99,7 +99,9 @@ class Spawner:
             importlib.import_module("madang.data.collection.local")
         try:
             self._models.load(wanted)
-            if self._given.preload == "called":
+            # Features are joined in workers alone; the models that they go to are loaded by now.
+            joins = any(arm.features for arm in wanted.arms)
+            if self._given.preload == "called" and not joins:
                 self._models.endpoint(wanted)
         except Exception as error:  # a model's format may raise anything
             _LOGGER.warning("endpoint %s is not shared by the workers: %s", wanted.name, error)

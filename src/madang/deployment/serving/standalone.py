@@ -14,7 +14,6 @@ server does not start without one; only the health routes are open.
 from __future__ import annotations
 
 import argparse
-import atexit
 import os
 import shutil
 import sys
@@ -90,17 +89,26 @@ def main(arguments: list[str] | None = None) -> int:
     given, further = parser.parse_known_args(arguments)
     arm = WantedArm(given.name or given.endpoint, given.version, 1.0, given.digest)
     home = Path(tempfile.mkdtemp(prefix="madang-"))
-    atexit.register(shutil.rmtree, home, ignore_errors=True)
+    try:
+        return _serve(home, given, arm, further)
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+
+
+def _serve(home: Path, given: argparse.Namespace, arm: WantedArm, further: list[str]) -> int:
     try:
         endpoint = WantedEndpoint(given.endpoint, 1, log=False, arms=(arm,))
         prepare(home, given.model, given.digest, endpoint)
+        # Not shared with another server of this user, which would answer some of the requests.
+        listener = worker.listen(given.host, given.port, shared=False)
     except MadangError as error:
         sys.stderr.write(f"madang: {error}\n")
         return 1
-    return worker.main(
-        ["--home", str(home), "--host", given.host, "--port", str(given.port), *further]
-    )
+    except OSError as error:
+        sys.stderr.write(f"madang: can't serve at {given.host}:{given.port}: {error}\n")
+        return 1
+    return worker.main(["--home", str(home), "--fd", str(listener.detach()), *further])
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    worker.leave(main())

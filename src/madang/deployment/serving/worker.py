@@ -27,7 +27,7 @@ import threading
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
 import uvloop
@@ -81,6 +81,9 @@ class Worker:
         self._unloaded = 0
         self._seen: tuple[Any, ...] = ()
         self._seen_tokens: tuple[Any, ...] = ()
+        self._unsaid = False  # the acknowledgement is still to be written
+        self._errors: dict[str, str] = {}
+        self._troubles: dict[str, str] = {}
         self._models = models or Models(self.files)
         self._models.online = self._features
         self._opening = threading.Lock()
@@ -88,6 +91,7 @@ class Worker:
         self._stop = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._log = PredictionLog(self._topics)
+        self._rollout_log = PredictionLog(self._topics, prefix="rollouts.")
         self._metrics = self.files.metrics / f"{os.getpid()}.json"
         self._ack = self.files.acks / f"{os.getpid()}.json"
         self._grpc_port = grpc_port
@@ -98,6 +102,7 @@ class Worker:
             totals=self._totals,
             online=self._online,
             repository=Repository(self.files),
+            rollout_log=self._rollout_log,
         )
 
     async def run(self, drain_seconds: float) -> None:
@@ -114,6 +119,7 @@ class Worker:
             await self._grpc.start()
         followers: list[asyncio.Task[Any]] = [
             asyncio.create_task(self._follow()),
+            asyncio.create_task(self._follow_access()),
             asyncio.create_task(self._tick()),
         ]
         stop: asyncio.Task[Any] = asyncio.create_task(self._stop.wait())
@@ -159,8 +165,10 @@ class Worker:
             await asyncio.wait([grpc, stopped], return_when=asyncio.FIRST_COMPLETED)
             stopped.cancel()
         self.service.close()
-        await self._loop.run_in_executor(None, self._log.close, max(1.0, drain_seconds / 2))
-        self._write_metrics()
+        for log in (self._log, self._rollout_log):
+            await self._loop.run_in_executor(None, log.close, max(1.0, drain_seconds / 2))
+        with suppress(OSError):  # a full disk; the counts end with the process
+            self._write_metrics()
 
     def _are_open(self, drained_seconds: float) -> bool:
         """Closes idle connections, after a while in which their next answer may tell them so."""
@@ -175,14 +183,26 @@ class Worker:
     async def _follow(self) -> None:
         while True:
             await asyncio.sleep(POLL_SECONDS)
-            self._follow_tokens()
             await self._follow_desired()
+
+    async def _follow_access(self) -> None:
+        """Apart from the models, which may take long to load: a revoked token must not wait."""
+        while True:
+            await asyncio.sleep(POLL_SECONDS)
+            self._follow_tokens()
 
     async def _follow_desired(self) -> None:
         seen = (fingerprint(self.files.desired), fingerprint(self.files.unloaded))
-        if seen != self._seen or not self.service.started:
-            self._seen = seen
-            await self._reconcile()
+        if seen != self._seen and await self._reconcile():
+            self._seen, self._unsaid = seen, True
+        if self._unsaid:
+            try:
+                self._acknowledge()
+            except OSError as error:  # a full disk must not end predictions
+                self._trouble("ack", f"what is served can't be acknowledged: {error}")
+            else:
+                self._unsaid = False
+                self._trouble("ack", "")
 
     def _follow_tokens(self) -> None:
         seen = (fingerprint(self.files.tokens), fingerprint(self.files.token))
@@ -194,19 +214,30 @@ class Worker:
                 own = self.files.token.read_text("ascii").strip()
                 tokens[hash_token(own)] = AcceptedToken("local", PERMISSIONS, own=True)
         except (MadangError, OSError) as error:
-            _LOGGER.error("the accepted tokens stay as they are: %s", error)  # noqa: TRY400
+            self._trouble("tokens", f"the accepted tokens stay as they are: {error}")
         else:
-            self.service.accept(tokens)
-        self._seen_tokens = seen
+            self.service.access.accept(tokens)
+            self._seen_tokens = seen
+            self._trouble("tokens", "")
 
-    async def _reconcile(self) -> None:
-        """Moves to what is wanted; an endpoint that can't be loaded stays as it is."""
+    def _trouble(self, what: str, message: str) -> None:
+        """Logs what is wrong when it begins and when it changes; each poll tries again."""
+        if message and self._troubles.get(what) != message:
+            _LOGGER.error("%s", message)
+        self._troubles[what] = message
+
+    async def _reconcile(self) -> bool:
+        """Moves to what is wanted; an endpoint that can't be loaded stays as it is.
+
+        Returns:
+            Whether it is known what is wanted.
+        """
         try:
             desired = self.files.read_desired()
             unloaded = self.files.read_unloaded()
         except (MadangError, OSError) as error:
-            _LOGGER.error("what is served stays as it is: %s", error)  # noqa: TRY400
-            return
+            self._trouble("desired", f"what is served stays as it is: {error}")
+            return False
         served = self.service.endpoints
         names = {wanted.name for wanted in desired.endpoints if not unloaded.holds(wanted)}
         changed = [
@@ -229,7 +260,9 @@ class Worker:
             {m.digest for e in endpoints.values() for a in e.wanted.arms for m in a.models()}
         )
         _tidy(unfreeze=dropped)
-        self._acknowledge(errors)
+        self._errors = errors
+        self._trouble("desired", "")
+        return True
 
     def _load(self, changed: list[Any]) -> tuple[dict[str, ServedEndpoint], dict[str, str]]:
         """Loads endpoints in a thread; what fails, and why, is part of the acknowledgement."""
@@ -237,12 +270,12 @@ class Worker:
         for wanted in changed:
             try:
                 loaded[wanted.name] = self._models.endpoint(wanted)
-            except Exception as error:  # a model's format may raise anything
+            except (Exception, SystemExit) as error:  # a model's format may raise anything
                 _LOGGER.exception("endpoint %s was not loaded", wanted.name)
                 errors[wanted.name] = read_error(error, self.files.models)
         return loaded, errors
 
-    def _acknowledge(self, errors: dict[str, str]) -> None:
+    def _acknowledge(self) -> None:
         host, port = self._listener.getsockname()[:2]
         ack = Ack(
             pid=os.getpid(),
@@ -251,7 +284,7 @@ class Worker:
             port=port,
             revision=self._desired.revision,
             endpoints={n: e.wanted.revision for n, e in self.service.endpoints.items()},
-            errors=errors,
+            errors=self._errors,
             unloaded=self._unloaded,
             grpc_port=self._grpc_port,
         )
@@ -263,8 +296,13 @@ class Worker:
         while True:
             await asyncio.sleep(1)
             self.service.tick(self._loop.time())
-            self._write_metrics()
-            self._share_connections()
+            try:
+                self._write_metrics()
+                self._share_connections()
+            except OSError as error:  # as above: counts can wait
+                self._trouble("counts", f"the counts can't be shared with other workers: {error}")
+            else:
+                self._trouble("counts", "")
 
     def _share_connections(self) -> None:
         """Lets go of connections when other workers have clearly fewer.
@@ -286,8 +324,10 @@ class Worker:
     def _snapshot(self) -> Snapshot:
         counts = self.service.counts
         counts.connections = len(self.service.connections)
-        counts.log_written, counts.log_lost = self._log.written, self._log.lost
-        counts.log_queued = self._log.queued
+        logs = (self._log, self._rollout_log)
+        counts.log_written = sum(log.written for log in logs)
+        counts.log_lost = sum(log.lost for log in logs)
+        counts.log_queued = sum(log.queued for log in logs)
         return counts
 
     def _totals(self) -> Snapshot:
@@ -342,14 +382,29 @@ def _tidy(*, unfreeze: bool) -> None:
     gc.freeze()
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A socket that other workers of this user may bind too; connections are spread over them."""
+def listen(host: str, port: int, *, shared: bool = True) -> socket.socket:
+    """A listening socket.
+
+    Args:
+        host: The address.
+        port: The port; 0 for any free one.
+        shared: Whether other workers of this user may bind it too, so that connections are spread
+            over them.
+
+    Raises:
+        OSError: The port is taken.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    listener.bind((host, port))
-    listener.listen(1024)
+    if shared:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(1024)
+    except OSError:
+        listener.close()
+        raise
     listener.setblocking(False)
     return listener
 
@@ -370,6 +425,8 @@ def make_parser(program: str) -> argparse.ArgumentParser:
 def prepare_process() -> None:
     """Sets up what holds for a whole process: its log, and how it shares its time."""
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
+    # Arrow's own allocators keep some 10 MB of what the log wrote; it reads this when imported.
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     os.umask(0o077)  # what it writes is for its owner only
     _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))  # connections, by default of 1024
@@ -399,5 +456,12 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def leave(code: int) -> NoReturn:
+    """Ends the process at once: Python would wait for a model's call that never returns."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -20,7 +20,7 @@ import msgspec
 
 from madang.deployment.serving._grpc_port import require_grpc, reserve
 from madang.deployment.serving._messages import Ended, Forked
-from madang.deployment.serving._metrics import Snapshot
+from madang.deployment.serving._metrics import SUPERVISOR, Snapshot, read_snapshot
 from madang.deployment.serving._scaling import Meter, Scaling, decide, mean_wait
 from madang.deployment.serving._spawning import Spawning
 from madang.deployment.serving._state import Files, start_ticks, write_atomically
@@ -130,6 +130,11 @@ class Workers:
                 self._check_port(self.grpc_port)
             for file in self._files.metrics.glob("*.json"):
                 file.unlink()
+        elif (self._files.metrics / SUPERVISOR).exists():
+            self._counts = read_snapshot(self._files.metrics / SUPERVISOR)
+            for name in self._counts.settled:
+                (self._files.metrics / name).unlink(missing_ok=True)
+            self._counts.settled = []
         self._listener = listen(self.host, self.port)
         self.port = self._listener.getsockname()[1]
         if self.grpc_port is not None:
@@ -252,6 +257,7 @@ class Workers:
                 self._ask(number, slot.failures + 1 if lived < 2 * _MAX_BACKOFF_SECONDS else 0)
                 codes.append(slot.code)
         self._see_off()
+        self._settle()
         if not self._scaling.is_fixed and time.monotonic() - self._measured >= _MEASURE_SECONDS:
             self._scale(time.monotonic())
         return codes
@@ -296,10 +302,36 @@ class Workers:
         _signal(late, signal.SIGKILL)
         self._leaving = [leaving for leaving in self._leaving if _runs(leaving[:2])]
 
+    def _settle(self) -> None:
+        """Takes over the counts of workers that ended: else their files would become ever more.
+
+        Readers count each worker once: they look here first, and pass over what is settled.
+        """
+        running = {slot.pid for slot in self._slots.values()} | {pid for pid, *_ in self._leaving}
+        ended = [
+            file
+            for file in self._files.metrics.glob("*.json")
+            if file.stem.isdecimal()
+            and int(file.stem) not in running
+            and start_ticks(int(file.stem)) == "gone"
+        ]
+        if not ended:
+            return
+        for file in ended:
+            last = read_snapshot(file)
+            last.connections = last.log_queued = 0  # which it has no more
+            self._counts.add(last)
+        self._counts.settled = [file.name for file in ended]
+        self._write_counts()
+        for file in ended:
+            file.unlink()
+        self._counts.settled = []  # a new process may get the id of an old one
+        self._write_counts()
+
     def _write_counts(self) -> None:
         """Hands the workers what they can't count, for `/metrics`."""
         self._counts.workers = len(self._slots)
-        write_atomically(self._files.metrics / "supervisor.json", msgspec.json.encode(self._counts))
+        write_atomically(self._files.metrics / SUPERVISOR, msgspec.json.encode(self._counts))
 
     # -- end ----------------------------------------------------------------------------------
 

@@ -14,7 +14,9 @@ from madang.development.experiments.contract import (
     DatasetInput,
     Experiment,
     Experiments,
+    ForeignData,
     JoinsTransactions,
+    Keeps,
     Lifecycle,
     LoggedModel,
     LoggedModelStatus,
@@ -31,6 +33,8 @@ from madang.development.experiments.contract import (
     Run,
     RunStatus,
     Signature,
+    TakesCopies,
+    TakesVersions,
     TensorSpec,
     VersionDetails,
     View,
@@ -42,7 +46,12 @@ from madang.development.experiments.values import (
     STAGES,
 )
 
-ENGINES = {"local": "madang.development.experiments.local:LocalExperiments"}
+ENGINES = {
+    "local": "madang.development.experiments.local:LocalExperiments",
+    "mlflow": "madang.development.experiments.mlflow:MLflowExperiments",
+    "mlflow+https": "madang.development.experiments.mlflow:MLflowExperiments",
+    "mlflow+sqlite": "madang.development.experiments.mlflow_sqlite:MlflowFileExperiments",
+}
 DEFAULT = "local"
 
 
@@ -66,7 +75,9 @@ __all__ = [
     "DatasetInput",
     "Experiment",
     "Experiments",
+    "ForeignData",
     "JoinsTransactions",
+    "Keeps",
     "Lifecycle",
     "LoggedModel",
     "LoggedModelStatus",
@@ -83,6 +94,8 @@ __all__ = [
     "Run",
     "RunStatus",
     "Signature",
+    "TakesCopies",
+    "TakesVersions",
     "TensorSpec",
     "VersionDetails",
     "View",

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from madang.data.storage.contract import LocalFiles as FilesOfThisMachine
 from madang.development.experiments import _rows
 from madang.development.experiments._base import LocalPart
 from madang.development.experiments.contract import RunFiles
 from madang.development.experiments.values import Artifact
 from madang.errors import InvalidInputError, NotFoundError
 from madang.metadata import Transaction
+
+if TYPE_CHECKING:
+    from madang.data.storage import Storage
 
 
 class LocalFiles(LocalPart, RunFiles):
@@ -20,10 +26,16 @@ class LocalFiles(LocalPart, RunFiles):
         if not path:
             raise InvalidInputError("an artifact needs a path, such as plots/roc.png")
         self._require_owner(run_id)
-        digest, size = _digest(data)
+        digest, size = digest_of(data)
         # The file first: a line never names an artifact that isn't there.
-        self._storage.put(f"runs/{run_id}/{path}", data)
-        owner = _ref(run_id)
+        key = f"runs/{run_id}/{path}"
+        self._storage.put(key, data)
+        try:
+            self._require_owner(run_id)
+        except NotFoundError:  # purged meanwhile, and no later purge would look for the file
+            self._storage.delete(key)
+            raise
+        owner = ref_of(run_id)
         self._ledger.record(
             "run.artifact",
             owner,
@@ -53,6 +65,10 @@ class LocalFiles(LocalPart, RunFiles):
         found: bytes = self._storage.get(f"runs/{run_id}/{path}")
         return found
 
+    def save_artifact(self, run_id: str, path: str, target: Path) -> None:
+        self._require_owner(run_id)
+        save(self._storage, f"runs/{run_id}/{path}", target)
+
     def delete_artifacts(self, run_id: str, path: str = "") -> int:
         self._require_owner(run_id)
         root = f"runs/{run_id}/"
@@ -64,7 +80,7 @@ class LocalFiles(LocalPart, RunFiles):
         ]
         if keys:
             kind = "run.artifact.delete"
-            with self._ledger.intent(kind, _ref(run_id), data={"path": path}) as intent:
+            with self._ledger.intent(kind, ref_of(run_id), data={"path": path}) as intent:
                 for key in keys:
                     self._storage.delete(key)
                 intent.data = {"files": len(keys), "path": path}
@@ -78,6 +94,19 @@ class LocalFiles(LocalPart, RunFiles):
                 _rows.require_run(tx, self._project, owner)
 
 
+def save(storage: Storage, key: str, target: Path) -> None:
+    """Writes an object into a file; where objects are files, without reading it whole.
+
+    Raises:
+        NotFoundError: There is no such object.
+    """
+    if isinstance(storage, FilesOfThisMachine):
+        storage.about(key)
+        shutil.copyfile(storage.path(key), target)
+    else:
+        target.write_bytes(storage.get(key))
+
+
 def require_model(tx: Transaction, project: str, model_id: str) -> None:
     """Raises `NotFoundError` unless the logged model is there and not deleted."""
     if not tx.execute(
@@ -87,11 +116,13 @@ def require_model(tx: Transaction, project: str, model_id: str) -> None:
         raise NotFoundError(f"project {project!r} has no logged model {model_id!r}")
 
 
-def _ref(owner: str) -> str:
+def ref_of(owner: str) -> str:
+    """The reference of a run or a logged model."""
     return f"logged_model:{owner}" if owner.startswith("m-") else f"run:{owner}"
 
 
-def _digest(data: bytes | Path) -> tuple[str, int]:
+def digest_of(data: bytes | Path) -> tuple[str, int]:
+    """The SHA-256 of a file or of bytes, and how many they are."""
     if isinstance(data, Path):
         if not data.is_file():
             raise NotFoundError(f"there is no file {data} to log as an artifact")

@@ -26,6 +26,7 @@ from madang.development.experiments._tensors import (
     from_example,
     is_table,
 )
+from madang.development.experiments._tree_files import check_lightgbm
 from madang.development.experiments.formats import Format, Predictor
 from madang.errors import IntegrityError, InvalidInputError, MissingDependencyError
 
@@ -60,6 +61,7 @@ class LightGBMFormat(Format):
     def write(self, model: Any, folder: Path, trusted: Sequence[str]) -> dict[str, Any]:
         # Without num_iteration the best iteration is the last one stored, as predict uses it.
         _booster(model).save_model(folder / _FILE)
+        check_lightgbm((folder / _FILE).read_text("utf-8"))
         if not hasattr(model, "booster_"):
             return {}
         params = model.get_params()

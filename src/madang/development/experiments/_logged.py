@@ -10,7 +10,8 @@ from typing import Any
 from madang.development.experiments import _rows
 from madang.development.experiments._base import check_names
 from madang.development.experiments._files import require_model
-from madang.development.experiments._filter import Entity, Language, Order
+from madang.development.experiments._filter import Entity, Order
+from madang.development.experiments._languages import LOGGED_MODELS, LOGGED_MODELS_TAIL
 from madang.development.experiments._names import LocalNames
 from madang.development.experiments._search import (
     Condition,
@@ -34,24 +35,14 @@ from madang.errors import ConflictError, InvalidInputError, NotFoundError
 from madang.ledger import new_id, now_us
 from madang.metadata import Row, Transaction
 
-_COLUMNS = "id, experiment_id, name, status, created, updated, run_id, type, message, deleted"
+MODEL_COLUMNS = "id, experiment_id, name, status, created, updated, run_id, type, message, deleted"
 _PAIRS: Mapping[Entity, Pairs] = {
     "metric": Pairs("logged_model_metric", "{0}.project = m.project AND {0}.model_id = m.id"),
     "param": Pairs("logged_model_param", "{0}.project = m.project AND {0}.model_id = m.id"),
     "tag": Pairs("logged_model_tag", "{0}.project = m.project AND {0}.model_id = m.id"),
 }
 _SUBJECT = Subject(
-    language=Language(
-        texts=("experiment_id", "model_id", "model_type", "name", "source_run_id", "status"),
-        numbers=("creation_timestamp", "last_updated_timestamp"),
-        entities=("metric", "param", "tag"),
-        ordered=("metric",),
-        aliases={
-            "creation_time": "creation_timestamp",
-            "creation_timestamp_ms": "creation_timestamp",
-            "last_updated_timestamp_ms": "last_updated_timestamp",
-        },
-    ),
+    language=LOGGED_MODELS,
     source="logged_model m",
     identity=("m.id",),
     attributes={
@@ -66,10 +57,7 @@ _SUBJECT = Subject(
         "created": "m.created",  # the order's end alone, to the microsecond
     },
     pairs=_PAIRS,
-    tail=(
-        Order("attribute", "created", ascending=False),
-        Order("attribute", "model_id"),
-    ),
+    tail=LOGGED_MODELS_TAIL,
 )
 
 
@@ -95,7 +83,7 @@ class LocalLogged(LocalNames, LoggedModels):
             if run_id is not None:
                 _rows.require_run(tx, self._project, run_id)
             tx.execute(
-                f"INSERT INTO logged_model (project, {_COLUMNS}) "  # noqa: S608 - names above
+                f"INSERT INTO logged_model (project, {MODEL_COLUMNS}) "  # noqa: S608 - names above
                 "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, '', NULL)",
                 (self._project, model_id, experiment_id, name or f"model-{model_id[-6:]}",
                  LoggedModelStatus.PENDING.value, now, now, run_id, type),
@@ -217,7 +205,7 @@ class LocalLogged(LocalNames, LoggedModels):
     def _load_models(self, tx: Transaction, ids: Sequence[str]) -> list[LoggedModel]:
         rows: dict[str, Row] = {}
         for row in _rows.of_owners(
-            tx, "logged_model", "id", _COLUMNS.removeprefix("id, "), "id", self._project, ids
+            tx, "logged_model", "id", MODEL_COLUMNS.removeprefix("id, "), "id", self._project, ids
         ):
             rows[row[0]] = row
         params = _rows.pairs(tx, "logged_model_param", "model_id", self._project, ids)
@@ -255,7 +243,7 @@ class _ModelSearch(Search):
     ) -> None:
         self._on = _on_datasets("p", datasets)
         self._order_on = [order.dataset for order in order_by]
-        texts = [_order_text(order) for order in order_by]
+        texts = [order_text(order) for order in order_by]
         super().__init__(*arguments, order_by=texts, **options)
         marked = json.dumps([[str(d) for d in datasets], [str(o) for o in order_by]])
         self._mark += hashlib.sha256(marked.encode()).hexdigest()[:8]
@@ -298,7 +286,8 @@ def _on_datasets(alias: str, datasets: Sequence[DatasetFilter | None]) -> Condit
     return Condition(f"({found.sql})", found.values)
 
 
-def _order_text(order: ModelOrder) -> str:
+def order_text(order: ModelOrder) -> str:
+    """One key of an order of logged models in the language of other orders."""
     entity, dot, key = order.field.partition(".")
     name = f"{entity}.`{key.strip('`')}`" if dot else order.field
     return f"{name} {'ASC' if order.ascending else 'DESC'}"

@@ -8,10 +8,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from madang.development.experiments.contract import Signature, TensorSpec
 from madang.errors import IntegrityError, NotFoundError
+
+_T = TypeVar("_T")
 
 MANIFEST = "model.json"
 _VERSION = 1
@@ -75,7 +77,7 @@ def read_manifest(folder: Path, digest: str | None) -> Manifest:
         )
     try:
         manifest = _parsed(json.loads(text), found)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise IntegrityError(f"the model's {MANIFEST} can't be understood: {error!r}") from error
     for name, expected in manifest.files.items():
         _check_file(folder, name, expected)
@@ -100,16 +102,22 @@ def _parsed(content: dict[str, Any], digest: str) -> Manifest:
     if content["version"] != _VERSION:
         raise ValueError(f"version {content['version']}, known is {_VERSION}")
     return Manifest(
-        format=content["format"],
+        format=_of(str, content["format"]),
         signature=signature_from(content["signature"]),
         columns=tuple(content["columns"]),
-        facts=content["facts"],
-        requirements=content["requirements"],
+        facts=_of(dict, content["facts"]),
+        requirements=_of(dict, content["requirements"]),
         trusted=tuple(content["trusted"]),
-        compiled=content["compiled"],
-        files=content["files"],
+        compiled=_of(dict, content["compiled"]),
+        files=_of(dict, content["files"]),
         digest=digest,
     )
+
+
+def _of(kind: type[_T], value: Any) -> _T:
+    if not isinstance(value, kind):
+        raise TypeError(f"{value!r:.40} is no {kind.__name__}")
+    return value
 
 
 def signature_from(content: Mapping[str, Any]) -> Signature:

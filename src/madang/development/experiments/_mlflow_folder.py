@@ -26,7 +26,8 @@ from madang.development.experiments.contract import Signature
 from madang.errors import InvalidInputError, UnsafeModelError
 
 _MLMODEL = "MLmodel"
-_LARGEST_TEXT_BYTES = 16 << 20  # of MLmodel and of an input example
+_LARGEST_MLMODEL_BYTES = 1 << 20  # of which reading takes seconds
+_LARGEST_EXAMPLE_BYTES = 16 << 20
 _SECONDS = 900
 REFUSED = 3  # the exit code of `_mlflow_native.py` when it says why
 
@@ -95,7 +96,9 @@ def described(folder: Path) -> dict[str, Any]:
     if not (folder / _MLMODEL).is_file():
         return {}
     try:
-        found = yaml.safe_load(text_of(folder / _MLMODEL))
+        found = yaml.safe_load(text_of(folder / _MLMODEL, _LARGEST_MLMODEL_BYTES))
+    except InvalidInputError:
+        raise
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
         kind = type(error).__name__
         raise InvalidInputError(f"{_MLMODEL} is no plain YAML ({kind}): write it anew") from error
@@ -107,10 +110,10 @@ def described(folder: Path) -> dict[str, Any]:
     return dict(found)
 
 
-def text_of(file: Path) -> str:
+def text_of(file: Path, most_bytes: int = _LARGEST_EXAMPLE_BYTES) -> str:
     """A text file of bounded size."""
-    if file.stat().st_size > _LARGEST_TEXT_BYTES:
-        raise InvalidInputError(f"{file.name} has more than {_LARGEST_TEXT_BYTES} bytes")
+    if file.stat().st_size > most_bytes:
+        raise InvalidInputError(f"{file.name} has more than {most_bytes} bytes")
     return file.read_text("utf-8")
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import resource
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +25,7 @@ from madang.development.experiments._object import tree
 from madang.errors import IntegrityError, InvalidInputError, MissingDependencyError
 
 _CPU_SECONDS = 600
+_LEAST_MEMORY_BYTES = 4 << 30
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -31,6 +33,9 @@ def main(arguments: Sequence[str]) -> int:
     flavor, folder, name, target, rows = arguments
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CPU, (_CPU_SECONDS, _CPU_SECONDS))
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    most = max(memory, _LEAST_MEMORY_BYTES)  # a file may claim any size
+    resource.setrlimit(resource.RLIMIT_DATA, (most, most))
     reason = store(flavor, Path(folder), name, Path(target), Path(rows) if rows else None)
     sys.stdout.write(reason)
     return REFUSED if reason else 0

@@ -7,7 +7,7 @@ from typing import Any
 
 from madang.development.experiments import _rows
 from madang.development.experiments._base import LocalPart, check_names
-from madang.development.experiments._filter import Language, Order
+from madang.development.experiments._languages import EXPERIMENTS, EXPERIMENTS_TAIL
 from madang.development.experiments._search import Condition, Pairs, Search, Subject
 from madang.development.experiments.contract import NamedExperiments
 from madang.development.experiments.values import (
@@ -24,9 +24,7 @@ from madang.metadata import Row, Transaction
 
 _COLUMNS = "id, name, created, updated, deleted"
 _SUBJECT = Subject(
-    language=Language(
-        texts=("experiment_id", "name"), numbers=("creation_time", "last_update_time")
-    ),
+    language=EXPERIMENTS,
     source="experiment e",
     identity=("e.id",),
     attributes={
@@ -37,10 +35,7 @@ _SUBJECT = Subject(
         "created": "e.created",  # the order's end alone, to the microsecond
     },
     pairs={"tag": Pairs("experiment_tag", "{0}.project = e.project AND {0}.experiment_id = e.id")},
-    tail=(
-        Order("attribute", "created", ascending=False),
-        Order("attribute", "experiment_id"),
-    ),
+    tail=EXPERIMENTS_TAIL,
 )
 
 
@@ -67,9 +62,10 @@ class LocalNames(LocalPart, NamedExperiments):
             return self._experiment(tx, experiment_id)
 
     def _create(self, tx: Transaction, name: str, tags: Mapping[str, str]) -> str:
-        experiment_id = DEFAULT_EXPERIMENT_ID if name == DEFAULT_EXPERIMENT else new_id()
-        if experiment_id == DEFAULT_EXPERIMENT_ID and self._rows(tx, "id = ?", experiment_id):
-            experiment_id = new_id()  # the default experiment was renamed
+        experiment_id = DEFAULT_EXPERIMENT_ID
+        if name != DEFAULT_EXPERIMENT or self._rows(tx, "id = ?", experiment_id):
+            # The default experiment may have been renamed.
+            experiment_id = self._new_experiment_id(tx)
         now = now_us()
         tx.execute(
             f"INSERT INTO experiment (project, {_COLUMNS}) VALUES (?, ?, ?, ?, ?, NULL)",  # noqa: S608 - names above
@@ -81,6 +77,9 @@ class LocalNames(LocalPart, NamedExperiments):
             tx, "experiment.create", ref, outputs=[ref], data={"name": name, "tags": dict(tags)}
         )
         return experiment_id
+
+    def _new_experiment_id(self, tx: Transaction) -> str:
+        return new_id()
 
     def _experiment_id(self, tx: Transaction, experiment: str | Experiment) -> tuple[str, str]:
         """The id and name of an experiment that takes runs; one by name is made when it isn't there.

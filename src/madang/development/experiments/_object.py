@@ -47,10 +47,19 @@ class ObjectFormat(Format):
         )
 
 
-def keep(folder: Path, target: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Copies a folder's files into `target` under plain names; returns the facts with `paths`."""
+def keep(
+    folder: Path, target: Path, facts: Mapping[str, Any], files: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """Copies a folder's files into `target` under plain names; returns the facts with `paths`.
+
+    Args:
+        folder: Where the files are.
+        target: Where they go.
+        facts: Further facts.
+        files: Those of `tree(folder)` that are kept; by default, all.
+    """
     paths = {}
-    for i, path in enumerate(tree(folder), start=1):
+    for i, path in enumerate(tree(folder) if files is None else files, start=1):
         name = f"object-{i:06d}"
         shutil.copyfile(folder / path, target / name, follow_symlinks=False)
         paths[name] = path

@@ -93,14 +93,20 @@ class ONNXPredictor:
         }
 
 
-def session(content: bytes) -> onnxruntime.InferenceSession:
+def session(content: bytes, *, arena: bool = True) -> onnxruntime.InferenceSession:
     """A session of one thread.
+
+    Args:
+        content: The graph.
+        arena: Whether it keeps the memory of its largest batch for what comes next; that is for
+            graphs of many large steps.
 
     Raises:
         InvalidInputError: The bytes are no ONNX model that the runtime can run.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.enable_cpu_mem_arena = arena
     options.log_severity_level = 3  # its warnings go to stderr past Python's logging
     try:
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])

@@ -17,6 +17,8 @@ from madang.metadata import Transaction
 
 _OF_RUN = ("run_param", "run_tag", "run_metric", "run_metric_last", "run_dataset", "run_model")
 _OF_LOGGED = ("logged_model_param", "logged_model_tag", "logged_model_metric", "run_model")
+# A study is the trials' parent run, and nothing without it.
+_OF_STUDY = (("trial_report", "study_id"), ("trial", "study_id"), ("study", "id"))
 _CHUNK = 500  # SQLite takes 999 parameters in its older builds
 
 
@@ -164,6 +166,8 @@ class LocalPurge(LocalPart, CanPurge):
     def _delete_rows(self, tx: Transaction, found: _Found) -> None:
         for table in _OF_RUN:
             self._delete(tx, table, "run_id", found.runs)
+        for table, column in _OF_STUDY:
+            self._delete(tx, table, column, found.runs)
         self._delete(tx, "run", "id", found.runs)
         for table in _OF_LOGGED:
             self._delete(tx, table, "model_id", found.logged)

@@ -16,7 +16,8 @@ import sys
 import tempfile
 import types
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from madang.development.experiments._tensors import Arrays, from_example
 from madang.development.experiments.formats import Format, Predictor
 from madang.errors import IntegrityError, InvalidInputError, NotFoundError, UnsafeModelError
 
+_COMPILED = (".pyc", ".pyd", ".so")
 _ENTRY = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):([A-Za-z_]\w*)")
 
 
@@ -56,7 +58,14 @@ class PythonFormat(Format):
         return from_example(example, ())
 
     def original(self, model: Any, columns: tuple[str, ...]) -> Predictor:
-        return PythonPredictor(_Code(Path(model.folder), model.entry, source_digest(model.folder)))
+        folder = Path(model.folder)
+
+        def fill(place: Path) -> None:
+            for path in sources(folder):
+                (place / path).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(folder / path, place / path)
+
+        return _loaded(fill, model.entry, source_digest(folder))
 
     def write(self, model: Any, folder: Path, trusted: Sequence[str]) -> dict[str, Any]:
         digest = source_digest(model.folder)
@@ -68,7 +77,8 @@ class PythonFormat(Format):
                 f"{model.folder} has no {module}.py, which {model.entry!r} names"
             )
         _require_trust(digest, trusted)
-        return keep(Path(model.folder), folder, {"entry": model.entry, "source": digest})
+        facts = {"entry": model.entry, "source": digest}
+        return keep(Path(model.folder), folder, facts, sources(Path(model.folder)))
 
     def requirements(self, model: Any) -> dict[str, str]:
         found = {}
@@ -81,22 +91,37 @@ class PythonFormat(Format):
 
     def read(self, folder: Path, manifest: Manifest, trusted: Sequence[str]) -> Predictor:
         _require_trust(str(manifest.facts["source"]), trusted)
-        place = Path(tempfile.mkdtemp(prefix="madang-source-"))
-        try:
+
+        def fill(place: Path) -> None:
             restore(folder, manifest, place)
-            digest = source_digest(place)
-            if digest != manifest.facts["source"]:
-                raise IntegrityError(
-                    f"the model's source has SHA-256 {digest}, and its manifest says "
-                    f"{manifest.facts['source']}; register the model again"
-                )
-            code = _Code(place, manifest.facts["entry"], digest)
-            predictor = PythonPredictor(code)
-        except BaseException:
-            shutil.rmtree(place)
-            raise
-        weakref.finalize(predictor, _forget, code)  # it may read its files whenever it likes
-        return predictor
+            if tree(place) != sources(place):
+                raise IntegrityError("the model's files hold code that Python cached; register it")
+
+        return _loaded(fill, manifest.facts["entry"], manifest.facts["source"])
+
+
+def _loaded(fill: Callable[[Path], None], entry: str, digest: str) -> Predictor:
+    """The model of a copy of the source, which `fill` makes; it goes when the model does.
+
+    Raises:
+        IntegrityError: The copy is not the source of that digest.
+    """
+    place = Path(tempfile.mkdtemp(prefix="madang-source-"))
+    try:
+        fill(place)
+        found = source_digest(place)
+        if found != digest:
+            raise IntegrityError(
+                f"the model's source has SHA-256 {found}, and its manifest says {digest}; "
+                "register the model again"
+            )
+        code = _Code(place, entry, digest)
+        predictor = PythonPredictor(code)
+    except BaseException:
+        shutil.rmtree(place)
+        raise
+    weakref.finalize(predictor, _forget, code)  # it may read its files whenever it likes
+    return predictor
 
 
 class PythonPredictor:
@@ -104,17 +129,19 @@ class PythonPredictor:
 
     def __init__(self, code: _Code) -> None:
         module, name = _parsed(code.entry)
-        found: Any = getattr(_imported(code, module), name, None)
-        if not callable(getattr(found, "load", None)):
-            raise InvalidInputError(f"{code.entry} is no class with load(folder)")
-        self.native = found.load(code.folder)
+        with _no_exit():
+            found: Any = getattr(_imported(code, module), name, None)
+            if not callable(getattr(found, "load", None)):
+                raise InvalidInputError(f"{code.entry} is no class with load(folder)")
+            self.native = found.load(code.folder)
         if not callable(getattr(self.native, "predict", None)):
             raise InvalidInputError(
                 f"what {code.entry}.load(folder) returns has no predict(inputs)"
             )
 
     def __call__(self, inputs: Arrays) -> Arrays:
-        outputs = self.native.predict(inputs)
+        with _no_exit():
+            outputs = self.native.predict(inputs)
         if not isinstance(outputs, Mapping) or not outputs:
             raise InvalidInputError(
                 "the model's predict(inputs) gives output name to array; found: "
@@ -123,15 +150,41 @@ class PythonPredictor:
         return {str(name): _plain(value) for name, value in outputs.items()}
 
 
+@contextmanager
+def _no_exit() -> Iterator[None]:
+    """A model's `sys.exit` is an error of its own, and not the end of the process."""
+    try:
+        yield
+    except SystemExit as error:
+        raise RuntimeError(f"the model's code wanted to end the process: {error!r}") from error
+
+
 def _plain(value: Any) -> Any:
     array = np.asarray(value)
     return array.astype(np.str_) if array.dtype == object else array
 
 
+def sources(folder: Path) -> list[str]:
+    """The paths of a source's files, without what Python cached beside them.
+
+    Raises:
+        InvalidInputError: As `tree`; or there is compiled code, which would run in place of what
+            people read.
+    """
+    found = [path for path in tree(folder) if "__pycache__" not in path.split("/")]
+    compiled = [path for path in found if path.lower().endswith(_COMPILED)]
+    if compiled:
+        raise InvalidInputError(
+            f"{compiled[0]} is compiled code, which nobody can read; install it as a package, and "
+            "name that in requirements"
+        )
+    return found
+
+
 def source_digest(folder: str | Path) -> str:
     """SHA-256 over the paths and the content of all `.py` files of a folder, 64 hex digits."""
     total = hashlib.sha256()
-    for path in tree(Path(folder)):
+    for path in sources(Path(folder)):
         if path.endswith(".py"):
             total.update(f"{path}\0{sha256_of(Path(folder) / path)}\n".encode())
     return total.hexdigest()

@@ -3,33 +3,34 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from madang.development.experiments import _rows
 from madang.development.experiments._base import LocalPart, check_names
-from madang.development.experiments._filter import Clause, Language, Order
+from madang.development.experiments._filter import Clause
+from madang.development.experiments._languages import MODELS, MODELS_TAIL
 from madang.development.experiments._manifest import signature_from
+from madang.development.experiments._registry_base import (
+    GuardedModels,
+    check_alias,
+    check_model_name,
+)
 from madang.development.experiments._search import Condition, Pairs, Search, Subject
-from madang.development.experiments.contract import RegisteredModels
 from madang.development.experiments.values import AliasMove, ModelVersion, Page, RegisteredModel
-from madang.errors import AlreadyExistsError, ConflictError, InvalidInputError, NotFoundError
+from madang.errors import AlreadyExistsError, ConflictError, NotFoundError
 from madang.ledger import current_actor, now_us
 from madang.metadata import Row, Transaction
 
-REPORT = "report.html"
 COLUMNS = (
     "name, version, format, digest, location, created, run_id, signature, inputs, evaluation, "
     "description, updated, source, run_link, model_id, actor"
 )
-_NAME = re.compile(r"[A-Za-z0-9._-]{1,200}")
-_ALIAS = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,99}")
 _MAX_VERSION = 2**63 - 1  # what a column holds
 _OF_MODEL = 0  # the version of a tag that belongs to the model itself
 _IS_PROMPT = "mlflow.prompt.is_prompt"
 _SUBJECT = Subject(
-    language=Language(texts=("name",), numbers=("creation_timestamp", "last_updated_timestamp")),
+    language=MODELS,
     source="model m",
     identity=("m.name",),
     attributes={
@@ -42,7 +43,7 @@ _SUBJECT = Subject(
             "model_tag", "{0}.project = m.project AND {0}.model = m.name AND {0}.version = 0"
         )
     },
-    tail=(Order("attribute", "name"),),
+    tail=MODELS_TAIL,
 )
 
 
@@ -58,7 +59,7 @@ class RegistrySearch(Search):
         return found
 
 
-class LocalModels(LocalPart, RegisteredModels):
+class LocalModels(LocalPart, GuardedModels):
     """A deleted model keeps its row: its numbers, and so its references, are never used again."""
 
     def create_model(
@@ -139,8 +140,6 @@ class LocalModels(LocalPart, RegisteredModels):
             "WHERE project = ? AND name = ?",
             (new_name, now_us(), self._project, name),
         )
-        # The old name keeps its row, so that nobody gets its versions' references again.
-        self._touch_model(tx, name, "description = '', deleted = ?", now_us())
         for table, column in (
             ("model_version", "name"), ("model_tag", "model"), ("model_alias", "model"),
         ):  # fmt: skip
@@ -148,6 +147,8 @@ class LocalModels(LocalPart, RegisteredModels):
                 f"UPDATE {table} SET {column} = ? WHERE project = ? AND {column} = ?",  # noqa: S608 - names above
                 (new_name, self._project, name),
             )
+        # The old name keeps its row, so that nobody gets its versions' references again.
+        self._touch_model(tx, name, "description = '', deleted = ?", now_us())
         self._record_model(
             tx,
             "rename",
@@ -216,10 +217,7 @@ class LocalModels(LocalPart, RegisteredModels):
 
     def set_alias(self, name: str, alias: str, version: int) -> None:
         """See `Registry.set_alias`."""
-        if not _ALIAS.fullmatch(alias):
-            raise InvalidInputError(
-                f"an alias begins with a letter and has letters, digits, . _ -; found {alias!r}"
-            )
+        check_alias(alias)
         while not self._moved(name, alias, version):
             continue  # somebody else moved it while the guard was asked: ask again
 
@@ -255,14 +253,6 @@ class LocalModels(LocalPart, RegisteredModels):
             self._record_alias(tx, name, alias, version, previous)
         return True
 
-    def _ask(self, move: AliasMove) -> None:
-        if self.alias_guard is not None:
-            self.alias_guard(move)
-
-    def _ask_removed(self, name: str, aliases: Mapping[str, int]) -> None:
-        for alias, version in aliases.items():
-            self._ask(AliasMove(name, alias, None, version, current_actor()))
-
     def _refuse_new_aliases(
         self, tx: Transaction, name: str, asked: Mapping[str, int], version: int | None
     ) -> None:
@@ -281,22 +271,6 @@ class LocalModels(LocalPart, RegisteredModels):
             inputs=[f"model:{name}@{version}"] if version is not None else [],
             data={"alias": alias, "previous": previous, "version": version},
         )
-
-    def _served(self) -> dict[tuple[str, int], list[str]]:
-        """Model and version to the endpoints that serve it."""
-        found: dict[tuple[str, int], list[str]] = {}
-        for endpoint in self._context.component("serving").endpoints():
-            for arm in endpoint.arms:
-                found.setdefault((arm.model, arm.version), []).append(endpoint.name)
-        return found
-
-    def _refuse_served(self, name: str, version: int | None, what: str) -> None:
-        for (model, number), endpoints in self._served().items():
-            if model == name and version in (None, number):
-                raise ConflictError(
-                    f"model {name!r} can't be {what}: the endpoint {endpoints[0]!r} serves its "
-                    f"version {number}; deploy another there, or undeploy it first"
-                )
 
     # -- rows ---------------------------------------------------------------------------------
 
@@ -439,15 +413,3 @@ def _model(row: Row, aliases: Sequence[str], tags: Mapping[str, str]) -> ModelVe
         aliases=tuple(aliases),
         tags=tags,
     )
-
-
-def check_model_name(name: str) -> None:
-    """Refuses what is no model's name.
-
-    Raises:
-        InvalidInputError: Naming what was found.
-    """
-    if not _NAME.fullmatch(name) or set(name) == {"."}:
-        raise InvalidInputError(
-            f"a model's name has letters, digits, . _ and -, at most 200; found {name!r}"
-        )

@@ -2,39 +2,30 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import math
-import shutil
 import tempfile
-import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from madang.development.experiments import _rows
-from madang.development.experiments._manifest import MANIFEST
-from madang.development.experiments._registered import COLUMNS, REPORT, check_model_name
-from madang.development.experiments._versions import LocalVersions
-from madang.development.experiments.contract import Registry, Report
-from madang.development.experiments.values import OBJECT_FORMAT, ModelVersion, VersionDetails
-from madang.errors import (
-    IntegrityError,
-    InvalidInputError,
-    NotFoundError,
-    UnsafeModelError,
+from madang.development.experiments._files import save
+from madang.development.experiments._registered import COLUMNS
+from madang.development.experiments._registry_base import (
+    EVALUATED,
+    KeptEvaluation,
+    ReadsVersions,
+    check_model_name,
+    finite,
+    reports_of,
 )
+from madang.development.experiments._versions import LocalVersions
+from madang.development.experiments.contract import Report
+from madang.development.experiments.values import Artifact, ModelVersion, Run
 from madang.ledger import current_actor, new_id, now_us
 
-if TYPE_CHECKING:
-    from madang.development.experiments.formats import LoadedModel
 
-EVALUATION = "evaluation.json"
-EVALUATED = "model.version.evaluate"
-"""The kind of the ledger's line of an evaluation that was kept after the registration."""
-
-
-class LocalRegistry(LocalVersions, Registry):
+class LocalRegistry(LocalVersions, ReadsVersions):
     """Files first, then the row and the ledger line: a killed registration leaves no version."""
 
     # -- writing ------------------------------------------------------------------------------
@@ -57,8 +48,8 @@ class LocalRegistry(LocalVersions, Registry):
         from madang.development.experiments import formats
 
         check_model_name(name)
-        reports, measured = _reports(report)
-        values = _finite(measured if evaluation is None else evaluation)
+        reports, measured = reports_of(report)
+        values = finite(measured if evaluation is None else evaluation)
         self._check_run(run_id)
         refs = [*([f"run:{run_id}"] if run_id else []), *inputs, *self._code(inputs)]
         location = f"models/{name}/{new_id()}"
@@ -94,55 +85,37 @@ class LocalRegistry(LocalVersions, Registry):
         with self._database.transaction() as tx:
             return self._insert(tx, version, line)
 
-    def set_evaluation(
-        self, name: str, version: int, report: Report, *, compared_with: str | None = None
-    ) -> ModelVersion:
-        reports, measured = _reports(report)
-        values = _finite(measured)
-        before = self.get(name, version)
-        content = reports[EVALUATION]
-        folder = f"evaluations/{name}/{version}/{hashlib.sha256(content).hexdigest()}"
-        for file_name, part in reports.items():
-            self._storage.put(f"{folder}/{file_name}", part)
-        said = {"compared_with": compared_with, "evaluation": values}
+    def _set_evaluation(self, version: ModelVersion, kept: KeptEvaluation) -> None:
+        values = json.dumps(dict(kept.metrics))
         with self._database.transaction() as tx:
-            self._touch_version(tx, name, version, "evaluation = ?", json.dumps(values))
+            self._touch_version(tx, version.name, version.version, "evaluation = ?", values)
             self._ledger.append(
                 tx,
                 EVALUATED,
-                before.ref,
-                inputs=[before.ref, *([compared_with] if compared_with else [])],
-                outputs=[f"object:{folder}/{EVALUATION}"],
-                data=said,
+                version.ref,
+                inputs=kept.inputs(version),
+                outputs=kept.outputs,
+                data=kept.said,
             )
-        return self.get(name, version)
 
-    def evaluation(self, name: str, version: int) -> tuple[Mapping[str, Any] | None, str | None]:
-        found = self.get(name, version)
-        lines = self._ledger.lines(kind=EVALUATED, subject=found.ref, limit=1)
-        if lines:
-            key = lines[0].outputs[0].removeprefix("object:")
-            content = self._storage.get(key)
-            if hashlib.sha256(content).hexdigest() not in key:
-                raise IntegrityError(f"the object {key} is not the evaluation that was kept there")
-            return json.loads(content), lines[0].data["compared_with"]
-        # One that was given when the version was registered lies beside its files.
-        key = f"{found.location}/{EVALUATION}"
-        if not found.location or not any(o.key == key for o in self._storage.list(key)):
-            return None, None
-        return json.loads(self._storage.get(key)), None
+    def _kept_evaluation(self, version: ModelVersion) -> tuple[str, str | None] | None:
+        # No reference is used again, so that the line of a reference is of this version.
+        for ref in self._former_refs(version.ref):
+            for line in self._ledger.lines(kind=EVALUATED, subject=ref, limit=1):
+                return line.outputs[0].removeprefix("object:"), line.data["compared_with"]
+        return None
+
+    def _former_refs(self, ref: str) -> Iterator[str]:
+        """A version's reference, then those that it had before its model was renamed."""
+        yield ref
+        for line in self._ledger.lines(kind="model.rename", text=ref):
+            if ref in line.outputs:
+                yield from self._former_refs(line.inputs[line.outputs.index(ref)])
 
     def _check_run(self, run_id: str | None) -> None:
         if run_id is not None:
             with self._database.transaction(write=False) as tx:
                 _rows.require_run(tx, self._project, run_id)
-
-    def _code(self, inputs: Sequence[str]) -> list[str]:
-        """The code's reference, unless the caller names it or the project is in no repository."""
-        if any(ref.startswith("code:") for ref in inputs):
-            return []
-        ref = self._context.component("code_versions").current().ref
-        return [] if ref == "code:none" else [ref]
 
     # -- reading ------------------------------------------------------------------------------
 
@@ -150,38 +123,6 @@ class LocalRegistry(LocalVersions, Registry):
         with self._database.transaction(write=False) as tx:
             number = self._number(tx, name, version)
             return self._models(tx, [self._version_row(tx, name, number)])[0]
-
-    def describe(self, name: str, version: int | str | None = None) -> VersionDetails:
-        found = self.get(name, version)
-        run = None
-        inputs = list(found.inputs)
-        if found.run_id is not None:
-            with self._database.transaction(write=False) as tx:
-                run = next(iter(_rows.load(tx, self._project, [found.run_id])), None)
-            for line in self._ledger.lines(subject=f"run:{found.run_id}", newest_first=False):
-                inputs += line.inputs
-        return VersionDetails(
-            version=found,
-            run=run,
-            code=_refs("code:", inputs),
-            datasets=_refs("dataset:", inputs),
-            feature_views=_refs("view:", inputs),
-            requirements=self._requirements(found),
-            endpoints=tuple(self._served().get((found.name, found.version), ())),
-        )
-
-    def _requirements(self, version: ModelVersion) -> dict[str, str]:
-        if not version.location:
-            return {}
-        if version.format != OBJECT_FORMAT:
-            manifest = json.loads(self._storage.get(f"{version.location}/{MANIFEST}"))
-            return dict(manifest["requirements"])
-        try:
-            text = self._storage.get(f"{version.location}/requirements.txt").decode()
-        except NotFoundError:  # MLflow writes one, other clients need not
-            return {}
-        pinned = (line.partition("==") for line in text.split())
-        return {name: number for name, _, number in pinned if name}
 
     def versions(self, name: str) -> list[ModelVersion]:
         with self._database.transaction(write=False) as tx:
@@ -200,67 +141,22 @@ class LocalRegistry(LocalVersions, Registry):
             )
         return sorted(str(row[0]) for row in rows)
 
-    def download(self, name: str, version: int | str | None, folder: Path) -> ModelVersion:
+    def files(self, name: str, version: int | str | None = None) -> list[Artifact]:
         found = self.get(name, version)
         if not found.location:
-            raise NotFoundError(
-                f"the files of {found.ref} are not in the project's storage; its source is "
-                f"{found.source!r}"
-            )
-        self._fetch(found.location, folder)
-        for report in (REPORT, EVALUATION):
-            (folder / report).unlink(missing_ok=True)
-        return found
+            return []
+        prefix = f"{found.location}/"
+        return [
+            Artifact(item.key.removeprefix(prefix), item.size_bytes)
+            for item in self._storage.list(prefix)
+        ]
 
-    def load(self, name: str, version: int | str | None = None) -> LoadedModel:
-        from madang.development.experiments import formats
-
+    def save_file(self, name: str, version: int | str | None, path: str, target: Path) -> None:
         found = self.get(name, version)
-        folder = Path(tempfile.mkdtemp(prefix="madang-model-"))
-        try:
-            self.download(found.name, found.version, folder)
-            if found.format == OBJECT_FORMAT and not (folder / MANIFEST).exists():
-                raise UnsafeModelError(_never_loaded(found, folder))
-            model = formats.load(folder, digest=found.digest)
-        except BaseException:
-            shutil.rmtree(folder)
-            raise
-        # A compiled model reads its library's own file only when somebody asks for `native`.
-        weakref.finalize(model, shutil.rmtree, folder)
-        return model
+        if not found.location:
+            raise self._elsewhere(found)
+        save(self._storage, f"{found.location}/{path}", target)
 
-
-def _never_loaded(version: ModelVersion, folder: Path) -> str:
-    """Why files that a client uploaded are not loaded; found out by looking at them again."""
-    from madang.development.experiments import formats
-
-    with tempfile.TemporaryDirectory(prefix="madang-model-") as target:
-        manifest = formats.import_folder(folder, Path(target))
-    reason = manifest.facts.get("reason", "it has neither an input example nor a signature")
-    return (
-        f"{version.ref} is kept as an object and is never loaded: {reason}; load its files yourself "
-        "where you trust them, and register the fitted model"
-    )
-
-
-def _refs(prefix: str, inputs: Sequence[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(ref for ref in inputs if ref.startswith(prefix)))
-
-
-def _reports(report: bytes | Report | None) -> tuple[dict[str, bytes], Mapping[str, float]]:
-    """A report's files, and the metrics that it holds as data."""
-    if report is None:
-        return {}, {}
-    if isinstance(report, bytes | bytearray | memoryview):
-        return {REPORT: bytes(report)}, {}
-    return {REPORT: report.to_html().encode(), EVALUATION: report.to_json()}, report.metrics
-
-
-def _finite(evaluation: Mapping[str, float]) -> dict[str, float]:
-    values = {str(key): float(value) for key, value in evaluation.items()}
-    wrong = [key for key, value in values.items() if not math.isfinite(value)]
-    if wrong:
-        raise InvalidInputError(
-            f"the evaluation's {', '.join(wrong)} is not a finite number; leave it out"
-        )
-    return values
+    def _run_of(self, run_id: str) -> Run | None:
+        with self._database.transaction(write=False) as tx:
+            return next(iter(_rows.load(tx, self._project, [run_id])), None)

@@ -57,6 +57,15 @@ def reserve_points(tx: Transaction, project: str, run_id: str, count: int) -> in
     return int(found[0][0]) - count
 
 
+def reserve_any(tx: Transaction, project: str, run_id: str, count: int) -> int:
+    """As `reserve_points`, also of a deleted run."""
+    found = tx.execute(
+        "UPDATE run SET points = points + ? WHERE project = ? AND id = ? RETURNING points",
+        (count, project, run_id),
+    )
+    return int(found[0][0]) - count
+
+
 def insert_params(tx: Transaction, project: str, run_id: str, texts: Mapping[str, str]) -> None:
     """Adds parameters; those that are there stay as they are."""
     if texts:

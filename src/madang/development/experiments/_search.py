@@ -17,7 +17,7 @@ from madang.development.experiments._filter import NULLS, Clause, Entity, Langua
 from madang.errors import InvalidInputError
 from madang.metadata import Database, Row, Transaction
 
-_MAX_VALUES = 30_000  # of 32,766 that SQLite takes
+MAX_VALUES = 30_000  # of 32,766 that SQLite takes
 MAX_LIMIT = 50_000  # MLflow's (mlflow.store.tracking.SEARCH_MAX_RESULTS_THRESHOLD)
 
 
@@ -124,9 +124,9 @@ class Search:
             conditions.append(self._after(self._place(self._token)))
         keys = [key.sql for key in self._keys]
         joins, where = joined(self._joins, " "), joined(conditions, " AND ")
-        if len(joins.values) + len(where.values) > _MAX_VALUES:
+        if len(joins.values) + len(where.values) > MAX_VALUES:
             raise InvalidInputError(
-                f"a search has at most {_MAX_VALUES:,} values, experiments and texts together; "
+                f"a search has at most {MAX_VALUES:,} values, experiments and texts together; "
                 "search in parts"
             )
         rows = tx.execute(

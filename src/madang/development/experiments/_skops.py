@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import zipfile
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import skops.io
 from sklearn.base import is_classifier
+from sklearn.feature_extraction.text import _VectorizerMixin
 from skops.io.exceptions import UnsupportedTypeException
 
 from madang.development.experiments._manifest import Manifest
@@ -222,13 +223,32 @@ def _refuse_bomb(file: Path) -> None:
 
 def _refuse_readers_of_files(model: Any) -> None:
     """Raises `UnsafeModelError` for vectorizers that open the files which a request names."""
-    params = model.get_params(deep=True) if hasattr(model, "get_params") else {}
-    for key, value in params.items():
-        if key.rpartition("__")[2] == "input" and value in ("filename", "file"):
+    for part in _parts(model):
+        if isinstance(part, _VectorizerMixin) and part.input in ("filename", "file"):
             raise UnsafeModelError(
-                f"the model's {key}={value!r} opens the files that a request names; fit it on the "
-                "texts themselves (input='content')"
+                f"the model's {type(part).__name__} with input={part.input!r} opens the files that "
+                "a request names; fit it on the texts themselves (input='content')"
             )
+
+
+def _parts(model: Any) -> Iterator[Any]:
+    """An estimator and all that it holds: fitted parts need not be those of its parameters."""
+    seen: dict[int, Any] = {}  # which are kept, so that no number is given twice
+    waiting = [model]
+    while waiting:
+        part = waiting.pop()
+        if id(part) in seen or isinstance(part, str | bytes | int | float | None):
+            continue
+        seen[id(part)] = part
+        yield part
+        if isinstance(part, np.ndarray):
+            waiting += part.ravel().tolist() if part.dtype == object else []
+        elif isinstance(part, Mapping):
+            waiting += [*part.keys(), *part.values()]
+        elif isinstance(part, list | tuple | set | frozenset):
+            waiting += part
+        else:
+            waiting += getattr(part, "__dict__", {}).values()
 
 
 def _refuse_untrusted(file: Path, trusted: Iterable[str]) -> None:

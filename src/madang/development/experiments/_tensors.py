@@ -146,7 +146,14 @@ def _cast(array: Array, spec: TensorSpec) -> Array:
         return plain
     if target.kind in "iub" and plain.dtype.kind == "f" and not (plain == np.floor(plain)).all():
         raise InvalidInputError(f"input {spec.name!r} takes whole numbers ({spec.datatype})")
-    return plain.astype(target)
+    with np.errstate(over="ignore", invalid="ignore"):  # the next lines look
+        made = plain.astype(target)
+    wrong = np.isinf(made) & np.isfinite(plain) if target.kind == "f" else made != plain
+    if wrong.any():
+        raise InvalidInputError(
+            f"input {spec.name!r}: the value {plain[wrong][0]} does not fit into {spec.datatype}"
+        )
+    return made
 
 
 def _plain(array: Array, what: str) -> Array:

@@ -14,13 +14,9 @@ from urllib.parse import unquote, urlsplit
 from madang.development.experiments import _rows
 from madang.development.experiments._base import check_names
 from madang.development.experiments._files import require_model
-from madang.development.experiments._filter import Language, Order
-from madang.development.experiments._registered import (
-    COLUMNS,
-    LocalModels,
-    RegistrySearch,
-    check_model_name,
-)
+from madang.development.experiments._languages import VERSIONS, VERSIONS_TAIL
+from madang.development.experiments._registered import COLUMNS, LocalModels, RegistrySearch
+from madang.development.experiments._registry_base import check_model_name, parsed_version
 from madang.development.experiments._search import Condition, Pairs, Subject
 from madang.development.experiments.contract import ModelVersions
 from madang.development.experiments.values import (
@@ -35,11 +31,7 @@ from madang.metadata import Row, Transaction
 
 _MAX_PAGE = 200_000  # MLflow's (SEARCH_MODEL_VERSION_MAX_RESULTS_THRESHOLD)
 _SUBJECT = Subject(
-    language=Language(
-        texts=("name", "run_id", "source_path"),
-        numbers=("creation_timestamp", "last_updated_timestamp", "version_number"),
-        aliases={"version": "version_number"},
-    ),
+    language=VERSIONS,
     source="model_version v",
     identity=("v.name", "v.version"),
     attributes={
@@ -57,11 +49,7 @@ _SUBJECT = Subject(
             "{0}.project = v.project AND {0}.model = v.name AND {0}.version = v.version",
         )
     },
-    tail=(
-        Order("attribute", "updated", ascending=False),
-        Order("attribute", "name"),
-        Order("attribute", "version_number", ascending=False),
-    ),
+    tail=VERSIONS_TAIL,
 )
 
 
@@ -117,24 +105,27 @@ class LocalVersions(LocalModels, ModelVersions):
 
     def _of_version(self, tx: Transaction, source: str) -> ModelVersion | None:
         """The version that `models:/NAME/VERSION` or `models:/NAME@ALIAS` names."""
-        path = source.removeprefix("models:/")
-        if path == source or path.startswith("m-"):
+        named = parsed_version(source)
+        if named is None:
             return None
-        name, at, number = path.rpartition("@") if "@" in path else path.rpartition("/")
-        if not at:
-            raise InvalidInputError(f"{source!r} names no version; write models:/NAME/VERSION")
+        name, number = named
         row = self._version_row(tx, name, self._number(tx, name, number))
         return self._models(tx, [row])[0]
 
     def _uploaded(self, name: str, source: str) -> tuple[ModelVersion, str]:
         """Files that a client uploaded: a safe format is a model; else an object, and why it is."""
+        location = location_of(source)
+        if not location:
+            found = ModelVersion("", 0, OBJECT_FORMAT, "", "", 0, Signature((), ()))
+            return found, "its files are not in the project's storage"
+        return self._converted(name, location, source)
+
+    def _converted(self, name: str, location: str, source: str) -> tuple[ModelVersion, str]:
+        """Files at a location as a model, where they are one of a safe format."""
         from madang.development.experiments import formats
 
-        location = location_of(source)
-        digest = self._digest(location, source) if location else ""
+        digest = self._digest(location, source)
         found = ModelVersion("", 0, OBJECT_FORMAT, digest, location, 0, Signature((), ()))
-        if not location:
-            return found, "its files are not in the project's storage"
         with tempfile.TemporaryDirectory(prefix="madang-model-") as place:
             folder, target = Path(place) / "uploaded", Path(place) / "model"
             target.mkdir()
@@ -195,6 +186,10 @@ class LocalVersions(LocalModels, ModelVersions):
             (given.created_us, self._project, given.name),
         )[0][0]
         found = replace(given, version=int(number))
+        self._insert_row(tx, found, line)
+        return found
+
+    def _insert_row(self, tx: Transaction, found: ModelVersion, line: Mapping[str, Any]) -> None:
         tx.execute(
             f"INSERT INTO model_version (project, {COLUMNS}) "  # noqa: S608 - names of ours
             "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -219,7 +214,6 @@ class LocalVersions(LocalModels, ModelVersions):
                 **line,
             },
         )
-        return found
 
     def search_versions(
         self,

@@ -10,12 +10,15 @@ from typing import Any
 import numpy as np
 import xgboost
 
+from madang.development.experiments._linear import probabilities
 from madang.development.experiments._manifest import Manifest
 from madang.development.experiments._tensors import MATRIX, Array, Arrays, from_example
+from madang.development.experiments._tree_files import check_xgboost
 from madang.development.experiments.formats import Format, Predictor
 from madang.errors import IntegrityError, InvalidInputError
 
 _FILE = "model.ubj"
+_SOFTMAX = "multi:softmax"
 _ESTIMATORS = (
     "XGBClassifier", "XGBRFClassifier", "XGBRFRegressor", "XGBRanker", "XGBRegressor",
 )  # fmt: skip
@@ -34,9 +37,11 @@ class XGBoostFormat(Format):
         return inputs, columns
 
     def original(self, model: Any, columns: tuple[str, ...]) -> Predictor:
-        return XGBoostPredictor(model, _facts(model))
+        known = type(model).__name__ in _ESTIMATORS
+        return _Original(model) if known else XGBoostPredictor(model, _facts(model))
 
     def write(self, model: Any, folder: Path, trusted: Sequence[str]) -> dict[str, Any]:
+        check_xgboost(_booster(model).save_raw("json"))
         model.save_model(folder / _FILE)
         return _facts(model)
 
@@ -53,6 +58,21 @@ class XGBoostFormat(Format):
         return XGBoostPredictor(loaded(folder / _FILE, manifest.facts), manifest.facts)
 
 
+class _Original:
+    """Predicts with an estimator's own methods."""
+
+    def __init__(self, native: Any) -> None:
+        self.native = native
+
+    def __call__(self, inputs: Arrays) -> Arrays:
+        rows = inputs[MATRIX]
+        predicted = np.asarray(self.native.predict(rows, validate_features=False))
+        if not hasattr(self.native, "classes_"):
+            return {"predict": predicted}
+        proba = self.native.predict_proba(rows, validate_features=False)
+        return {"predict": predicted, "predict_proba": np.asarray(proba)}
+
+
 class XGBoostPredictor:
     """Predicts with a booster; in-place prediction is safe for many threads."""
 
@@ -61,8 +81,11 @@ class XGBoostPredictor:
         self._booster = _booster(native)
         self._classes = np.array(facts["classes"]) if "classes" in facts else None
         self._iterations = (0, int(facts["iterations"]))
-        config = json.loads(self._booster.save_config())
-        self._linear = config["learner"]["gradient_booster"]["name"] == "gblinear"
+        self._missing = float(facts.get("missing", np.nan))
+        learner = json.loads(self._booster.save_config())["learner"]
+        self._linear = learner["gradient_booster"]["name"] == "gblinear"
+        # It gives labels where others give probabilities.
+        self._labels = self._classes is not None and learner["objective"]["name"] == _SOFTMAX
 
     def __call__(self, inputs: Arrays) -> Arrays:
         values = self._scores(inputs[MATRIX])
@@ -74,8 +97,15 @@ class XGBoostPredictor:
     def _scores(self, rows: Array) -> Array:
         options = {"iteration_range": self._iterations, "validate_features": False}
         if self._linear:  # it has no prediction in place
-            return np.asarray(self._booster.predict(xgboost.DMatrix(rows), **options))
-        return np.asarray(self._booster.inplace_predict(rows, **options))
+            matrix = xgboost.DMatrix(rows, missing=self._missing)
+            found = self._booster.predict(matrix, output_margin=self._labels, **options)
+        else:
+            kind = "margin" if self._labels else "value"
+            found = self._booster.inplace_predict(
+                rows, predict_type=kind, missing=self._missing, **options
+            )
+        values = np.asarray(found)
+        return probabilities(values, "softmax") if self._labels else values
 
 
 def loaded(file: Path, facts: Mapping[str, Any]) -> Any:
@@ -84,8 +114,11 @@ def loaded(file: Path, facts: Mapping[str, Any]) -> Any:
     Raises:
         IntegrityError: The file is no model of XGBoost's JSON or UBJSON.
     """
-    known = facts.get("estimator") in _ESTIMATORS
-    model = getattr(xgboost, facts["estimator"])(n_jobs=1) if known else xgboost.Booster()
+    if facts.get("estimator") in _ESTIMATORS:
+        missing = facts.get("missing", np.nan)
+        model = getattr(xgboost, facts["estimator"])(n_jobs=1, missing=missing)
+    else:
+        model = xgboost.Booster()
     try:
         model.load_model(file)
     except (xgboost.core.XGBoostError, ValueError, TypeError, KeyError) as error:
@@ -99,11 +132,18 @@ def _booster(model: Any) -> Any:
 
 
 def _facts(model: Any) -> dict[str, Any]:
-    """The classes, and how many iterations predict uses (0: all): early stopping has a best one."""
+    """What the file doesn't hold.
+
+    The classes; how many iterations predict uses (0: all), for early stopping has a best one; and
+    the number that stands for a missing value, where that is not NaN.
+    """
     best = getattr(model, "best_iteration", None) if _stopped_early(model) else None
     facts: dict[str, Any] = {"iterations": 0 if best is None else best + 1}
     if type(model).__name__ in _ESTIMATORS:
         facts["estimator"] = type(model).__name__
+    missing = getattr(model, "missing", np.nan)
+    if missing is not None and not np.isnan(missing):
+        facts["missing"] = float(missing)
     if hasattr(model, "classes_"):
         facts["classes"] = np.asarray(model.classes_).tolist()
     return facts

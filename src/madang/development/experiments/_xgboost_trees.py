@@ -32,7 +32,8 @@ def plan_of(booster: Any, facts: Mapping[str, Any]) -> TreePlan:
 
     Args:
         booster: A fitted `Booster`.
-        facts: As the manifest has them: `classes`, and how many `iterations` are used (0: all).
+        facts: As the manifest has them: `classes`, `missing`, and how many `iterations` are used
+            (0: all).
 
     Raises:
         NotCompilableError: It is of another kind than trees of numbers with one value a leaf.
@@ -43,6 +44,8 @@ def plan_of(booster: Any, facts: Mapping[str, Any]) -> TreePlan:
         raise NotCompilableError(f"the booster {boosting['name']!r} has no compiled form")
     if objective not in _LINKS:
         raise NotCompilableError(f"the objective {objective!r} has no compiled form")
+    if "missing" in facts:
+        raise NotCompilableError("a number that stands for a missing value has no compiled form")
     model, parameters = boosting["model"], learner["learner_model_param"]
     if int(parameters["num_target"]) > 1:
         raise NotCompilableError("several targets have no compiled form")

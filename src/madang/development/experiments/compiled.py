@@ -35,13 +35,19 @@ _GATHERED = 1 << 20  # numbers that a forest's leaves take at once
 
 
 class CompiledModel:
-    """Predicts with the compiled form; the library's object is loaded only if asked for."""
+    """Predicts with the compiled form; the library's object is loaded only if asked for.
 
-    def __init__(self, folder: Path, original: Callable[[], Any]) -> None:
+    Args:
+        folder: The model's folder.
+        kind: Which form it is, as the manifest says: it vouches for no file that is not of it.
+        original: Loads the library's object.
+    """
+
+    def __init__(self, folder: Path, kind: str, original: Callable[[], Any]) -> None:
         with np.load(folder / FILE, allow_pickle=False) as stored:
             arrays = {key: stored[key] for key in stored.files}
-        graph = folder / GRAPH
-        self._form = Form.of(arrays, graph.read_bytes() if graph.is_file() else None)
+        graph = (folder / GRAPH).read_bytes() if kind == "trees" else None
+        self._form = Form.of(arrays, graph)
         self._original = original
         self._native: Any = None
 
@@ -73,7 +79,7 @@ class TreeHead:
     def __init__(self, arrays: Mapping[str, Array], graph: bytes) -> None:
         from madang.development.experiments._onnx import session
 
-        self._session = session(graph)
+        self._session = session(graph, arena=False)
         self._link = str(arrays["link"])
         self._divisor = int(arrays.get("divisor", 1))
         self._factor = float(arrays.get("factor", 1.0))

@@ -13,7 +13,7 @@ its start, also while runs are added.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -25,6 +25,7 @@ from madang.development.experiments.values import (
     DatasetFilter,
     DatasetInput,
     Experiment,
+    Keeps,
     Lifecycle,
     LoggedModel,
     LoggedModelStatus,
@@ -403,6 +404,14 @@ class RunFiles(ABC):
         """
 
     @abstractmethod
+    def save_artifact(self, run_id: str, path: str, target: Path) -> None:
+        """Writes an artifact into a file, which may be larger than the memory.
+
+        Raises:
+            NotFoundError: There is no such run or artifact.
+        """
+
+    @abstractmethod
     def delete_artifacts(self, run_id: str, path: str = "") -> int:
         """Removes a file, or a folder with all in it, and says how many files; repeating is safe.
 
@@ -599,8 +608,11 @@ class Experiments(
     changes its value; metrics keep their whole history; batches land whole or not at all. Each
     change of state stands in the ledger, a run's parameters, tags and last metrics with its end;
     single metric points don't. What was deleted is kept until it is purged. Safe for many threads
-    and processes.
+    and processes. `keeps` says how exactly an engine keeps what it is given.
     """
+
+    keeps: Keeps = Keeps()
+    """How exactly it keeps what it is given."""
 
     @property
     @abstractmethod
@@ -626,6 +638,95 @@ class CanPurge(ABC):
 
         Raises:
             InvalidInputError: The time is negative.
+        """
+
+
+class TakesCopies(ABC):
+    """An ability: what another engine holds is put here as it is, with its ids, times and states.
+
+    Each call is all or nothing, safe to repeat, and leaves what is there already as it is. What it
+    puts has a line of its own in the ledger, which says where it is from (`origin`). Nothing is
+    visible before it is whole; a run's files come before the run. `copies.copy` is what calls this.
+    """
+
+    @abstractmethod
+    def put_experiment(self, experiment: Experiment, *, origin: str) -> str:
+        """Puts an experiment, unless there is one of its name; returns the id that it has here."""
+
+    @abstractmethod
+    def put_artifact(self, owner: str, experiment_id: str, path: str, file: Path) -> bool:
+        """Puts a file of a run or logged model that is there or comes next; `False`: it was there.
+
+        Raises:
+            IntegrityError: What lies there afterwards has another SHA-256.
+            InvalidInputError: The path is not usable.
+        """
+
+    @abstractmethod
+    def put_logged_model(self, model: LoggedModel, experiment_id: str, *, origin: str) -> bool:
+        """Puts a logged model without its metrics, which come with their runs; `False`: it was there."""
+
+    @abstractmethod
+    def put_run(
+        self,
+        run: Run,
+        experiment_id: str,
+        *,
+        histories: Iterable[tuple[str, pa.Table]] = (),
+        model_metrics: Sequence[ModelMetric] = (),
+        origin: str,
+    ) -> bool:
+        """Puts a run with everything that belongs to it; `False`: it was there.
+
+        Args:
+            run: The run; its `points` are the last ones of its metrics.
+            experiment_id: The experiment's id here.
+            histories: Each metric's name, and its points as `MetricHistories.metric_table` has them.
+            model_metrics: The points of logged models that it logged.
+            origin: Where it is from.
+        """
+
+
+class TakesVersions(ABC):
+    """The same ability of a registry."""
+
+    @abstractmethod
+    def put_model(self, model: RegisteredModel, *, origin: str) -> bool:
+        """Puts a model without versions and aliases; `False`: it was there."""
+
+    @abstractmethod
+    def put_version(
+        self, version: ModelVersion, files: Path | None, *, origin: str, trust: bool = False
+    ) -> ModelVersion:
+        """Puts a version with its number, or with the next one where that is taken by another.
+
+        Files that a client uploaded obey the rules of `add_version`.
+
+        Args:
+            version: The version; one of its time and source that is there already stays.
+            files: A folder with all of its files; `None` when they are elsewhere, or are artifacts
+                that were put before.
+            origin: Where it is from.
+            trust: Keep a model loadable also when loading it runs code: Python source, and types
+                that were trusted where it is from. Else it is kept as an `object`.
+
+        Raises:
+            IntegrityError: The files are not what was registered.
+        """
+
+
+class ForeignData(ABC):
+    """An ability: an engine over data of another product says what it can't show of it."""
+
+    @abstractmethod
+    def left_out(self, experiment_id: str) -> list[str]:
+        """What a copy of the experiment would not have, one sentence each."""
+
+    @abstractmethod
+    def source_of(self, version: ModelVersion) -> str:
+        """A version's source in words that hold for a copy too: `runs:/RUN/PATH`, `models:/m-ID`.
+
+        As it is, when it is no artifact of a run or logged model.
         """
 
 
@@ -851,7 +952,35 @@ class ModelVersions(ABC):
         """
 
 
-class Registry(RegisteredModels, ModelVersions):
+class VersionFiles(ABC):
+    """The files of versions. What is promised of them stands at `Registry`."""
+
+    @abstractmethod
+    def download(self, name: str, version: int | str | None, folder: Path) -> ModelVersion:
+        """Writes a version's files into an empty folder, for `formats.load(folder, digest=…)`.
+
+        Raises:
+            NotFoundError: As `get`, or its files are not in the project's storage.
+        """
+
+    @abstractmethod
+    def files(self, name: str, version: int | str | None = None) -> list[Artifact]:
+        """All files of a version, its report's too, by path; none when they are elsewhere.
+
+        Raises:
+            NotFoundError: As `get`.
+        """
+
+    @abstractmethod
+    def save_file(self, name: str, version: int | str | None, path: str, target: Path) -> None:
+        """Writes one file of a version into a file, which may be larger than the memory.
+
+        Raises:
+            NotFoundError: As `get`, or it has no such file.
+        """
+
+
+class Registry(RegisteredModels, ModelVersions, VersionFiles):
     """Named models and their versions.
 
     Every engine promises: versions count from 1 without reuse, and their files never change; an
@@ -950,14 +1079,6 @@ class Registry(RegisteredModels, ModelVersions):
         """
 
     @abstractmethod
-    def download(self, name: str, version: int | str | None, folder: Path) -> ModelVersion:
-        """Writes a version's files into an empty folder, for `formats.load(folder, digest=…)`.
-
-        Raises:
-            NotFoundError: As `get`, or its files are not in the project's storage.
-        """
-
-    @abstractmethod
     def load(self, name: str, version: int | str | None = None) -> LoadedModel:
         """A version ready to predict, loaded without pickle after its digest was checked.
 
@@ -979,6 +1100,8 @@ __all__ = [
     "DatasetInput",
     "Experiment",
     "Experiments",
+    "ForeignData",
+    "Keeps",
     "Lifecycle",
     "LoggedModel",
     "LoggedModelStatus",
@@ -1002,6 +1125,8 @@ __all__ = [
     "RunStatus",
     "Runs",
     "Signature",
+    "TakesCopies",
+    "TakesVersions",
     "TensorSpec",
     "VersionDetails",
     "View",

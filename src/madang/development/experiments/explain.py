@@ -103,9 +103,11 @@ def explain(
 
     Raises:
         InvalidInputError: The inputs don't fit the signature; a background is needed and missing;
-            or the model has no output of numbers.
+            the model has no output of numbers; or the seed is below 0.
         MissingDependencyError: It is a tree of scikit-learn's, and the extra `explain` is missing.
     """
+    if seed < 0:
+        raise InvalidInputError(f"a seed is 0 or more, found {seed}")
     inputs = _inputs(model, rows)
     names = columns_of(model)
     exact = _exact(model, inputs, background)
@@ -195,6 +197,8 @@ def _has_trees(model: Any) -> bool:
         return False
     if name == "GradientBoostingClassifier" and len(model.classes_) > 2:
         return False
+    if getattr(model, "init", None) is not None:  # another model that the trees begin from
+        return False
     if getattr(model, "is_categorical_", None) is not None:
         return False
     return getattr(model, "n_outputs_", 1) == 1
@@ -216,9 +220,18 @@ def _product(arrays: Mapping[str, Array], rows: Array, background: Array) -> Exa
     return "linear", values, np.asarray(base), len(background)
 
 
-def _lightgbm(native: Any, rows: Array) -> Exact:
+def _lightgbm(native: Any, rows: Array) -> Exact | None:
+    from lightgbm.basic import LightGBMError
+
     booster = getattr(native, "booster_", native)
-    found = np.asarray(booster.predict(rows, pred_contrib=True, num_threads=1))
+    if "average_output" in booster.model_to_string(num_iteration=1):
+        return None  # a forest, whose contributions add up to the sum, and not to the mean
+    try:
+        found = np.asarray(booster.predict(rows, pred_contrib=True, num_threads=1))
+    except LightGBMError as error:
+        if "linear trees" not in str(error):
+            raise
+        return None  # it has no contributions for them
     return _split(found.reshape(len(rows), -1, rows.shape[1] + 1))
 
 
@@ -226,7 +239,8 @@ def _xgboost(native: Any, facts: Mapping[str, Any], rows: Array) -> Exact | None
     import xgboost
 
     booster = native.get_booster() if hasattr(native, "get_booster") else native
-    matrix = xgboost.DMatrix(rows, feature_names=booster.feature_names, nthread=1)
+    missing, names = facts.get("missing", np.nan), booster.feature_names
+    matrix = xgboost.DMatrix(rows, missing=missing, feature_names=names, nthread=1)
     found = booster.predict(
         matrix,
         pred_contribs=True,

@@ -86,7 +86,7 @@ class PythonSource:
     import each other relatively (`from . import layers`).
 
     Attributes:
-        folder: Its files; no links.
+        folder: Its files; no links and no compiled code. `__pycache__` is passed over.
         entry: `MODULE:CLASS`.
         requirements: Distributions that the code imports; their versions are recorded.
     """
@@ -282,12 +282,11 @@ def save(
 
 def _proven(form: Format, model: Any, folder: Path, inputs: Arrays, manifest: Manifest) -> Manifest:
     """Adds the signature, after the stored model gave the same outputs on the example."""
-    outputs = form.original(model, manifest.columns)(inputs)
-    manifest = replace(manifest, signature=Signature(_specs(inputs), _specs(outputs)))
-    stored = form.read(folder, manifest, manifest.trusted)
-    _check_equal(stored(inputs), outputs, form.bound, manifest.format)
+    expected = form.original(model, manifest.columns)(inputs)
+    found = form.read(folder, manifest, manifest.trusted)(inputs)
+    _check_equal(found, expected, form.bound, manifest.format)
     write_example(folder, inputs)
-    return manifest
+    return replace(manifest, signature=Signature(_specs(inputs), _specs(found)))
 
 
 def _checked(data: Any, manifest: Manifest) -> Arrays:
@@ -362,7 +361,9 @@ def load(
         return LoadedModel(
             manifest,
             CompiledModel(
-                folder, lambda: format_named(manifest.format).read(folder, manifest, allowed)
+                folder,
+                manifest.compiled["kind"],
+                lambda: format_named(manifest.format).read(folder, manifest, allowed),
             ),
         )
     predictor = format_named(manifest.format).read(folder, manifest, allowed)
@@ -479,13 +480,19 @@ def _specs(arrays: Arrays) -> tuple[TensorSpec, ...]:
 
 
 def _check_equal(found: Arrays, expected: Arrays, bound: float, name: str) -> None:
+    if set(found) != set(expected):
+        raise InvalidInputError(
+            f"stored as {name}, the model gives {', '.join(found)}, and the given one "
+            f"{', '.join(expected)}, so it was not registered"
+        )
     for key, value in expected.items():
         difference = largest_difference(found[key], value)
         if difference > bound:
             raise InvalidInputError(
                 f"stored as {name}, the model's output {key!r} on the example differs by "
                 f"{difference:.3g} from the given model's (allowed: {bound:g}), so it was not "
-                "registered; a custom objective or pandas categories are not stored by this format"
+                "registered; a custom objective, several targets or pandas categories may be what this "
+                "format does not store"
             )
 
 

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 from madang.development.experiments import _rows
 from madang.development.experiments._base import check_names
+from madang.development.experiments._copies import CopiesRegistry, LocalCopies
 from madang.development.experiments._files import LocalFiles, require_model
-from madang.development.experiments._filter import Language, Order
 from madang.development.experiments._histories import LocalHistories
+from madang.development.experiments._languages import RUNS, RUNS_TAIL
 from madang.development.experiments._links import LocalLinks
-from madang.development.experiments._logged import LocalLogged
 from madang.development.experiments._names import in_view
 from madang.development.experiments._purge import LocalPurge
-from madang.development.experiments._registry import LocalRegistry
+from madang.development.experiments._runs import points_of, summary
 from madang.development.experiments._search import Condition, Pairs, Search, Subject
 from madang.development.experiments.contract import Experiments, JoinsTransactions
 from madang.development.experiments.values import (
@@ -37,19 +36,7 @@ PARENT, RUN_NAME = "mlflow.parentRunId", "mlflow.runName"
 
 _JOIN = "{0}.project = r.project AND {0}.run_id = r.id"
 _SUBJECT = Subject(
-    language=Language(
-        texts=("artifact_uri", "run_id", "run_name", "status", "user_id"),
-        numbers=("end_time", "start_time"),
-        entities=("dataset", "metric", "param", "tag"),
-        ordered=("metric", "param", "tag"),
-        aliases={
-            "Created": "start_time",
-            "Run Name": "run_name",
-            "Run name": "run_name",
-            "created": "start_time",
-            "run name": "run_name",
-        },
-    ),
+    language=RUNS,
     source="run r",
     identity=("r.id",),
     attributes={
@@ -68,42 +55,21 @@ _SUBJECT = Subject(
         "param": Pairs("run_param", _JOIN),
         "tag": Pairs("run_tag", _JOIN),
     },
-    tail=(Order("attribute", "started", ascending=False), Order("attribute", "run_id")),
+    tail=RUNS_TAIL,
     columns={RUN_NAME: "r.name"},
 )
 
 
-class LocalExperiments(
-    LocalHistories,
-    LocalFiles,
-    LocalLinks,
-    LocalLogged,
-    LocalPurge,
-    Experiments,
-    JoinsTransactions,
-):
-    """The default engine. One transaction a call."""
+class TableExperiments(LocalHistories, LocalFiles, LocalLinks, LocalCopies, Experiments):
+    """Runs in tables, whichever database has them. One transaction a call."""
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
-        self._registry = LocalRegistry(context)
-
-    @classmethod
-    def from_url(cls, url: EngineURL, context: Context) -> Self:
-        url.check_options(set())
-        return cls(context)
+        self._registry = CopiesRegistry(context)
 
     @property
-    def registry(self) -> LocalRegistry:
+    def registry(self) -> CopiesRegistry:
         return self._registry
-
-    def health(self) -> Health:
-        try:
-            with self._database.transaction(write=False) as tx:
-                count = tx.execute("SELECT count(*) FROM run WHERE project = ?", (self._project,))
-        except MadangError as error:
-            return Health(False, str(error), "see the metadata database")
-        return Health(True, f"{count[0][0]} runs in the metadata database")
 
     # -- runs ---------------------------------------------------------------------------------
 
@@ -201,7 +167,7 @@ class LocalExperiments(
         metrics: Sequence[Metric] | Mapping[str, float] = (),
         tags: Mapping[str, str] | None = None,
     ) -> None:
-        points = _points(metrics)
+        points = points_of(metrics)
         with self._database.transaction() as tx:
             self._log(tx, run_id, params or {}, points, tags or {})
 
@@ -285,7 +251,7 @@ class LocalExperiments(
         status = RunStatus(status)
         if status not in ENDS:
             raise InvalidInputError(f"a run ends as {', '.join(ENDS)}, not as {status}")
-        self._log(tx, run_id, {}, _points(metrics), tags or {})
+        self._log(tx, run_id, {}, points_of(metrics), tags or {})
         changed = tx.execute(
             "UPDATE run SET status = ?, ended = ? WHERE project = ? AND id = ? AND status <> ? "
             "RETURNING id",
@@ -293,7 +259,7 @@ class LocalExperiments(
         )
         run = _rows.load(tx, self._project, [run_id])[0]
         if changed:
-            self._ledger.append(tx, "run.end", f"run:{run_id}", data=_summary(run))
+            self._ledger.append(tx, "run.end", f"run:{run_id}", data=summary(run))
         return run
 
     def update_run(
@@ -319,7 +285,7 @@ class LocalExperiments(
             )
             run = _rows.load(tx, self._project, [run_id])[0]
             if state is not before.status and state in ENDS:
-                self._ledger.append(tx, "run.end", f"run:{run_id}", data=_summary(run))
+                self._ledger.append(tx, "run.end", f"run:{run_id}", data=summary(run))
             elif run != before:
                 data = {"name": run.name, "status": run.status.value}
                 self._ledger.append(tx, "run.update", f"run:{run_id}", data=data)
@@ -405,33 +371,18 @@ class LocalExperiments(
             return Page(tuple(_rows.load(tx, self._project, [row[0] for row in found])), token)
 
 
-def _points(metrics: Sequence[Metric] | Mapping[str, float]) -> list[Metric]:
-    now = now_us()
-    if isinstance(metrics, Mapping):
-        return [Metric(key, _number(key, value), 0, now) for key, value in metrics.items()]
-    return [
-        Metric(
-            m.key, _number(m.key, m.value), int(m.step), m.timestamp_us or now,
-            m.model_id, m.dataset_name, m.dataset_digest,
-        )
-        for m in metrics
-    ]  # fmt: skip
+class LocalExperiments(LocalPurge, TableExperiments, JoinsTransactions):
+    """The default engine."""
 
+    @classmethod
+    def from_url(cls, url: EngineURL, context: Context) -> Self:
+        url.check_options(set())
+        return cls(context)
 
-def _number(key: str, value: Any) -> float:
-    try:
-        return float(value)
-    except (OverflowError, TypeError, ValueError) as error:
-        raise InvalidInputError(f"metric {key!r} needs a number, found {value!r}") from error
-
-
-def _summary(run: Run) -> dict[str, Any]:
-    """What the ledger keeps of a run that ended, so that its record can be proven unchanged."""
-    # JSON has no NaN and no infinity.
-    metrics = {k: v if math.isfinite(v) else str(v) for k, v in run.metrics.items()}
-    return {
-        "experiment": run.experiment,
-        "metrics": metrics,
-        "params": dict(run.params),
-        "status": run.status.value,
-    }
+    def health(self) -> Health:
+        try:
+            with self._database.transaction(write=False) as tx:
+                count = tx.execute("SELECT count(*) FROM run WHERE project = ?", (self._project,))
+        except MadangError as error:
+            return Health(False, str(error), "see the metadata database")
+        return Health(True, f"{count[0][0]} runs in the metadata database")

@@ -66,6 +66,38 @@ class Page(Generic[T_co]):
 
 
 @dataclass(frozen=True)
+class Keeps:
+    """How exactly an engine keeps what it is given; what isn't said here, every engine keeps.
+
+    Attributes:
+        ids: A copy can have the ids of runs and logged models, and the numbers of versions, that it
+            had elsewhere (the engine is a `TakesCopies`).
+        time_us: The resolution of times, in microseconds: 1, or 1000 for whole milliseconds, to
+            which finer times are rounded down.
+        infinities: A metric may be infinite; else it becomes the largest finite number.
+        equal_points: Points of a metric that are equal in step, time and value are all kept; else
+            they become one.
+        names: Parameters, metrics and tags may have any name that can be printed; else one of
+            letters, digits, spaces, `_`, `-`, `.`, `:` and `/` that is also a plain path.
+        numbers: The numbers of versions are not used again after their model was deleted or
+            renamed.
+        links: What was said of a run's dataset, or of a model that it made, is replaced when it is
+            said anew; else it stays, and something else is refused.
+        model_points: A logged model's metric may be NaN, and have points of one step and time on
+            several datasets; else these are refused.
+    """
+
+    ids: bool = True
+    time_us: int = 1
+    infinities: bool = True
+    equal_points: bool = True
+    names: bool = True
+    numbers: bool = True
+    links: bool = True
+    model_points: bool = True
+
+
+@dataclass(frozen=True)
 class Experiment:
     """A name for runs that belong together.
 
@@ -142,6 +174,7 @@ class Run:
         datasets: The datasets that were logged as its inputs.
         model_inputs: Ids of the logged models that it used.
         model_outputs: The logged models that it made.
+        root: The URI of its artifacts, where they are not in the project's storage.
     """
 
     id: str
@@ -161,11 +194,12 @@ class Run:
     datasets: tuple[DatasetInput, ...] = ()
     model_inputs: tuple[str, ...] = ()
     model_outputs: tuple[ModelOutput, ...] = ()
+    root: str = field(default="", compare=False, repr=False)
 
     @property
     def artifact_uri(self) -> str:
-        """Where MLflow's clients find its artifacts; the path is the key in the storage."""
-        return artifact_uri(self.id)
+        """Where MLflow's clients find its artifacts; without a root the path is the storage's key."""
+        return self.root or artifact_uri(self.id)
 
 
 def artifact_uri(owner: str) -> str:
@@ -200,6 +234,7 @@ class LoggedModel:
         run_id: The run that made it.
         type: Free text, such as `Agent`.
         metrics: All points that were logged of it, the last one of each name, dataset and run.
+        root: The URI of its files, where they are not in the project's storage.
     """
 
     id: str
@@ -215,11 +250,12 @@ class LoggedModel:
     tags: Mapping[str, str] = field(default_factory=dict)
     metrics: tuple[ModelMetric, ...] = ()
     lifecycle: Lifecycle = Lifecycle.ACTIVE
+    root: str = field(default="", compare=False, repr=False)
 
     @property
     def artifact_uri(self) -> str:
-        """Where MLflow's clients find its files; the path is the key in the storage."""
-        return artifact_uri(self.id)
+        """Where MLflow's clients find its files; without a root the path is the storage's key."""
+        return self.root or artifact_uri(self.id)
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ast
 import builtins
+import dis
 import inspect
 import linecache
-import textwrap
+import symtable
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import FunctionType, ModuleType
+from keyword import iskeyword
+from types import CodeType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from madang.errors import InvalidInputError
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from madang.stack import Stack
     from madang.workflow.pipelines import PipelineRun
 
+_CONTAINERS = (bytearray, bytes, dict, frozenset, list, set, str, tuple)
 _FRAMES = {"arrow": "pyarrow.Table", "pandas": "pandas.DataFrame", "polars": "polars.DataFrame"}
 
 
@@ -40,10 +43,8 @@ class CellStep:
 
     def text(self) -> str:
         """The step as a Python function."""
-        body = self.source.rstrip() or "pass"
-        back = f"\nreturn {', '.join(self.outputs)}" if self.outputs else ""
-        arguments = ", ".join(self.inputs)
-        return f"def {self.name}({arguments}):\n{textwrap.indent(body + back, '    ')}\n"
+        last = f"return {', '.join(self.outputs)}" if self.outputs else ""
+        return function_of(self.name, self.inputs, self.source, last)
 
 
 class Cells:
@@ -89,8 +90,9 @@ class Cells:
     def _checked(
         self, name: str, inputs: Sequence[str], outputs: Mapping[str, str], source: str
     ) -> CellStep:
+        inputs = list(dict.fromkeys(inputs))
         for identifier in (name, *inputs, *outputs):
-            if not identifier.isidentifier():
+            if not identifier.isidentifier() or iskeyword(identifier):
                 raise InvalidInputError(f"%%step: {identifier!r} is no name of Python")
         missing = [key for key in inputs if key not in self._namespace]
         if missing:
@@ -98,30 +100,46 @@ class Cells:
                 f"%%step {name}: the notebook has no variable {', '.join(missing)}; run the cell "
                 "that makes it first"
             )
-        reads = self._reads(name, source, {*inputs})
+        table = _table_of(name, inputs, source)
+        reads = self._reads(name, _free_names(table), {*inputs})
         made = {key for step in self._steps.values() for key in step.outputs if step.name != name}
         given = {key: self._namespace[key] for key in inputs if key not in made}
         step = CellStep(name, tuple(inputs), outputs, source, reads, given)
-        unmade = [key for key in outputs if key not in _assigned(source) | {*inputs}]
+        unmade = [key for key in outputs if key not in _assigned(table) | {*inputs}]
         if unmade:
             raise InvalidInputError(f"%%step {name}: the cell does not set {', '.join(unmade)}")
         return step
 
-    def _reads(self, name: str, source: str, inputs: set[str]) -> dict[str, Any]:
-        """What the cell reads beside its inputs: modules, functions, classes; never data."""
-        found = {}
-        for key in sorted(_free_names(name, source) - inputs):
+    def _reads(self, name: str, free: set[str], inputs: set[str]) -> dict[str, Any]:
+        """What the cell reads beside its inputs: modules, functions, classes; never data.
+
+        What the notebook's own functions and classes read counts as well.
+        """
+        if name in free:
+            raise InvalidInputError(
+                f"%%step {name}: the cell reads {name}, which would be the step itself; "
+                "give the step another name"
+            )
+        found: dict[str, Any] = {}
+        waiting = [(key, "the cell") for key in sorted(free)]
+        while waiting:
+            key, reader = waiting.pop(0)
+            if key in found or (key not in self._namespace and hasattr(builtins, key)):
+                continue
             if key not in self._namespace:
-                if hasattr(builtins, key):
+                if reader != "the cell":  # a name that the function may never come to
                     continue
                 raise InvalidInputError(f"%%step {name}: the cell reads {key}, which is not there")
             value = self._namespace[key]
             if not isinstance(value, ModuleType | FunctionType | type) and not _is_library(value):
+                said = [*sorted(inputs), key]
                 raise InvalidInputError(
-                    f"%%step {name}: the cell reads the variable {key} ({type(value).__name__}); "
-                    f"say so: %%step {name} --in {' '.join([*sorted(inputs), key])}"
-                )
+                    f"%%step {name}: {reader} reads the variable {key} ({type(value).__name__}); "
+                    + (f"say so: %%step {name} --in {' '.join(said)}" if reader == "the cell"
+                       else "hand it over as an argument")
+                )  # fmt: skip
             found[key] = value
+            waiting += [(inner, key) for inner in sorted(_globals_of(value))]
         return found
 
     def save(self, stack: Stack, file: str) -> str:
@@ -197,25 +215,48 @@ def _function(step: CellStep, inputs: Mapping[str, Any]) -> FunctionType:
     return function
 
 
-def _free_names(name: str, source: str) -> set[str]:
-    """The names that the cell takes from outside of itself.
+def function_of(name: str, arguments: Sequence[str], source: str, last: str = "") -> str:
+    """A cell as a function of its name; what its texts of several lines hold stays as it is."""
+    tree = ast.parse(source)
+    # Lines that begin within a text, which would get the function's indentation.
+    within = {
+        line
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant | ast.JoinedStr)
+        for line in range(node.lineno + 1, (node.end_lineno or node.lineno) + 1)
+    }
+    lines = source.rstrip().split("\n")
+    body = [
+        line if number in within or not line.strip() else f"    {line}"
+        for number, line in enumerate(lines, 1)
+    ]
+    ending = [f"    {last}"] if last else [] if tree.body else ["    pass"]
+    return "\n".join([f"def {name}({', '.join(arguments)}):", *body, *ending]) + "\n"
+
+
+def _table_of(name: str, inputs: Sequence[str], source: str) -> symtable.SymbolTable:
+    """The names of the cell as a function.
 
     Raises:
         InvalidInputError: The cell is no plain Python.
     """
-    import symtable
-
+    before = 0
     try:
-        table = symtable.symtable(
-            f"def {name}():\n{textwrap.indent(source.rstrip() or 'pass', '    ')}\n", name, "exec"
-        )
+        compile(source, name, "exec", dont_inherit=True)  # refuses a `return` of the cell's own
+        before = 1
+        text = function_of(name, inputs, source)
+        return symtable.symtable(text, name, "exec").get_children()[0]
     except SyntaxError as error:
         raise InvalidInputError(
-            f"%%step {name}: line {(error.lineno or 2) - 1}: {error.msg}; a step's cell is plain "
+            f"%%step {name}: line {(error.lineno or 1) - before}: {error.msg}; a step's cell is plain "
             "Python, without magics"
         ) from error
+
+
+def _free_names(table: symtable.SymbolTable) -> set[str]:
+    """The names that the cell takes from outside of itself."""
     free: set[str] = set()
-    tables = list(table.get_children())
+    tables = [table]
     while tables:
         inner = tables.pop()
         free |= {symbol.get_name() for symbol in inner.get_symbols() if symbol.is_global()}
@@ -223,17 +264,35 @@ def _free_names(name: str, source: str) -> set[str]:
     return free
 
 
-def _assigned(source: str) -> set[str]:
-    names = {node.id for node in ast.walk(ast.parse(source))
-             if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}  # fmt: skip
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            names |= {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
-        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
-            names.add(node.name)
+def _assigned(table: symtable.SymbolTable) -> set[str]:
+    return {
+        symbol.get_name()
+        for symbol in table.get_symbols()
+        if symbol.is_local() and (symbol.is_assigned() or symbol.is_imported())
+    }
+
+
+def _globals_of(value: Any) -> set[str]:
+    """The names that a function or class of the notebook itself takes from the notebook."""
+    value = getattr(value, "__func__", getattr(value, "fget", value))
+    if getattr(value, "__module__", None) != "__main__":
+        return set()
+    if isinstance(value, type):
+        bases = {base.__name__ for base in value.__bases__ if base.__module__ == "__main__"}
+        return bases.union(*map(_globals_of, vars(value).values()))
+    if not isinstance(value, FunctionType):
+        return set()
+    codes, names = [value.__code__], set[str]()
+    while codes:
+        code = codes.pop()
+        names |= {i.argval for i in dis.get_instructions(code) if i.opname == "LOAD_GLOBAL"}
+        codes += [constant for constant in code.co_consts if isinstance(constant, CodeType)]
     return names
 
 
 def _is_library(value: Any) -> bool:
     """A function of a library that is no Python function, such as one of C or a ufunc."""
-    return inspect.isbuiltin(value) or type(value).__name__ in ("ufunc", "_ArrayFunctionDispatcher")
+    if inspect.isbuiltin(value):  # a method of a list, say, is built in, too
+        owner = value.__self__
+        return not (isinstance(owner, _CONTAINERS) or hasattr(owner, "__array__"))
+    return type(value).__name__ in ("ufunc", "_ArrayFunctionDispatcher")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from madang.errors import InvalidInputError, NotFoundError, StepFailedError
 
 _EXCERPT_LINES = 12
 _TRACEBACK_CHARACTERS = 4000
+_HALVES = re.compile("[\ud800-\udfff]")  # of surrogate pairs
+_SHORTEST_SECONDS = 0.01  # to nbclient 0 means no limit
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _NUMBERS = {"int": (int,), "float": (int, float), "str": (str,), "bool": (bool,),
             "list": (list, tuple), "dict": (dict,)}  # fmt: skip
@@ -42,7 +45,7 @@ def execute(
     node = _prepared(path, parameters, context)
     client = NotebookClient(
         node,
-        timeout=None if timeout_seconds is None else max(1, round(timeout_seconds)),
+        timeout_func=None if timeout_seconds is None else _Remaining(timeout_seconds),
         resources={"metadata": {"path": str(context.root)}},
         # A notebook says the name of its author's kernel; here it runs in this interpreter.
         kernel_name="python3",
@@ -55,6 +58,20 @@ def execute(
     node.cells = cells
     content = nbformat.writes(node).encode()
     return NotebookRun(handover.outputs_of(cells), content, handover.notes_of([last]))
+
+
+class _Remaining:
+    """How long the next cell may take, so that all of them together take no longer."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._end: float | None = None
+
+    def __call__(self, _: NotebookNode) -> float:
+        now = time.monotonic()
+        if self._end is None:  # the first cell begins, and the kernel is there
+            self._end = now + self._seconds
+        return max(_SHORTEST_SECONDS, self._end - now)
 
 
 def find(root: Path, notebook: str | Path) -> Path:
@@ -99,7 +116,7 @@ def _prepared(path: Path, parameters: Mapping[str, Any], context: Context) -> No
     """With the parameters set after their cell, and a last cell that tells what was used."""
     node = read(path)
     _check_parameters(path, node, parameters)
-    plain = {name: value for name, value in parameters.items() if _is_plain(value)}
+    plain = {name: _plain(name, v) for name, v in parameters.items() if _is_plain(v)}
     if plain:
         node = parameterize_notebook(node, plain, kernel_name="python3", language="python")
     rest = {name: value for name, value in parameters.items() if name not in plain}
@@ -115,6 +132,27 @@ def _prepared(path: Path, parameters: Mapping[str, Any], context: Context) -> No
 
 def _is_plain(value: Any) -> bool:
     return value is None or isinstance(value, bool | int | float | str | list | tuple | dict)
+
+
+def _plain(name: str, value: Any) -> Any:
+    """A JSON value as a cell can have it in its source; a tuple is a list, as between steps.
+
+    Raises:
+        InvalidInputError: A list or mapping holds something else.
+    """
+    if isinstance(value, list | tuple):
+        return [_plain(name, item) for item in value]
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        return {_plain(name, key): _plain(name, item) for key, item in value.items()}
+    if isinstance(value, str) and _HALVES.search(value):
+        raise InvalidInputError(f"parameter {name!r} is text that is no Unicode: {value!r}")
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    what = "a mapping whose keys are no texts" if isinstance(value, dict) else type(value).__name__
+    raise InvalidInputError(
+        f"parameter {name!r} holds {what}; lists and mappings hold JSON values: hand tables, "
+        "models and arrays over as parameters of their own"
+    )
 
 
 def _handed_over(values: Mapping[str, Any], context: Context) -> str:
@@ -187,7 +225,7 @@ def _failure(
     number, cell = _last_run(node.cells)
     kept = handover.keep(context.component("storage"), nbformat.writes(node).encode())
     if isinstance(error, CellTimeoutError):
-        what = f"took longer than {timeout_seconds:g} s"
+        what = f"was running when the notebook took longer than {timeout_seconds:g} s"
     elif isinstance(error, DeadKernelError):
         what = "ended its kernel (out of memory, or a crash in a library)"
     else:

@@ -17,6 +17,7 @@ c.IPKernelApp.log_level = 40
 
 def write_configuration(folder: Path) -> None:
     """Makes the project's own IPython folder, so that nobody's home is touched."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # Jupyter writes tokens and logs there
     profile = folder / "ipython" / "profile_default"
     profile.mkdir(parents=True, exist_ok=True, mode=0o700)
     (profile / "ipython_kernel_config.py").write_text(_CONFIGURATION)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import builtins
 import inspect
+import symtable
+import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from types import ModuleType
@@ -42,7 +45,26 @@ def pipeline_source(name: str, steps: Sequence[CellStep]) -> str:
         *functions,
         _pipeline(name, steps),
     ]
-    return "\n\n\n".join(part.strip() for part in parts if part.strip()) + "\n"
+    text = "\n\n\n".join(part.strip() for part in parts if part.strip()) + "\n"
+    missing = _missing(text)
+    if missing:
+        raise InvalidInputError(
+            f"the notebook's functions need {', '.join(missing)}, which no step reads; define "
+            "them in a file of the project and import it"
+        )
+    return text
+
+
+def _missing(text: str) -> list[str]:
+    """The names that a module's code reads and nobody defines, such as a decorator's."""
+    tables = [symtable.symtable(text, "pipeline", "exec")]
+    known = {symbol.get_name() for symbol in tables[0].get_symbols() if symbol.is_local()}
+    read: set[str] = set()
+    while tables:
+        table = tables.pop()
+        read |= {symbol.get_name() for symbol in table.get_symbols() if symbol.is_global()}
+        tables += table.get_children()
+    return sorted(name for name in read - known if not hasattr(builtins, name))
 
 
 def _split(reads: Mapping[str, Any]) -> tuple[set[str], list[str]]:
@@ -56,6 +78,11 @@ def _split(reads: Mapping[str, Any]) -> tuple[set[str], list[str]]:
         module = getattr(value, "__module__", None) or ""
         if module != "__main__":
             title = getattr(value, "__name__", name)
+            if getattr(sys.modules.get(module), title, None) is not value:
+                raise InvalidInputError(
+                    f"{name} can't be imported by a name of its own; in the notebook, import its "
+                    "module and use it from there"
+                )
             imports.add(f"from {module} import {title}" + (f" as {name}" if title != name else ""))
             continue
         try:

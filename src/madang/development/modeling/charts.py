@@ -6,6 +6,7 @@ thousand numbers however large the dataset is.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -85,13 +86,11 @@ def _of_one(stack: Stack, dataset: str, x: str, kind: str) -> Chart:
             stack, _BY_CATEGORY.format(value="count(*)", table=_quoted(dataset), x=_quoted(x))
         )
         return _bars(rows, f"{dataset}: {x}", x, "rows")
-    sql = _HISTOGRAM if kind == "number" else _OVER_TIME
-    bins = _BINS if kind == "number" else _MOMENTS
-    rows = _rows(
-        stack, sql.format(value="count(*)", table=_quoted(dataset), x=_quoted(x), bins=bins)
-    )
+    names = {"table": _quoted(dataset), "x": _quoted(x)}
     if kind == "time":
+        rows = _rows(stack, _OVER_TIME.format(**names, y="1", value="count(*)", bins=_MOMENTS))
         return _line(rows, f"{dataset}: rows over {x}", x, "rows")
+    rows = _rows(stack, _HISTOGRAM.format(**names, bins=_BINS))
     spec = {
         "mark": {"type": "bar"},
         "encoding": {
@@ -108,11 +107,11 @@ def _of_two(stack: Stack, dataset: str, x: str, y: str, kind: str) -> Chart:
     if kind == "number":
         rows = _rows(stack, _TOGETHER.format(**names, bins=_BINS))
         return _heat(rows, f"{dataset}: {y} over {x}", x, y)
-    value = f"avg({names['y']})"
     if kind == "category":
-        rows = _rows(stack, _BY_CATEGORY.format(value=value, **names))
+        mean = _MEAN.format(y=names["y"])
+        rows = _rows(stack, _BY_CATEGORY.format(value=mean, **names))
         return _bars(rows, f"{dataset}: mean of {y} by {x}", x, f"mean of {y}")
-    rows = _rows(stack, _OVER_TIME.format(value=value, **names, bins=_MOMENTS))
+    rows = _rows(stack, _OVER_TIME.format(**names, value=_MEAN.format(y="y"), bins=_MOMENTS))
     return _line(rows, f"{dataset}: mean of {y} over {x}", x, f"mean of {y}")
 
 
@@ -144,13 +143,19 @@ def _heat(rows: list[dict[str, Any]], title: str, x: str, y: str) -> Chart:
 
 
 def _rows(stack: Stack, sql: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = stack.processing.query(sql).to_pylist()
-    return found
+    rows: list[dict[str, Any]] = stack.processing.query(sql).to_pylist()
+    # A notebook's file is JSON, which has neither NaN nor infinity.
+    return [
+        {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+        for row in rows
+    ]
 
 
 def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
+
+_MEAN = "avg({y}::DOUBLE) FILTER (WHERE isfinite({y}::DOUBLE))"
 
 _BY_CATEGORY = """
 SELECT coalesce({x}::VARCHAR, '(null)') AS label, ({value})::DOUBLE AS value
@@ -167,12 +172,14 @@ binned AS (
            low, high FROM finite, span
 )
 SELECT any_value(low + bin * (high - low) / {bins}) AS low,
-       any_value(low + (bin + 1) * (high - low) / {bins}) AS high, {value} AS value
+       any_value(low + (bin + 1) * (high - low) / {bins}) AS high, count(*) AS value
 FROM binned GROUP BY bin ORDER BY bin
 """
 
 _OVER_TIME = """
-WITH timed AS (SELECT epoch_ms({x}::TIMESTAMP) AS ms, * FROM {table} WHERE {x} IS NOT NULL),
+WITH timed AS (
+    SELECT epoch_ms({x}::TIMESTAMP) AS ms, {y} AS y FROM {table} WHERE {x} IS NOT NULL
+),
 span AS (SELECT min(ms) AS low, greatest(max(ms) - min(ms), 1) AS width FROM timed)
 SELECT any_value(low + least(floor((ms - low) / width * {bins}), {bins} - 1) * width / {bins})::BIGINT
            AS moment, ({value})::DOUBLE AS value

@@ -84,7 +84,7 @@ class Modeling(Engine):
             notebook: The path of an `.ipynb`, from the project's folder.
             parameters: Name to value: JSON values, tables, models, arrays. They replace those of
                 the cell tagged `parameters`.
-            timeout_seconds: After so long the kernel is ended.
+            timeout_seconds: After so long the kernel is ended; for all cells together.
 
         Raises:
             NotFoundError: There is no such notebook in the project.

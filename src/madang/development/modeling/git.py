@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from madang.errors import ConfigurationError, InvalidInputError
+from madang.errors import ConfigurationError, InvalidInputError, NotFoundError
 
 _ATTRIBUTES = "*.ipynb filter=madang-notebook diff=madang-notebook\n"
 
@@ -57,14 +57,17 @@ def clear_file(notebook: str | Path) -> bool:
     """Removes outputs and execution counts from a notebook's file; says whether it had any.
 
     Raises:
+        NotFoundError: There is no such file.
         InvalidInputError: It is no notebook.
     """
     import nbformat
     from nbstripout import strip_output
 
-    path = Path(notebook)
-    before = path.read_text("utf-8")
+    path = Path(notebook).resolve()  # a link stays one
+    if not path.is_file():
+        raise NotFoundError(f"there is no file {notebook}")
     try:
+        before = path.read_text("utf-8")
         node = nbformat.reads(before, as_version=nbformat.NO_CONVERT)
     except (ValueError, TypeError, AttributeError, nbformat.ValidationError) as error:
         raise InvalidInputError(f"{notebook} is no Jupyter notebook: {error}") from error
@@ -75,5 +78,6 @@ def clear_file(notebook: str | Path) -> bool:
         return False
     part = path.with_name(f".{path.name}.part")
     part.write_text(after, "utf-8")
+    part.chmod(path.stat().st_mode)
     part.replace(path)
     return True

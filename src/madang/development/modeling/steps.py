@@ -10,10 +10,13 @@ def flow(depth: int = 3):
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import hashlib
 import inspect
 import json
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,7 +58,10 @@ class NotebookStep(Step[Any, Any]):
         }
 
     def arguments_of(self, root: Path) -> Mapping[str, Any]:
-        return {"code_": code_digest(root, self.notebook)}
+        return {
+            "code_": code_digest(root, self.notebook),
+            "modules_": modules_digest(root, self.notebook),
+        }
 
     def _kinds(self, returned: Any) -> tuple[Any, ...]:
         return (None,) * max(1, len(self.names))
@@ -87,19 +93,70 @@ def code_digest(root: Path, notebook: str) -> str:
         NotFoundError: There is no such notebook in the project.
         InvalidInputError: It is no notebook.
     """
-    from madang.development.modeling._execution import find, read
-
-    node = read(find(root, notebook))
     cells = [
         [cell.source, "parameters" in cell.metadata.get("tags", ())]
-        for cell in node.cells
-        if cell.cell_type == "code"
+        for cell in _code_cells(root, notebook)
     ]
     return hashlib.sha256(json.dumps(cells).encode()).hexdigest()
 
 
+def modules_digest(root: Path, notebook: str) -> str:
+    """SHA-256 over what the notebook imports, as a plain step's fingerprint has it.
+
+    The project's modules count by their source, with what they import; libraries and Python by
+    their versions. What only a computed name reaches is not seen.
+
+    Raises:
+        NotFoundError: There is no such notebook in the project.
+        InvalidInputError: It is no notebook.
+    """
+    from madang.workflow.pipelines._sources import add_module
+
+    seen = {"python": sys.version.encode()}
+    with _importable(root):
+        for cell in _code_cells(root, notebook):
+            for name in _imported(cell.source):
+                add_module(name, seen)
+    return hashlib.sha256(repr(sorted(seen.items())).encode()).hexdigest()
+
+
+def _code_cells(root: Path, notebook: str) -> list[Any]:
+    from madang.development.modeling._execution import find, read
+
+    node = read(find(root, notebook))
+    return [cell for cell in node.cells if cell.cell_type == "code"]
+
+
+def _imported(source: str) -> Iterator[str]:
+    """The modules that a cell imports; of a cell that is no Python, none: it fails when it runs."""
+    from IPython.core.inputtransformer2 import TransformerManager
+
+    from madang.workflow.pipelines._sources import imports
+
+    if source.startswith("%%"):  # a cell of a magic, such as %%step
+        source = source.partition("\n")[2]
+    with contextlib.suppress(SyntaxError):
+        yield from imports(ast.parse(TransformerManager().transform_cell(source)))
+
+
+@contextlib.contextmanager
+def _importable(root: Path) -> Iterator[None]:
+    """With the project's modules where imports look, as in the kernel."""
+    path = list(sys.path)
+    sys.path.insert(0, str(root))
+    try:
+        yield
+    finally:
+        sys.path[:] = path
+
+
 def run_notebook(
-    notebook_: str, code_: str, outputs_: list[str], stack: Stack, **parameters: Any
+    notebook_: str,
+    code_: str,
+    modules_: str,  # noqa: ARG001 - counts for the cache alone
+    outputs_: list[str],
+    stack: Stack,
+    **parameters: Any,
 ) -> Any:
     """Executes a notebook inside of a step; `code_` is what the step was planned with.
 

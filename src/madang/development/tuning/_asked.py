@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from madang.development.experiments._base import check_names
 from madang.development.tuning import _space
 from madang.development.tuning._evaluators import Evaluation
 from madang.development.tuning._records import Records
@@ -98,6 +99,7 @@ def directions_of(direction: Direction | Mapping[str, Direction]) -> dict[str, D
     found = dict(direction) if isinstance(direction, Mapping) else {"value": direction}
     if not found:
         raise InvalidInputError("direction names no objective")
+    check_names("an objective", found)
     for way in found.values():
         if way not in ("minimize", "maximize"):
             raise InvalidInputError(f"direction is minimize or maximize, not {way!r}")
@@ -119,6 +121,7 @@ def check_plan(plan: Plan, how: Evaluation, directions: Mapping[str, Direction])
     for what, number, least in (
         ("workers", how.workers, 1),
         ("retries", plan.retries, 0),
+        ("timeout_seconds", plan.timeout_seconds, 0),
         ("max_cost", plan.max_cost, 0),
         ("cost_per_second", plan.cost_per_second, 0),
         ("stop.trials", plan.stop.trials if plan.stop else None, 1),

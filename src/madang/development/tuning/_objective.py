@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from madang.development.tuning._rows import Report
+from madang.development.experiments._base import check_names
+from madang.development.tuning._rows import CONSTRAINT, Report
 from madang.development.tuning.contract import (
     ActiveTrial,
     Direction,
@@ -74,6 +75,8 @@ class ReportingTrial(ActiveTrial):
             )
         if step != int(step) or step < 0:
             raise InvalidInputError(f"a report's step is a whole number from 0 on, found {step!r}")
+        if step >= 1 << 63:
+            raise InvalidInputError(f"a report's step is below 2**63, found {step!r}")
         self.reports[int(step)] = Report(_number("report", value), now_us())
 
     def should_prune(self) -> bool:
@@ -105,8 +108,10 @@ def evaluate(
     seconds = time.perf_counter() - start
     try:
         cost, constraints = _cost(trial.cost), _violations(trial.constraints)
-    except InvalidInputError as error:
-        state, values, exception, cost, constraints = TrialState.FAILED, {}, error, 0.0, {}
+        tags = _tags(trial.tags)
+    except (InvalidInputError, TypeError, ValueError) as error:
+        state, values, exception, cost = TrialState.FAILED, {}, error, 0.0
+        constraints, tags = {}, {}
     return Outcome(
         state,
         values=values,
@@ -114,7 +119,7 @@ def evaluate(
         cost=cost,
         seconds=seconds,
         error="" if exception is None else described(exception),
-        tags=trial.tags,
+        tags=tags,
         reports=trial.reports,
         exception=exception,
     )
@@ -122,17 +127,22 @@ def evaluate(
 
 def described(error: BaseException) -> str:
     """An exception in one line that can be stored."""
-    text = f"{type(error).__name__}: {error}"[:1000]
-    return text.encode("utf-8", "backslashreplace").decode()  # half of a surrogate pair
+    return _storable(f"{type(error).__name__}: {error}"[:1000])
+
+
+def _storable(text: str) -> str:
+    """A text as every database takes it: without half of a surrogate pair, and without NUL."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
 
 
 def _call(objective: Objective, trial: ReportingTrial, stack: Callable[[], Stack | None]) -> Any:
     function: Callable[..., Any] = objective
     given = stack_names(function)
     keywords = {name: stack() for name in given}
+    params = dict(trial.params)  # what an objective changes there is not what was tried
     if takes_trial(function, given):
-        return function(trial.params, trial, **keywords)
-    return function(trial.params, **keywords)
+        return function(params, trial, **keywords)
+    return function(params, **keywords)
 
 
 def stack_names(function: Callable[..., Any]) -> list[str]:
@@ -185,10 +195,17 @@ def _cost(value: Any) -> float:
 
 
 def _violations(constraints: Mapping[str, float]) -> dict[str, float]:
-    for name, violation in constraints.items():
+    check_names("a constraint", [f"{CONSTRAINT}{name}" for name in constraints])
+    found = {name: float(violation) for name, violation in constraints.items()}
+    for name, violation in found.items():
         if math.isnan(violation):
             raise InvalidInputError(f"the violation of the constraint {name!r} is NaN")
-    return dict(constraints)
+    return found
+
+
+def _tags(tags: Mapping[str, str]) -> dict[str, str]:
+    check_names("a tag", tags)
+    return {name: _storable(str(value)) for name, value in tags.items()}
 
 
 def located(objective: Objective) -> tuple[str, str, dict[str, Any]]:

@@ -298,7 +298,7 @@ def _distribution(leaf: Leaf) -> BaseDistribution:
         return CategoricalDistribution(tuple(json.dumps(value) for value in leaf.values))
     # Optuna warns when the last step does not end at `high`.
     stepped = leaf.step not in (None, 1) and not leaf.log
-    high = _space.stepped(leaf)[-1] if stepped else leaf.high
+    high = _space.last(leaf) if stepped else leaf.high
     if isinstance(leaf, Float):
         return FloatDistribution(leaf.low, high, log=leaf.log, step=leaf.step)
     return IntDistribution(leaf.low, int(high), log=leaf.log, step=leaf.step)

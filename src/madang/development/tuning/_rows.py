@@ -12,6 +12,8 @@ from madang.development.tuning.contract import Direction, Study, Trial, TrialSta
 from madang.ledger import is_alive
 from madang.metadata import Row
 
+CONSTRAINT = "trial.constraint."
+"""What a constraint's metric is called before its name."""
 STUDY_COLUMNS = "id, name, created, owner, state, stopped, spec, notes"
 RUN_STATUS = {
     TrialState.RUNNING: RunStatus.RUNNING,
@@ -116,7 +118,7 @@ def run_end(end: End) -> dict[str, Any]:
     # Names with a prefix, so that an objective may be called `cost`.
     metrics = [Metric(name, value) for name, value in trial.values.items()]
     metrics += [Metric("trial.report", r.value, step, r.time_us) for step, r in end.reports.items()]
-    metrics += [Metric(f"trial.constraint.{key}", v) for key, v in trial.constraints.items()]
+    metrics += [Metric(f"{CONSTRAINT}{key}", v) for key, v in trial.constraints.items()]
     metrics += [Metric("trial.cost", trial.cost)] if trial.cost else []
     tags = dict(end.tags)
     if trial.error:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from madang.development.tuning._evaluators import Evaluator
-from madang.development.tuning._objective import Outcome
+from madang.development.tuning._objective import Outcome, described
 from madang.development.tuning._records import Records
 from madang.development.tuning._rows import Begin, End, Recorded, ended
 from madang.development.tuning.contract import Stop, Study, Trial, TrialState
@@ -238,15 +238,15 @@ class Search:
     def _abandon(self, error: BaseException) -> None:
         """Ends what runs and records the end; failed by an error, killed by a person or signal."""
         self._evaluator.cancel()
-        text = f"{type(error).__name__}: {error}"[:1000].encode("utf-8", "backslashreplace")
+        text = described(error)
         running = [
-            End(replace(self._trials[number], state=TrialState.KILLED, error=text.decode()), None)
+            End(replace(self._trials[number], state=TrialState.KILLED, error=text), None)
             for number in self._running
         ]
         self._running.clear()
         self._records.write(self._study, [*self._unwritten, *running], [])
         state = TrialState.FAILED if isinstance(error, Exception) else TrialState.KILLED
-        self._records.release(self._study.run_id, state, tags={"error": text.decode()})
+        self._records.release(self._study.run_id, state, tags={"error": text})
 
 
 class _Gains:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal
 from typing import Any, TypeAlias
 
+from madang.development.experiments._base import check_names
 from madang.development.tuning.contract import Branch, Choice, Float, Int, Range, Space
 from madang.errors import InvalidInputError
 
@@ -29,10 +30,11 @@ def check(space: Space) -> dict[str, Leaf]:
 
 
 def _check_into(space: Space, found: dict[str, Leaf]) -> None:
+    check_names("a parameter", space)
     for name, spec in space.items():
         try:
             _check_range(spec)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, OverflowError) as error:
             raise InvalidInputError(f"the range of {name!r} is impossible: {error}") from error
         except NotImplementedError:
             raise InvalidInputError(
@@ -58,6 +60,10 @@ def _check_range(spec: Range) -> None:
         for value in spec.values:
             if not (value is None or isinstance(value, str | int | float | bool)):
                 raise TypeError(f"a value is a JSON scalar, found {value!r}")
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"a value is a JSON scalar, and {value!r} is none")
+        if len({(type(value), value) for value in spec.values}) < len(spec.values):
+            raise ValueError(f"a value stands there twice: {spec.values}")
     elif isinstance(spec, Branch):
         if not spec.spaces:
             raise ValueError("it has no ways")
@@ -75,6 +81,8 @@ def _check_numbers(spec: Float | Int) -> None:
             raise TypeError(f"{number!r} is no finite number of its kind")
     if spec.low > spec.high:
         raise ValueError(f"low {spec.low} is above high {spec.high}")
+    if not math.isfinite(float(spec.high) - float(spec.low)):
+        raise ValueError(f"from {spec.low} to {spec.high} is more than a float can hold")
     if spec.step is not None and spec.step <= 0:
         raise ValueError(f"step {spec.step} is not above 0")
     if spec.log and spec.low <= 0:
@@ -107,7 +115,7 @@ def fixed(space: Space, point: Mapping[str, Any]) -> dict[str, Any]:
             raise InvalidInputError(f"the point {dict(point)} has no parameter {name!r}")
         try:
             return place(leaf, point[name])
-        except ValueError as error:
+        except (ValueError, TypeError, OverflowError) as error:
             raise InvalidInputError(
                 f"the point {dict(point)} has {name!r} outside of {leaf}"
             ) from error
@@ -159,10 +167,25 @@ def _values(name: str, leaf: Leaf) -> list[Any]:
 
 
 def stepped(leaf: Float | Int) -> list[Any]:
-    """The values of a range with a step; decimal, so that the third tenth is 0.3."""
-    low, high, step = (Decimal(str(number)) for number in (leaf.low, leaf.high, leaf.step))
+    """The values of a range with a step."""
+    return [_nth(leaf, number) for number in range(int(_steps(leaf, leaf.high)) + 1)]
+
+
+def last(leaf: Float | Int) -> Any:
+    """The last value of a range with a step."""
+    return _nth(leaf, int(_steps(leaf, leaf.high)))
+
+
+def _steps(leaf: Float | Int, value: float) -> Decimal:
+    """How many steps a value is above the range's low end."""
+    low, end, step = (Decimal(str(number)) for number in (leaf.low, value, leaf.step))
+    return (end - low) / step
+
+
+def _nth(leaf: Float | Int, number: int) -> Any:
+    """The value so many steps above the low end; decimal, so that the third tenth is 0.3."""
     kind = int if isinstance(leaf, Int) else float
-    return [kind(low + count * step) for count in range(int((high - low) // step) + 1)]
+    return kind(Decimal(str(leaf.low)) + number * Decimal(str(leaf.step)))
 
 
 def place(leaf: Leaf, value: Any) -> Any:
@@ -173,17 +196,37 @@ def place(leaf: Leaf, value: Any) -> Any:
     """
     if isinstance(leaf, Choice):
         for known in leaf.values:
-            if (type(known), known) == (type(value), value) or str(known) == value:
+            if (type(known), known) == (type(value), value):
+                return known
+        for known in leaf.values:
+            if str(known) == value:
                 return known
         raise ValueError("not a choice")
-    number = float(value)
-    if isinstance(leaf, Int):
-        if number != int(number):
-            raise ValueError("not whole")
-        number = int(number)
+    number = float(value) if isinstance(leaf, Float) else _whole(value)
     if not leaf.low <= number <= leaf.high:
         raise ValueError("out of range")
-    return number
+    return number if leaf.step is None else _at_step(leaf, number)
+
+
+def _at_step(leaf: Float | Int, number: float) -> Any:
+    steps = _steps(leaf, number)
+    # As Optuna's: a sum of floats may be off by what is lost in rounding.
+    if abs(steps - round(steps)) > Decimal("1e-8"):
+        raise ValueError("between two steps")
+    return _nth(leaf, round(steps))
+
+
+def _whole(value: Any) -> int:
+    """A whole number, of any size, from one or its text."""
+    if isinstance(value, int):
+        return int(value)
+    try:
+        return int(str(value))
+    except ValueError:
+        number = float(value)
+        if number != int(number):
+            raise ValueError("not whole") from None
+        return int(number)
 
 
 def described(space: Space) -> dict[str, Any]:

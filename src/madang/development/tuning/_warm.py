@@ -117,7 +117,7 @@ def _fitting(
             continue
         try:
             fit[name] = place(leaf, params[name])
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             reasons.append(f"parameter {name!r} out of range")
     return fit, reasons
 

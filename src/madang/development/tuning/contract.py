@@ -66,7 +66,8 @@ class TrialState(StrEnum):
     """How a trial is.
 
     PRUNED: it ended early, because its reports were worse than those of others.
-    FAILED: the objective raised, took too long, or gave what is no number.
+    FAILED: the objective raised, took too long, gave what is no number, or set a tag or a constraint
+        that no run can have.
     KILLED: its process, or that of the search, was ended from outside.
     """
 
@@ -381,5 +382,6 @@ class Tuning(Engine):
             objective: Its name; may be left out when there is one.
 
         Raises:
-            InvalidInputError: There is no such objective, or fewer than two finished trials.
+            InvalidInputError: There is no such objective, fewer than two trials finished, or their
+                values are all the same.
         """

@@ -6,6 +6,7 @@ Optuna proposes; the studies and trials are rows of the metadata database, and e
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
@@ -165,10 +166,16 @@ class OptunaTuning(Tuning):
                 f"study {study.name!r} has no objective {objective!r}; "
                 f"it has: {', '.join(study.directions)}"
             )
-        finished = sum(trial.state is TrialState.FINISHED for trial in study.trials)
-        if finished < 2:
+        finished = [t.values[objective] for t in study.trials if t.state is TrialState.FINISHED]
+        if len(finished) < 2:
             raise InvalidInputError(
-                f"importances need at least 2 finished trials; study {study.name!r} has {finished}"
+                f"importances need at least 2 finished trials; study {study.name!r} has "
+                f"{len(finished)}"
+            )
+        if len(set(filter(math.isfinite, finished))) < 2:
+            raise InvalidInputError(
+                f"importances need values that differ; those of {objective!r} in study "
+                f"{study.name!r} are all the same, or infinite"
             )
         spec = Records(self._context).spec(study.run_id)
         return importances(study, _space.parsed(spec["space"]), objective)

@@ -12,12 +12,12 @@ ROLES: dict[str, frozenset[str]] = {
     "viewer": frozenset({"*:read", "endpoint:predict"}),
     "engineer": frozenset(
         {"*:read", "endpoint:predict", "dataset:write", "topic:write", "run:write", "model:write",
-         "feature:write", "configuration:write"}
+         "feature:write", "configuration:write", "trigger:write", "monitor:write", "outcome:write"}
     ),
     "operator": frozenset(
         {"*:read", "endpoint:predict", "dataset:write", "topic:write", "run:write", "model:write",
-         "feature:write", "configuration:write", "endpoint:write", "alias:write", "secret:write",
-         "policy:write"}
+         "feature:write", "configuration:write", "trigger:write", "monitor:write", "outcome:write",
+         "endpoint:write", "alias:write", "secret:write", "alert:write", "policy:write"}
     ),
     "admin": frozenset({"*:*"}),
 }  # fmt: skip

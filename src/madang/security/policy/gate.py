@@ -97,10 +97,23 @@ class Policy:
             PolicyDeniedError: With the rules' own messages.
         """
         decision = self.decide(question.decision, question.input)
-        if not decision.allow or question.decision not in _UNRECORDED:
+        is_said = not decision.allow and self._is_repeated(question, decision)
+        if not is_said and (not decision.allow or question.decision not in _UNRECORDED):
             self._record(question, decision)
         decision.require()
         return decision
+
+    def _is_repeated(self, question: Question, decision: Decision) -> bool:
+        """Whether a rollout that waits was denied the same before; it asks each second."""
+        actor = question.input["who"]["actor"]
+        if not actor.startswith("rollout:"):
+            return False
+        lines = self._context.ledger.lines(kind=DECIDED, subject=question.subject, limit=1)
+        return any(
+            (line.actor, line.data["outcome"], line.data["bundle"], line.data["input"])
+            == (actor, "denied", decision.bundle, decision.input)
+            for line in lines
+        )
 
     def _record(self, question: Question, decision: Decision) -> None:
         who = question.input["who"]["actor"]
@@ -133,7 +146,7 @@ class Policy:
     def check_rollout(
         self, endpoint: str, arms: Sequence[Arm], *, kind: str, **plan: Any
     ) -> Decision:
-        """To be called before a rollout begins; as `Questions.rollout`."""
+        """For `ABTesting.rollout_guard`; as `Questions.rollout`."""
         return self.check(self.questions.rollout(endpoint, arms, kind=kind, **plan))
 
     def check_dataset(self, name: str) -> None:

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from madang.security.policy.approvals import Approvals
 
 VALIDATED = "dataset.validate"
-EVALUATED = "model.version.evaluate"
 
 
 @dataclass(frozen=True)
@@ -78,11 +77,11 @@ class Questions:
         return self._arms("deployment", endpoint, arms, {})
 
     def rollout(self, endpoint: str, arms: Sequence[Arm], *, kind: str, **more: Any) -> Question:
-        """May a rollout between these arms begin?
+        """May a rollout begin with these arms, or end with them?
 
         Args:
             endpoint: Where.
-            arms: The versions, with the weights they are to begin with.
+            arms: The versions, with the weights of the first stage or after the promotion.
             kind: `shadow`, `canary`, `ab` or `bandit`.
             **more: What else policies should see of the plan, as JSON.
         """
@@ -153,10 +152,15 @@ class Questions:
     def who(self, actor: str) -> dict[str, Any]:
         """An actor with the roles that it has now.
 
-        Who runs a process of the project with its files at hand is its admin.
+        Who runs a process of the project with its files at hand is its admin. A rollout has no
+        role, and says who started it.
         """
         kind, _, name = actor.partition(":")
         roles: Sequence[str] = ()
+        if kind == "rollout":
+            lines = self._context.ledger.lines(kind="rollout.start", subject=actor, limit=1)
+            found = {"actor": actor, "name": name, "roles": []}
+            return found | {"started_by": lines[0].actor} if lines else found
         if kind == "local":
             roles = ("admin",)
         elif kind == "user":

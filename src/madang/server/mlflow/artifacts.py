@@ -22,9 +22,9 @@ from starlette.responses import FileResponse, Response
 
 from madang.data.storage import LocalFiles
 from madang.development.experiments import Artifact
+from madang.development.experiments.mlflow_messages import OfRun
 from madang.development.experiments.values import artifact_uri
 from madang.errors import InvalidInputError
-from madang.server.mlflow.messages import OfRun
 from madang.server.mlflow.routing import Call, Routes
 
 if TYPE_CHECKING:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from madang.development.experiments import Experiment, View
+from madang.development.experiments import Experiment, View, mlflow_messages as messages
 from madang.errors import InvalidInputError, NotFoundError
-from madang.server.mlflow import messages, wire
+from madang.server.mlflow import wire
 from madang.server.mlflow.routing import Call, Routes
 
 _routes = Routes("/api/2.0/mlflow/experiments")
@@ -31,9 +31,9 @@ def _document(found: Experiment) -> dict[str, Any]:
         "name": found.name,
         "artifact_location": f"mlflow-artifacts:/experiments/{found.id}",
         "lifecycle_stage": found.lifecycle.value,
-        "creation_time": wire.milliseconds(found.created_us),
-        "last_update_time": wire.milliseconds(found.updated_us),
-        "tags": wire.pairs(found.tags),
+        "creation_time": messages.milliseconds(found.created_us),
+        "last_update_time": messages.milliseconds(found.updated_us),
+        "tags": messages.pairs(found.tags),
     }
 
 

@@ -9,11 +9,12 @@ from madang.development.experiments import (
     LoggedModel,
     LoggedModelStatus,
     ModelOrder,
+    mlflow_messages as messages,
+    mlflow_names as names,
 )
 from madang.errors import InvalidInputError
-from madang.server.mlflow import artifacts, messages, names, wire
+from madang.server.mlflow import artifacts, wire
 from madang.server.mlflow.routing import Call, Routes
-from madang.server.mlflow.runs import point
 
 _routes = Routes("/api/2.0/mlflow/logged-models")
 
@@ -30,17 +31,17 @@ def _document(model: LoggedModel) -> dict[str, Any]:
         "model_id": model.id,
         "experiment_id": model.experiment_id,
         "name": model.name,
-        "creation_timestamp_ms": wire.milliseconds(model.created_us),
-        "last_updated_timestamp_ms": wire.milliseconds(model.updated_us),
+        "creation_timestamp_ms": messages.milliseconds(model.created_us),
+        "last_updated_timestamp_ms": messages.milliseconds(model.updated_us),
         "artifact_uri": model.artifact_uri,
         "status": spelled[model.status],
         "model_type": model.type,
         "source_run_id": model.run_id or "",
         "status_message": model.status_message,
-        "tags": wire.pairs(model.tags),
+        "tags": messages.pairs(model.tags),
     }
-    metrics = [point(one.metric, one.run_id) for one in model.metrics]
-    return {"info": info, "data": {"params": wire.pairs(model.params), "metrics": metrics}}
+    metrics = [messages.point(one.metric, one.run_id) for one in model.metrics]
+    return {"info": info, "data": {"params": messages.pairs(model.params), "metrics": metrics}}
 
 
 @_routes.add("POST", "", "run:write", messages.CreateLoggedModel)

@@ -11,10 +11,11 @@ from madang.development.experiments import (
     STAGES,
     ModelVersion,
     RegisteredModel,
+    mlflow_messages as messages,
 )
 from madang.development.experiments.values import artifact_uri
 from madang.errors import InvalidInputError, NotFoundError
-from madang.server.mlflow import messages, wire
+from madang.server.mlflow import wire
 from madang.server.mlflow.routing import Call, Routes
 
 _models = Routes("/api/2.0/mlflow/registered-models")
@@ -33,8 +34,8 @@ def _version(version: ModelVersion) -> dict[str, Any]:
     found = {
         "name": version.name,
         "version": str(version.version),
-        "creation_timestamp": wire.milliseconds(version.created_us),
-        "last_updated_timestamp": wire.milliseconds(version.updated_us or version.created_us),
+        "creation_timestamp": messages.milliseconds(version.created_us),
+        "last_updated_timestamp": messages.milliseconds(version.updated_us or version.created_us),
         "user_id": version.user,
         "current_stage": version.stage,
         "description": version.description,
@@ -42,7 +43,7 @@ def _version(version: ModelVersion) -> dict[str, Any]:
         "run_id": version.run_id or "",
         "run_link": version.run_link,
         "status": "READY",
-        "tags": wire.pairs(version.tags),
+        "tags": messages.pairs(version.tags),
         "aliases": list(version.aliases),
     }
     return found | ({"model_id": version.model_id} if version.model_id else {})
@@ -65,11 +66,11 @@ def _files(version: ModelVersion) -> str:
 def _model(call: Call, model: RegisteredModel) -> dict[str, Any]:
     return {
         "name": model.name,
-        "creation_timestamp": wire.milliseconds(model.created_us),
-        "last_updated_timestamp": wire.milliseconds(model.updated_us),
+        "creation_timestamp": messages.milliseconds(model.created_us),
+        "last_updated_timestamp": messages.milliseconds(model.updated_us),
         "description": model.description,
         "latest_versions": [_version(one) for one in _latest(_all(call, model.name))],
-        "tags": wire.pairs(model.tags),
+        "tags": messages.pairs(model.tags),
         "aliases": [
             {"alias": alias, "version": str(version)} for alias, version in model.aliases.items()
         ],

@@ -15,9 +15,11 @@ from madang.development.experiments import (
     ModelOutput,
     Run,
     RunStatus,
+    mlflow_messages as messages,
+    mlflow_names as names,
 )
 from madang.errors import InvalidInputError, NotFoundError
-from madang.server.mlflow import messages, names, wire
+from madang.server.mlflow import wire
 from madang.server.mlflow.experiments import view
 from madang.server.mlflow.routing import Call, Routes
 
@@ -40,30 +42,13 @@ def _info(run: Run) -> dict[str, Any]:
         "experiment_id": run.experiment_id,
         "user_id": run.user,
         "status": run.status.value,
-        "start_time": wire.milliseconds(run.start_us),
+        "start_time": messages.milliseconds(run.start_us),
         "artifact_uri": run.artifact_uri,
         "lifecycle_stage": run.lifecycle.value,
     }
     if run.end_us is not None:
-        found["end_time"] = wire.milliseconds(run.end_us)
+        found["end_time"] = messages.milliseconds(run.end_us)
     return found
-
-
-def point(metric: Metric, run_id: str | None = None) -> dict[str, Any]:
-    """A metric's value as MLflow lists it."""
-    found = {
-        "key": metric.key,
-        "value": wire.number(metric.value),
-        "timestamp": wire.milliseconds(metric.timestamp_us),
-        "step": metric.step,
-    }
-    about = {
-        "model_id": metric.model_id,
-        "dataset_name": metric.dataset_name,
-        "dataset_digest": metric.dataset_digest,
-        "run_id": run_id,
-    }
-    return found | {key: value for key, value in about.items() if value}
 
 
 def _dataset(used: DatasetInput) -> dict[str, Any]:
@@ -75,7 +60,7 @@ def _dataset(used: DatasetInput) -> dict[str, Any]:
     }
     about = {"schema": used.schema, "profile": used.profile}
     return {
-        "tags": wire.pairs(used.tags),
+        "tags": messages.pairs(used.tags),
         "dataset": found | {key: value for key, value in about.items() if value is not None},
     }
 
@@ -84,9 +69,9 @@ def _document(run: Run) -> dict[str, Any]:
     return {
         "info": _info(run),
         "data": {
-            "metrics": [point(metric, run.id) for metric in run.points.values()],
-            "params": wire.pairs(run.params),
-            "tags": wire.pairs({**run.tags, names.RUN_NAME: run.name}),
+            "metrics": [messages.point(metric, run.id) for metric in run.points.values()],
+            "params": messages.pairs(run.params),
+            "tags": messages.pairs({**run.tags, names.RUN_NAME: run.name}),
         },
         "inputs": {
             "dataset_inputs": [_dataset(used) for used in run.datasets],
@@ -267,8 +252,10 @@ def log_model(call: Call, message: messages.LogModel) -> None:
     try:
         model = json.loads(message.model_json)
         known = json.loads(experiments.get_run(message.run_id).tags.get(_HISTORY, "[]"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidInputError(f"model_json is not JSON: {error}") from error
+    if not isinstance(known, list):
+        raise InvalidInputError(f"the tag {_HISTORY} of the run is no list of models; remove it")
     experiments.log(message.run_id, tags={_HISTORY: json.dumps([*known, model])})
 
 
@@ -287,7 +274,7 @@ def history(call: Call, message: messages.History) -> Any:
         limit=1000 if message.max_results is None else message.max_results,
         page_token=message.page_token or None,
     )
-    return wire.page("metrics", (point(metric) for metric in page.items), page.next_token)
+    return wire.page("metrics", (messages.point(metric) for metric in page.items), page.next_token)
 
 
 def _whole(table: pa.Table, key: str) -> Any:
@@ -302,7 +289,7 @@ def _whole(table: pa.Table, key: str) -> Any:
     )
     if not frame["value"].is_finite().all():
         rows = frame.to_dicts()
-        return {"metrics": [{**row, "value": wire.number(row["value"])} for row in rows]}
+        return {"metrics": [{**row, "value": messages.number(row["value"])} for row in rows]}
     lines = BytesIO()
     frame.write_ndjson(lines)  # a line break inside of a value is written as \n
     items = lines.getvalue().rstrip(b"\n").replace(b"\n", b",")
@@ -323,7 +310,7 @@ def bulk_history(call: Call, message: messages.BulkHistory) -> dict[str, Any]:
         )
         times = table["time"].cast("int64").to_pylist()
         found += (
-            {"key": message.metric_key, "value": wire.number(value), "timestamp": time // 1000,
+            {"key": message.metric_key, "value": messages.number(value), "timestamp": time // 1000,
              "step": step, "run_id": run_id}
             for value, time, step in zip(
                 table["value"].to_pylist(), times, table["step"].to_pylist(), strict=True

@@ -7,7 +7,6 @@ JSON: times in milliseconds, 64-bit integers as numbers or as text, and `NaN`, `
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -26,7 +25,7 @@ from madang.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
 VERSION = "3.17.2"
 """The version of MLflow whose API this is; its client asks for it."""
@@ -78,23 +77,6 @@ def expected(error: MadangError) -> Response:
         if isinstance(error, kind):
             return refusal(code, str(error), status)
     return refusal("INTERNAL_ERROR", str(error), 500)
-
-
-def number(value: float) -> float | str:
-    """A double in protobuf's JSON."""
-    if math.isfinite(value):
-        return value
-    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-
-
-def milliseconds(microseconds: int) -> int:
-    """MLflow's times."""
-    return microseconds // 1000
-
-
-def pairs(found: Mapping[str, str]) -> list[dict[str, str]]:
-    """Parameters or tags as MLflow lists them."""
-    return [{"key": key, "value": value} for key, value in found.items()]
 
 
 def page(name: str, items: Iterable[dict[str, Any]], token: str | None) -> dict[str, Any]:

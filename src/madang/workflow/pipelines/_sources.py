@@ -33,12 +33,12 @@ def add_module(name: str, seen: dict[str, bytes]) -> None:
         return
     tree = ast.parse(file.read_bytes())
     seen[key] = hashlib.sha256(ast.dump(tree).encode()).digest()
-    for imported in _imports(tree, name, is_package=file.name == "__init__.py"):
+    for imported in imports(tree, name, is_package=file.name == "__init__.py"):
         add_module(imported, seen)
 
 
-def _imports(tree: ast.AST, name: str, *, is_package: bool) -> Iterator[str]:
-    """The names of all modules that a module's source imports, anywhere in it."""
+def imports(tree: ast.AST, name: str = "", *, is_package: bool = False) -> Iterator[str]:
+    """The names of all modules that a source imports, anywhere in it; `name` is its own."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)

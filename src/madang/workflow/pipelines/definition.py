@@ -138,7 +138,7 @@ class Step(Generic[P, R]):
                 "killed; drop process='shared' or the limits"
             )
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         calls = _graph.get()
         if calls is None:
             return self.function(*args, **kwargs)

@@ -20,6 +20,7 @@ from madang.workflow.pipelines._sources import add_module, is_ours
 
 _IMPORT = dis.opmap["IMPORT_NAME"]
 _FOLLOWED = (FunctionType, ModuleType, list, tuple, set, frozenset, Mapping)
+_NOT_CODE = ("__dict__", "__doc__", "__firstlineno__", "__static_attributes__", "__weakref__")
 _PLAIN = (str, bytes, int, float, complex, bool, type(None))
 
 
@@ -148,6 +149,21 @@ def _value(name: str, value: Any, seen: _Seen) -> None:
         owner = value if isinstance(value, type | FunctionType) else type(value)
         seen[f"type {name}"] = f"{owner.__module__}.{owner.__qualname__}".encode()
         add_module(owner.__module__, seen)
+        if owner.__module__ == "__main__" and isinstance(owner, type):
+            _class(name, owner, seen)
+
+
+def _class(name: str, owner: type, seen: _Seen) -> None:
+    """Adds a class of a notebook, where no module's source has it: its members and its bases."""
+    if id(owner) in seen.within:
+        return
+    seen.within.add(id(owner))
+    for key, member in sorted(vars(owner).items()):
+        if key not in _NOT_CODE:
+            plain = getattr(member, "__func__", getattr(member, "fget", member))
+            _value(f"{name}.{key}", plain, seen)
+    for base in owner.__bases__:
+        _value(f"{name} of {base.__qualname__}", base, seen)
 
 
 def _container(name: str, value: Any, seen: _Seen) -> None:

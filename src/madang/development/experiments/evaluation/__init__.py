@@ -21,6 +21,7 @@ from madang.development.experiments.evaluation._fairness import Fairness, Group,
 from madang.development.experiments.evaluation._gate import Gate, GateResult
 from madang.development.experiments.evaluation._influence import Dependence, Importance
 from madang.development.experiments.evaluation._measure import HIGHER_IS_BETTER, LOWER_IS_BETTER
+from madang.development.experiments.evaluation._observed import MIN_KNOWN, expected, observed
 from madang.development.experiments.evaluation._registered import (
     evaluate_registered,
     keep_evaluation,
@@ -34,6 +35,7 @@ from madang.development.experiments.evaluation._values import Evaluation
 __all__ = [
     "HIGHER_IS_BETTER",
     "LOWER_IS_BETTER",
+    "MIN_KNOWN",
     "Attributions",
     "Bin",
     "Calibration",
@@ -56,9 +58,11 @@ __all__ = [
     "compare",
     "evaluate",
     "evaluate_registered",
+    "expected",
     "fairness",
     "find_slices",
     "keep_evaluation",
+    "observed",
     "quantile_loss",
     "thresholds",
 ]

@@ -32,6 +32,9 @@ Verdict = Literal["better", "worse", "no difference", "too few rows"]
 MIN_ROWS = 30
 """Fewer rows are not tested: neither the bootstrap nor DeLong's method holds for them."""
 
+MIN_RESAMPLES = 100
+"""Fewer bootstrap samples say too little of a difference's standard error."""
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -150,7 +153,7 @@ def compare(
         margin: By how much the challenger may be worse in it, in the metric's unit, 0 or more.
         threshold: Of two classes: yes is said above it.
         task: As in `evaluate`.
-        resamples: How many bootstrap samples.
+        resamples: How many bootstrap samples, 100 or more.
         seed: Of the bootstrap.
 
     Raises:
@@ -183,8 +186,12 @@ def compared(
             f"the models have different classes: the challenger {first.classes[:10]}, "
             f"the champion {second.classes[:10]}"
         )
-    if margin < 0:
+    if not margin >= 0:
         raise InvalidInputError(f"a margin is 0 or more; found {margin}")
+    if resamples < MIN_RESAMPLES:
+        raise InvalidInputError(
+            f"a comparison needs {MIN_RESAMPLES} resamples or more, found {resamples}"
+        )
     random = np.random.default_rng([seed, 7])
     found = _differences(first, second, threshold, resamples, random)
     if metric is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -94,8 +95,12 @@ def evaluate(
     Raises:
         InvalidInputError: Rows and labels differ in number, there are none, the model has no
             probabilities for a classification, gives NaN, or a label is none of its classes; or a
-            slice is no condition, or a group has too many values.
+            slice is no condition, a group has too many values, or a number is impossible.
     """
+    if resamples < 0:
+        raise InvalidInputError(f"resamples is 0 or more, found {resamples}")
+    if not math.isfinite(threshold):
+        raise InvalidInputError(f"a threshold is a number, found {threshold}")
     rows = predictions(model, features, labels, task)
     inputs = named_inputs(model, features)
     frame = with_columns(inputs.frame, columns)

@@ -15,6 +15,7 @@ from madang.development.experiments.evaluation._bootstrap import (
     interval,
     ratio,
 )
+from madang.development.experiments.evaluation._groups import UNNAMED
 from madang.errors import InvalidInputError
 
 _GROUPS = 50
@@ -49,7 +50,8 @@ class Fairness:
         differences: `demographic_parity_difference` and `…_ratio` (largest minus, and smallest by
             largest selection rate), `equalized_odds_difference` (the larger of the differences of
             true and false positive rates; Hardt, Price and Srebro, NeurIPS 2016),
-            `equal_opportunity_difference` (of true positive rates), `calibration_difference`.
+            `equal_opportunity_difference` (of true positive rates), `calibration_difference`. One
+            whose rate is defined for fewer than two groups is left out.
         intervals: The same to 95 % bootstrap intervals. A largest difference is never below 0 and
             grows with the number of groups by chance alone, so an interval above 0 proves nothing.
     """
@@ -80,8 +82,10 @@ def fairness(
         random: Of the bootstrap.
 
     Raises:
-        InvalidInputError: There are more than 50 groups, or as many groups as rows.
+        InvalidInputError: There are more than 50 groups, or the column's values are no names.
     """
+    if column.dtype.is_nested() or column.dtype in UNNAMED:
+        raise InvalidInputError(f"{column.name!r} is {column.dtype}, whose values name no groups")
     names, codes = np.unique(
         column.cast(pl.String, strict=False).fill_null("missing").to_numpy(), return_inverse=True
     )
@@ -144,15 +148,18 @@ def _differences(rates: Mapping[str, Array]) -> dict[str, Array]:
         values = rates[key]
         high = np.where(np.isnan(values), -np.inf, values).max(axis=1)
         low = np.where(np.isnan(values), np.inf, values).min(axis=1)
-        return np.asarray(np.where(np.isfinite(high), high - low, np.nan))
+        several = np.isfinite(values).sum(axis=1) > 1  # one group alone differs from none
+        with np.errstate(invalid="ignore"):
+            return np.asarray(np.where(several, high - low, np.nan))
 
+    several = np.isfinite(rates["selection_rate"]).sum(axis=1) > 1
     selected = np.nan_to_num(rates["selection_rate"], nan=np.inf).min(axis=1)
     most = np.nan_to_num(rates["selection_rate"], nan=-np.inf).max(axis=1)
     odds = np.stack([spread("true_positive_rate"), spread("false_positive_rate")])
     return {
         "calibration_difference": spread("calibration_gap"),
         "demographic_parity_difference": spread("selection_rate"),
-        "demographic_parity_ratio": ratio(selected, most),
+        "demographic_parity_ratio": np.where(several, ratio(selected, most), np.nan),
         "equal_opportunity_difference": spread("true_positive_rate"),
         "equalized_odds_difference": odds.max(axis=0),
     }

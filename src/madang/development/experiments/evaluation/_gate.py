@@ -72,7 +72,7 @@ class Gate:
     def __post_init__(self) -> None:
         if self.judge not in ("value", "interval"):
             raise ConfigurationError(f"judge is `value` or `interval`; found {self.judge!r}")
-        if self.margin < 0:
+        if not self.margin >= 0:
             raise ConfigurationError(f"a gate's margin is 0 or more; found {self.margin}")
         for metric in self.slices:
             if metric not in HIGHER_IS_BETTER | LOWER_IS_BETTER:

@@ -107,10 +107,15 @@ def _constant(column: pl.Series, value: Any) -> pl.Series:
 
 
 def _grid(column: pl.Series) -> list[Any]:
+    if column.dtype.is_nested():
+        return []
     if not column.dtype.is_numeric():
         counts = column.drop_nulls().value_counts(sort=True).head(_OFTEN)
         return sorted(counts[column.name].to_list())
-    values = column.cast(pl.Float64).drop_nulls().drop_nans().to_numpy()
+    values = column.cast(pl.Float64).drop_nulls().to_numpy()
+    values = values[np.isfinite(values)]
+    if len(values) == 0:
+        return []
     if len(np.unique(values)) <= _GRID:
         return [float(v) for v in np.unique(values)]
     return [float(v) for v in np.unique(np.quantile(values, np.linspace(0.02, 0.98, _GRID)))]

@@ -13,6 +13,7 @@ from madang.development.experiments.evaluation._bootstrap import Array
 from madang.development.experiments.formats import LoadedModel
 from madang.errors import InvalidInputError, NotFoundError
 
+_ROUNDING = 1e-6  # of 32 bits
 Task = Literal["classification", "regression"]
 
 
@@ -81,6 +82,11 @@ def predictions(model: Any, features: Any, labels: Any, task: Task | None) -> Pr
             "a classification is evaluated by probabilities; the model has none"
         )
     proba = _numbers(proba, "probabilities")
+    if proba.min() < -_ROUNDING or proba.max() > 1 + _ROUNDING:
+        raise InvalidInputError(
+            f"probabilities lie between 0 and 1, the model gives {proba.min():g} to {proba.max():g}"
+        )
+    proba = proba.clip(0.0, 1.0)
     if proba.ndim == 1:
         proba = np.column_stack([1 - proba, proba])
     return Predictions(
@@ -125,11 +131,17 @@ def _numbers(values: Array, what: str) -> Array:
 
 def _codes(truth: Array, classes: Array) -> Array:
     """Each label's index in `classes`."""
-    unknown = sorted(set(np.unique(truth).tolist()) - set(classes.tolist()), key=str)
+    # Labels of several types, such as a text and None, can't be sorted.
+    there = truth if truth.dtype == object else np.unique(truth)
+    unknown = sorted(set(there.tolist()) - set(classes.tolist()), key=str)
     if unknown:
         raise InvalidInputError(
             f"the labels {', '.join(map(repr, unknown[:5]))} are none of the model's classes: "
             f"{', '.join(map(repr, classes[:20].tolist()))}"
+        )
+    if len(classes) < 2:
+        raise InvalidInputError(
+            f"the model knows one class only, {classes.tolist()!r}: there is nothing to measure"
         )
     order = np.argsort(classes)
     return np.asarray(order[np.searchsorted(classes[order], truth)])

@@ -5,23 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import combinations, pairwise
+from itertools import combinations
 
 import numpy as np
 import polars as pl
 
 from madang.development.experiments.evaluation._bootstrap import Array, Interval
+from madang.development.experiments.evaluation._groups import Groups, binned
 from madang.development.experiments.evaluation._inputs import Predictions
 from madang.development.experiments.evaluation._measure import measured
 from madang.errors import InvalidInputError
 
 ALPHA = 0.05
-_QUARTERS = [0.25, 0.5, 0.75]
-_VALUES = 10  # a column's most frequent values that are looked at
 _FOUND = 20  # reported at most
 _PAIRED = 30  # columns of which pairs are looked at
-Groups = tuple[Array, list[str]]
-"""Each row's group (-1: none), and the groups' conditions in SQL."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +90,11 @@ def masks(frame: pl.DataFrame, slices: Sequence[str]) -> dict[str, Array]:
     for text in slices:
         if text in frame.columns:
             codes, names = binned(frame[text])
+            if not names:
+                raise InvalidInputError(
+                    f"the column {text!r} is {frame[text].dtype}, which makes no slices; "
+                    "use a condition, or a column made of it"
+                )
             found |= {name: codes == number for number, name in enumerate(names)}
             continue
         try:
@@ -106,54 +108,6 @@ def masks(frame: pl.DataFrame, slices: Sequence[str]) -> dict[str, Array]:
             raise InvalidInputError(f"the slice {text!r} gives {mask.dtype}, not true or false")
         found[text] = mask.fill_null(value=False).to_numpy()
     return found
-
-
-def binned(column: pl.Series) -> Groups:
-    """A column as few groups: each row's group (-1: none), and the groups' conditions in SQL.
-
-    Numbers with many values go to quarters of equal size, others to their most frequent values.
-    """
-    name = column.name if column.name.isidentifier() else f'"{column.name}"'
-    missing = column.is_null().to_numpy()
-    if column.dtype.is_numeric() and column.drop_nulls().n_unique() > _VALUES:
-        codes, names = _quarters(column, missing, name)
-    else:
-        codes, names = _values(column, name)
-    if missing.any():
-        codes[missing] = len(names)
-        names.append(f"{name} IS NULL")
-    return codes, names
-
-
-def _quarters(column: pl.Series, missing: Array, name: str) -> Groups:
-    values = column.cast(pl.Float64).fill_null(0.0).to_numpy()
-    known = values[~missing]
-    # Rounded before the rows are sorted in, so that the condition says what was done.
-    edges = [float(f"{e:.6g}") for e in np.quantile(known, _QUARTERS, method="lower")]
-    edges = [e for e in np.unique(edges).tolist() if known.min() <= e < known.max()]
-    codes = np.searchsorted(edges, values, side="left").astype(np.int64)
-    names = []
-    for low, high in pairwise([None, *edges, None]):
-        above = [f"{name} > {low!r}"] if low is not None else []
-        upto = [f"{name} <= {high!r}"] if high is not None else []
-        names.append(" AND ".join(above + upto) or f"{name} IS NOT NULL")
-    return codes, names
-
-
-def _values(column: pl.Series, name: str) -> Groups:
-    plain = column.dtype.is_numeric() or column.dtype in (pl.Boolean, pl.String)
-    if column.dtype in (pl.Categorical, pl.Enum):
-        column, plain = column.cast(pl.String), True
-    elif not plain:
-        column, name = column.cast(pl.String, strict=False), f"CAST({name} AS VARCHAR)"
-    codes = np.full(len(column), -1, dtype=np.int64)
-    names: list[str] = []
-    often = column.drop_nulls().value_counts(sort=True).head(_VALUES)[column.name]
-    for value in often.sort().to_list():
-        codes[(column == value).fill_null(value=False).to_numpy()] = len(names)
-        quoted = "'" + value.replace("'", "''") + "'" if isinstance(value, str) else repr(value)
-        names.append(f"{name} = {quoted.lower() if isinstance(value, bool) else quoted}")
-    return codes, names
 
 
 def compared(losses: Array, mask: Array) -> tuple[float | None, float | None]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, fields
 
 import numpy as np
 import pyarrow as pa
@@ -36,6 +37,12 @@ class Costs:
     true_positive: float = 0.0
     true_negative: float = 0.0
     unit: str = ""
+
+    def __post_init__(self) -> None:
+        for one in fields(self):
+            value = getattr(self, one.name)
+            if one.name != "unit" and not math.isfinite(value):
+                raise InvalidInputError(f"{one.name} is a number, found {value}")
 
 
 @dataclass(frozen=True)

@@ -85,9 +85,17 @@ def _sets(contract: DataContract | None) -> set[str]:
 
 
 def task_of(label: pl.Series) -> Task:
-    """Classification for text, booleans and few whole numbers; else regression."""
+    """Classification for text, booleans and few whole numbers; else regression.
+
+    Raises:
+        InvalidInputError: It is neither text nor numbers.
+    """
     if label.dtype in (pl.String, pl.Boolean, pl.Categorical) or isinstance(label.dtype, pl.Enum):
         return "classification"
+    if not label.dtype.is_numeric():
+        raise InvalidInputError(
+            f"the label {label.name!r} is {label.dtype}; a label is numbers, text or true and false"
+        )
     whole = label.dtype.is_integer() or bool((label.drop_nulls() % 1 == 0).all())
     return "classification" if whole and label.n_unique() <= _CLASSES else "regression"
 
@@ -96,13 +104,15 @@ def checked_label(label: pl.Series, task: Task) -> pl.Series:
     """The label without what can't be learnt from.
 
     Raises:
-        InvalidInputError: It has nulls or NaN, one value only, or a class with fewer than 5 rows.
+        InvalidInputError: It has nulls, NaN or infinities, one value only, or a class with fewer
+            than 5 rows.
     """
-    unknown = label.null_count() + (int(label.is_nan().sum()) if label.dtype.is_float() else 0)
+    known = label.is_finite() if label.dtype.is_float() else label.is_not_null()
+    unknown = len(label) - int(known.sum())  # of a null it isn't known whether it is finite
     if unknown:
         raise InvalidInputError(
-            f"the label {label.name!r} is missing in {unknown:,} of {len(label):,} rows; leave "
-            "them out first"
+            f"the label {label.name!r} is missing or infinite in {unknown:,} of {len(label):,} "
+            "rows; leave them out first"
         )
     if task == "regression":
         if not label.dtype.is_numeric():

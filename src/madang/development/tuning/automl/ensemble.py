@@ -56,7 +56,7 @@ def select(
         number = min(scores, key=lambda n: (scores[n], n))
         added[number] += 1
         total = total + predicted[number]
-        if scores[number] < best_score:
+        if not best_added or scores[number] < best_score:  # every score may be infinite
             best_score, best_added = scores[number], Counter(added)
     count = sum(best_added.values())
     return {n: times / count for n, times in best_added.most_common()}, sign * best_score

@@ -91,7 +91,7 @@ def available(wanted: Sequence[str] | None) -> list[str]:
             f"AutoML can't try {', '.join(unusable)}; here it has: {', '.join(installed)} "
             "(lightgbm and xgboost are extras)"
         )
-    return list(wanted or installed)
+    return list(dict.fromkeys(wanted or installed))
 
 
 def build(

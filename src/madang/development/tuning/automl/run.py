@@ -7,19 +7,26 @@ import shutil
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
 
 from madang.development.experiments.evaluation import evaluate
-from madang.development.tuning.automl import columns, ensemble, families, plan, scoring, trial
+from madang.development.tuning.automl import (
+    columns,
+    ensemble,
+    families,
+    parts,
+    plan,
+    scoring,
+    trial,
+)
 from madang.development.tuning.automl.contract import AutoML, Candidate, Member, Task
 from madang.development.tuning.contract import Branch, Study, TrialState
-from madang.errors import InvalidInputError, NotFoundError
+from madang.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from madang.data.validation import DataContract
@@ -27,7 +34,6 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 _SEARCH_SHARE = 0.8  # of the time; fitting the ensemble's members on all rows takes the rest
-_FEWEST_ROWS = 50
 
 
 def automl(
@@ -81,15 +87,20 @@ def automl(
         StepFailedError: Every candidate failed.
     """
     began = time.monotonic()
-    table, inputs, known = _rows(stack, data)
+    if not seconds >= 0:
+        raise InvalidInputError(f"seconds is 0 or more, found {seconds}")
+    if time_column == label:
+        raise InvalidInputError(f"{label!r} can't be both the label and the time column")
+    table, inputs, known = parts.rows_of(stack, data)
     contract = contract if contract is not None else known
-    task = task or columns.task_of(_column(table, label))
+    task = task or columns.task_of(parts.column_of(table, label))
     metric, direction = scoring.chosen(metric, task)
     tried, notes = _families(only, table[label], task)
-    learn, test, moments = _set_aside(
+    learn, test, moments = parts.set_aside(
         table, label, task, time_column, fraction=test_fraction, seed=seed
     )
     left_out = [*exclude, *([time_column] if time_column and time_column not in exclude else [])]
+    parts.check(learn[label], test[label], task)
     uses = columns.roles(learn, label, contract, left_out)
     fold, folds = plan.split(learn[label], task, seed, moments)
     classes = tuple(learn[label].unique().sort().to_list()) if task == "classification" else ()
@@ -112,44 +123,15 @@ def automl(
             first=[_first(family) for family in tried],
             tags={"madang.automl": label},
         )
-        found = _Found(stack, rows, test, inputs, tuple(notes))
-        return found.result(study, folder)
+        notes += parts.seen_before(rows, test)
+        result = _Found(stack, rows, test, inputs, tuple(notes)).result(study, folder)
     finally:
         shutil.rmtree(folder)
-
-
-def _rows(stack: Stack, data: Any) -> tuple[pl.DataFrame, tuple[str, ...], DataContract | None]:
-    """The table, where it comes from, and the project's contract of it."""
-    from madang.data.validation.contract_file import contract_path, read_contract
-
-    if not isinstance(data, str):
-        return _sound(pl.DataFrame(pa.table(data))), (), None
-    dataset, _, version = data.partition("@")
-    if version and not version.isdecimal():
-        raise InvalidInputError(f"write NAME or NAME@VERSION, with a number, found {data!r}")
-    number = int(version) if version else stack.storage.versions(dataset, limit=1)[0].version
-    table = pl.DataFrame(stack.storage.read(dataset, version=number).read_all())
-    try:
-        contract = read_contract(contract_path(stack.root, dataset))
-    except NotFoundError:
-        contract = None
-    return _sound(table), (f"dataset:{dataset}@{number}",), contract
-
-
-def _sound(table: pl.DataFrame) -> pl.DataFrame:
-    if len(table) < _FEWEST_ROWS:
-        raise InvalidInputError(
-            f"AutoML needs at least {_FEWEST_ROWS} rows to judge by, found {len(table)}"
-        )
-    return table
-
-
-def _column(table: pl.DataFrame, name: str) -> pl.Series:
-    if name not in table.columns:
-        raise InvalidInputError(
-            f"the table has no column {name!r}; it has: {', '.join(table.columns)}"
-        )
-    return table[name]
+    took = time.monotonic() - began
+    if took > seconds:
+        late = f"it took {took:.1f} s instead of {seconds:g} s: a candidate that began is not ended"
+        result = replace(result, notes=(*result.notes, late))
+    return result
 
 
 def _families(
@@ -165,36 +147,6 @@ def _families(
     if not tried:
         raise InvalidInputError(f"no family is left to try: {'; '.join(notes)}")
     return tried, notes
-
-
-def _set_aside(
-    table: pl.DataFrame,
-    label: str,
-    task: Task,
-    time_column: str | None,
-    *,
-    fraction: float,
-    seed: int,
-) -> tuple[pl.DataFrame, pl.DataFrame, pl.Series | None]:
-    """The rows to learn from, those to test by, and the moments of the former."""
-    from sklearn.model_selection import train_test_split
-
-    if not 0 < fraction < 1:
-        raise InvalidInputError(f"test_fraction is between 0 and 1, found {fraction}")
-    table = table.with_columns(columns.checked_label(table[label], task).alias(label))
-    if time_column is None:
-        stratify = table[label].to_numpy() if task == "classification" else None
-        learn, test = train_test_split(
-            np.arange(len(table)), test_size=fraction, random_state=seed, stratify=stratify
-        )
-        return table[np.sort(learn)], table[np.sort(test)], None
-    moments = _column(table, time_column)
-    if moments.null_count():
-        raise InvalidInputError(f"{time_column} is missing in {moments.null_count():,} rows")
-    ordered = table.sort(time_column, maintain_order=True)
-    count = round(len(table) * (1 - fraction))
-    learn = ordered.head(count)
-    return learn, ordered.tail(len(table) - count), learn[time_column]
 
 
 def _scratch(stack: Stack) -> Path:

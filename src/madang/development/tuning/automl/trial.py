@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from madang.development.tuning.automl import families, plan, scoring
 from madang.development.tuning.contract import ActiveTrial
@@ -49,7 +50,9 @@ def fitted(
     model = families.build(
         family, params, features, columns=plan_.columns, task=plan_.task, seed=plan_.seed
     )
-    return model.fit(chosen, data.labels[rows])
+    # Some families take no number of threads, and on a busy machine theirs wait for each other.
+    with threadpool_limits(1, user_api="openmp"):
+        return model.fit(chosen, data.labels[rows])
 
 
 def outputs(model: Any, features: Any, classes: tuple[Any, ...]) -> Array:

@@ -22,7 +22,11 @@ two_people(kind, name) if data.settings[kind][name].two_people == true
 approved_by_another if {
 	some approval in input.approvals
 	approval.by != input.who.actor
+	not started_by(approval.by)
 }
+
+# Who started a rollout does not approve what it asks for by itself.
+started_by(person) if input.who.started_by == person
 
 # A thing that settings.KIND.NAME.roles restricts is for people with one of these roles.
 role_missing(kind, name) if {

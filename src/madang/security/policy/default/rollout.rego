@@ -1,5 +1,5 @@
 # METADATA
-# description: May a rollout between versions of one endpoint begin?
+# description: May a rollout between versions of one endpoint begin, or promote one of them?
 package madang.rollout
 
 import data.madang.lib

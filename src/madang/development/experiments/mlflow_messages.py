@@ -1,27 +1,37 @@
-"""The requests of MLflow's API, as `service.proto` and `model_registry.proto` have them."""
+"""The forms of MLflow's API, as `service.proto` and `model_registry.proto` have them.
+
+Madang's server reads these requests, and its engine for an MLflow server sends them.
+"""
 
 # ruff: noqa: D101 - each is the message of that name, and says no more than its fields
 
 from __future__ import annotations
 
-from typing import Annotated
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import msgspec
 
+from madang.development.experiments.values import Metric
 from madang.errors import InvalidInputError
 
 Text = Annotated[str, msgspec.Meta(min_length=1)]
 Int = Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
 
 
-class Pair(msgspec.Struct):
+class Message(msgspec.Struct, omit_defaults=True):
+    """A request; what has its default is left out, as of a field that was never set."""
+
+
+class Pair(Message):
     """A parameter or a tag."""
 
     key: Text
     value: str = ""
 
 
-class Point(msgspec.Struct):
+class Point(Message):
     """A metric's value."""
 
     key: Text
@@ -36,32 +46,32 @@ class Point(msgspec.Struct):
 # -- experiments --------------------------------------------------------------------------------
 
 
-class CreateExperiment(msgspec.Struct):
+class CreateExperiment(Message):
     name: Text
     artifact_location: str = ""
     tags: list[Pair] = []
 
 
-class Experiment(msgspec.Struct):
+class Experiment(Message):
     experiment_id: Text
 
 
-class ExperimentByName(msgspec.Struct):
+class ExperimentByName(Message):
     experiment_name: Text
 
 
-class UpdateExperiment(msgspec.Struct):
+class UpdateExperiment(Message):
     experiment_id: Text
     new_name: Text
 
 
-class ExperimentTag(msgspec.Struct):
+class ExperimentTag(Message):
     experiment_id: Text
     key: Text
     value: str = ""
 
 
-class SearchExperiments(msgspec.Struct):
+class SearchExperiments(Message):
     max_results: Int = 1000
     page_token: str = ""
     filter: str = ""
@@ -72,7 +82,7 @@ class SearchExperiments(msgspec.Struct):
 # -- runs ---------------------------------------------------------------------------------------
 
 
-class OfRun(msgspec.Struct):
+class OfRun(Message):
     """What names a run, by its newer or its older field."""
 
     run_id: str = ""
@@ -91,7 +101,7 @@ class OfRun(msgspec.Struct):
         return found
 
 
-class CreateRun(msgspec.Struct):
+class CreateRun(Message):
     experiment_id: Text
     user_id: str = ""
     run_name: str = ""
@@ -128,7 +138,7 @@ class Key(OfRun, kw_only=True):
     key: Text
 
 
-class LogBatch(msgspec.Struct):
+class LogBatch(Message):
     run_id: Text
     metrics: list[Point] = []
     params: list[Pair] = []
@@ -141,7 +151,7 @@ class History(OfRun, kw_only=True):
     max_results: Int | None = None
 
 
-class BulkHistory(msgspec.Struct):
+class BulkHistory(Message):
     run_ids: list[str]
     metric_key: Text
     start_step: Int | None = None
@@ -149,7 +159,7 @@ class BulkHistory(msgspec.Struct):
     max_results: Int = 320
 
 
-class SearchRuns(msgspec.Struct):
+class SearchRuns(Message):
     experiment_ids: list[str] = []
     filter: str = ""
     run_view_type: str = "ACTIVE_ONLY"
@@ -158,7 +168,7 @@ class SearchRuns(msgspec.Struct):
     page_token: str = ""
 
 
-class Dataset(msgspec.Struct):
+class Dataset(Message):
     name: Text
     digest: Text
     source_type: str = ""
@@ -167,32 +177,32 @@ class Dataset(msgspec.Struct):
     profile: str | None = None
 
 
-class DatasetInput(msgspec.Struct):
+class DatasetInput(Message):
     dataset: Dataset
     tags: list[Pair] = []
 
 
-class ModelInput(msgspec.Struct):
+class ModelInput(Message):
     model_id: Text
 
 
-class ModelOutput(msgspec.Struct):
+class ModelOutput(Message):
     model_id: Text
     step: Int = 0
 
 
-class LogInputs(msgspec.Struct):
+class LogInputs(Message):
     run_id: Text
     datasets: list[DatasetInput] = []
     models: list[ModelInput] = []
 
 
-class LogOutputs(msgspec.Struct):
+class LogOutputs(Message):
     run_id: Text
     models: list[ModelOutput] = []
 
 
-class LogModel(msgspec.Struct):
+class LogModel(Message):
     run_id: Text
     model_json: Text
 
@@ -200,7 +210,7 @@ class LogModel(msgspec.Struct):
 # -- logged models ------------------------------------------------------------------------------
 
 
-class CreateLoggedModel(msgspec.Struct):
+class CreateLoggedModel(Message):
     experiment_id: Text
     name: str = ""
     model_type: str = ""
@@ -209,38 +219,38 @@ class CreateLoggedModel(msgspec.Struct):
     tags: list[Pair] = []
 
 
-class GetLoggedModel(msgspec.Struct):
+class GetLoggedModel(Message):
     allow_deleted: bool = False
 
 
-class FinalizeLoggedModel(msgspec.Struct):
+class FinalizeLoggedModel(Message):
     status: Text
     model_id: str = ""
 
 
-class SetLoggedModelTags(msgspec.Struct):
+class SetLoggedModelTags(Message):
     tags: list[Pair]
     model_id: str = ""
 
 
-class LogLoggedModelParams(msgspec.Struct):
+class LogLoggedModelParams(Message):
     params: list[Pair]
     model_id: str = ""
 
 
-class OnDataset(msgspec.Struct):
+class OnDataset(Message):
     dataset_name: Text
     dataset_digest: str = ""
 
 
-class OrderBy(msgspec.Struct):
+class OrderBy(Message):
     field_name: Text
     ascending: bool = True
     dataset_name: str = ""
     dataset_digest: str = ""
 
 
-class SearchLoggedModels(msgspec.Struct):
+class SearchLoggedModels(Message):
     experiment_ids: list[str] = []
     filter: str = ""
     datasets: list[OnDataset] = []
@@ -249,7 +259,7 @@ class SearchLoggedModels(msgspec.Struct):
     page_token: str = ""
 
 
-class ListLoggedModelArtifacts(msgspec.Struct):
+class ListLoggedModelArtifacts(Message):
     artifact_directory_path: str = ""
     page_token: str = ""
 
@@ -257,46 +267,46 @@ class ListLoggedModelArtifacts(msgspec.Struct):
 # -- registry -----------------------------------------------------------------------------------
 
 
-class CreateRegisteredModel(msgspec.Struct):
+class CreateRegisteredModel(Message):
     name: Text
     tags: list[Pair] = []
     description: str = ""
 
 
-class RegisteredModel(msgspec.Struct):
+class RegisteredModel(Message):
     name: Text
 
 
-class RenameRegisteredModel(msgspec.Struct):
+class RenameRegisteredModel(Message):
     name: Text
     new_name: Text
 
 
-class UpdateRegisteredModel(msgspec.Struct):
+class UpdateRegisteredModel(Message):
     name: Text
     description: str = ""
 
 
-class SearchModels(msgspec.Struct):
+class SearchModels(Message):
     filter: str = ""
     max_results: Int = 100
     order_by: list[str] = []
     page_token: str = ""
 
 
-class SearchVersions(msgspec.Struct):
+class SearchVersions(Message):
     filter: str = ""
     max_results: Int = 200_000
     order_by: list[str] = []
     page_token: str = ""
 
 
-class LatestVersions(msgspec.Struct):
+class LatestVersions(Message):
     name: Text
     stages: list[str] = []
 
 
-class CreateModelVersion(msgspec.Struct):
+class CreateModelVersion(Message):
     name: Text
     source: Text
     run_id: str = ""
@@ -306,7 +316,7 @@ class CreateModelVersion(msgspec.Struct):
     model_id: str = ""
 
 
-class Version(msgspec.Struct):
+class Version(Message):
     name: Text
     version: Text
 
@@ -320,7 +330,7 @@ class TransitionStage(Version, kw_only=True):
     archive_existing_versions: bool = False
 
 
-class ModelTag(msgspec.Struct):
+class ModelTag(Message):
     name: Text
     key: Text
     value: str = ""
@@ -331,12 +341,54 @@ class VersionTag(Version, kw_only=True):
     value: str = ""
 
 
-class Alias(msgspec.Struct):
+class Alias(Message):
     name: Text
     alias: Text
 
 
-class SetAlias(msgspec.Struct):
+class SetAlias(Message):
     name: Text
     alias: Text
     version: Text
+
+
+# -- numbers and lists -------------------------------------------------------------------------
+
+
+def number(value: float) -> float | str:
+    """A double in protobuf's JSON."""
+    if math.isfinite(value):
+        return value
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+
+
+def milliseconds(microseconds: int) -> int:
+    """MLflow's times."""
+    return microseconds // 1000
+
+
+def pairs(found: Mapping[str, str]) -> list[dict[str, str]]:
+    """Parameters or tags as MLflow lists them."""
+    return [{"key": key, "value": value} for key, value in found.items()]
+
+
+def pair_list(found: Mapping[str, str]) -> list[Pair]:
+    """The same, of a message that is sent."""
+    return [Pair(key, value) for key, value in found.items()]
+
+
+def point(metric: Metric, run_id: str | None = None) -> dict[str, Any]:
+    """A metric's value as MLflow lists it."""
+    found = {
+        "key": metric.key,
+        "value": number(metric.value),
+        "timestamp": milliseconds(metric.timestamp_us),
+        "step": metric.step,
+    }
+    about = {
+        "model_id": metric.model_id,
+        "dataset_name": metric.dataset_name,
+        "dataset_digest": metric.dataset_digest,
+        "run_id": run_id,
+    }
+    return found | {key: value for key, value in about.items() if value}

@@ -6,8 +6,8 @@ import posixpath
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
+from madang.development.experiments.mlflow_messages import Pair, Point
 from madang.errors import InvalidInputError
-from madang.server.mlflow.messages import Pair, Point
 
 MAX_METRICS, MAX_PARAMS, MAX_TAGS, MAX_ITEMS = 1000, 100, 100, 1000
 MAX_PARAM, MAX_TAG = 6000, 8000
