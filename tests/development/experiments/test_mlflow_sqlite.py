@@ -16,7 +16,7 @@ from madang.errors import ConfigurationError, InvalidInputError, NotFoundError
 from madang.testing._experiments_search import PlacesContract
 from madang.testing._experiments_stored import StoredModels
 from madang.testing.experiments import ExperimentsContract
-from madang.testing.registry import RegistryContract
+from madang.testing.registry import RegistryContract, SmallReport
 
 
 @pytest.fixture
@@ -244,6 +244,33 @@ def test_points_that_mlflow_adds_are_seen(file_stack):
         assert found == expected
     assert engine.metric_table(run.id, "n")["value"].to_pylist() == [3.0, 4.0]
     assert len(engine.metric_page(run.id, "n", limit=9).items) == 2
+
+
+def test_a_version_that_mlflow_made_has_its_own_evaluation(file_stack):
+    registry = file_stack.registry
+    registry.create_model("n")  # opens the file
+    theirs = sqlite3.connect(file_stack.root / "mlflow.db")
+    theirs.execute("INSERT INTO registered_models VALUES ('m', 1, 1, '', 'default')")
+    theirs.execute(
+        "INSERT INTO model_versions (name, version, creation_time, source, current_stage, workspace) "
+        "VALUES ('m', 1, 9, 's3://bucket/m', 'None', 'default')"
+    )
+    theirs.execute(  # what a version that is gone left: of the same name and number
+        "INSERT INTO madang_version VALUES ('m', 1, 'skops', 'd', 'models/m/x', 1000, 1000, "
+        "'{\"inputs\": [], \"outputs\": []}', '[]', '{\"auc\": 1.0}', '', NULL, NULL)"
+    )
+    theirs.commit()
+    theirs.close()
+    assert registry.evaluation("m", 1) == (None, None)
+    assert dict(registry.get("m", 1).evaluation) == {}
+    registry.set_evaluation("m", 1, SmallReport(), compared_with="model:m@7")
+    for name in ("m", "o"):
+        found = registry.get(name, 1)
+        assert (dict(found.evaluation), found.format) == ({"auc": 0.75}, "object")
+        assert found.source == "s3://bucket/m"
+        assert registry.evaluation(name, 1) == ({"auc": 0.75}, "model:m@7")
+        if name == "m":
+            registry.rename_model("m", "o")
 
 
 @pytest.fixture

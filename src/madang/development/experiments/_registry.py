@@ -22,7 +22,7 @@ from madang.development.experiments._registry_base import (
 from madang.development.experiments._versions import LocalVersions
 from madang.development.experiments.contract import Report
 from madang.development.experiments.values import Artifact, ModelVersion, Run
-from madang.ledger import current_actor, new_id, now_us
+from madang.ledger import Line, current_actor, new_id, now_us
 
 
 class LocalRegistry(LocalVersions, ReadsVersions):
@@ -108,9 +108,15 @@ class LocalRegistry(LocalVersions, ReadsVersions):
     def _former_refs(self, ref: str) -> Iterator[str]:
         """A version's reference, then those that it had before its model was renamed."""
         yield ref
-        for line in self._ledger.lines(kind="model.rename", text=ref):
-            if ref in line.outputs:
-                yield from self._former_refs(line.inputs[line.outputs.index(ref)])
+        before: Line | None = None
+        while True:
+            lines = self._ledger.lines(kind="model.rename", text=ref)
+            given = [one for one in lines if ref in one.outputs]
+            before = next((one for one in given if before is None or one.seq < before.seq), None)
+            if before is None:
+                return
+            ref = before.inputs[before.outputs.index(ref)]
+            yield ref
 
     def _check_run(self, run_id: str | None) -> None:
         if run_id is not None:

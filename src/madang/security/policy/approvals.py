@@ -84,7 +84,8 @@ class Approvals:
                 f"nobody asked for {subject!r} yet; who wants to do it tries it first, and the "
                 "denial names what is to be approved"
             )
-        if asked[0].actor == actor:
+        who = asked[0].data["document"]["who"]
+        if actor in (asked[0].actor, who.get("started_by")):
             raise PermissionDeniedError(
                 f"{actor} asked for {subject!r}, and somebody else must approve it"
             )

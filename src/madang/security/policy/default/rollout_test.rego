@@ -32,6 +32,13 @@ test_two_people if {
 		with data.settings.endpoints as {"delay": {"two_people": true}}
 }
 
+test_who_started_it_does_not_approve_it if {
+	"two_people" in rules with input as question
+		with input.who as {"actor": "rollout:1", "name": "1", "roles": [], "started_by": "user:bob"}
+		with data.settings.endpoints as {"delay": {"two_people": true}}
+		with input.approvals as [{"by": "user:bob", "reason": ""}]
+}
+
 test_another_ones_approval if {
 	rollout.decision.allow with input as question
 		with input.object.arms as []
