@@ -27,7 +27,10 @@ def read(tmp_path, text, env=None):
         ('project = "x"', r"\[project\] must be a table"),
         (f"{NAME}color = 1", r"unknown project\.color; known are: name"),
         (f"{NAME}[stak]", r"unknown stak; known are: env, project, server, sources, stack"),
-        (f'{NAME}[stack]\nstorages = "x"', r"unknown stack\.storages; known are: code_versions, c"),
+        (
+            f'{NAME}[stack]\nstorages = "x"',
+            r"unknown stack\.storages; known are: audit, code_versions, c",
+        ),
         (f"{NAME}[stack]\nstorage = 3", r"stack\.storage must be a URL, found 3"),
         (f'stack = "x"\n{NAME}', r"\[stack\] must be a table"),
         (f"env = 3\n{NAME}", r"\[env\] must be a table"),
