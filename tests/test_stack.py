@@ -29,7 +29,7 @@ def read(tmp_path, text, env=None):
         (f"{NAME}[stak]", r"unknown stak; known are: env, project, server, sources, stack"),
         (
             f'{NAME}[stack]\nstorages = "x"',
-            r"unknown stack\.storages; known are: ab_testing, audit, code_v",
+            r"unknown stack\.storages; known are: ab_testing, audit, code_versions, c",
         ),
         (f"{NAME}[stack]\nstorage = 3", r"stack\.storage must be a URL, found 3"),
         (f'stack = "x"\n{NAME}', r"\[stack\] must be a table"),

@@ -142,7 +142,7 @@ def served(tmp_path_factory):
     with make_project(tmp_path_factory.mktemp("served")) as stack:
         tokens = make_tokens(stack)
         register(stack, "sums", 1.0, evaluation={"mae": 0.0})
-        register(stack, "sums", 2.0)
+        register(stack, "sums", 2.0, evaluation={"mae": 0.0})
         with running(stack) as supervisor:
             found = Served(stack, supervisor, tokens)
             yield found

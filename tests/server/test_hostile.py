@@ -79,7 +79,8 @@ def test_names_in_paths(admin):
     outside = [p.name for p in admin.stack.root.parent.iterdir()]
     assert outside == [admin.stack.root.name]
     assert sorted(p.name for p in admin.stack.root.iterdir()) == [
-        ".gitignore", ".madang", "contracts", "features", "madang.toml", "pipelines", "policies", "views",
+        ".gitignore", ".madang", "contracts", "features", "madang.toml", "pipelines", "policies",
+            "triggers", "views",
     ]  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +14,7 @@ from madang.deployment.monitoring.alerts.watch import series_of
 from madang.deployment.monitoring.series import Matcher
 from madang.errors import InvalidInputError
 from madang.testing.monitoring import START, MonitoringContract, labelled, logged, prepare, send
+from madang.workflow.continuous_training import Kind, Trigger
 
 
 class TestBuiltin(MonitoringContract):
@@ -84,3 +85,24 @@ def test_windows_become_series_that_rules_see(stack, monkeypatch):
 def everything(stack, now):
     matcher = Matcher("__name__", "=~", ".+")
     return series_of(stack).select([matcher], 0, int(now.timestamp() * 1000))
+
+
+def test_what_is_found_fires_triggers_once(stack):
+    fitted = prepare(stack)
+    stack.monitoring.configure(Monitor("delay", "delay"))
+    random = np.random.default_rng(5)
+    for day, shift in ((0, 0.0), (1, 1.0)):
+        send(stack, logged(fitted, labelled(random, 3000, shift)[0], day))
+    (stack.root / "pipelines").mkdir(exist_ok=True)
+    trigger = Trigger("retrain", Kind.ALERT, "train", source="delay", where={"subject": "a"})
+    stack.continuous_training.define(trigger)
+    keeping.run_monitors(stack, START + timedelta(days=3))
+    assert {one.subject for one in stack.monitoring.findings()} == {"a", "prediction", "score"}
+    announcer = keeping.Announcer(stack)
+    now = datetime.now(UTC)
+    assert announcer.announce(now) == 3
+    assert announcer.announce(now) == 0
+    assert keeping.Announcer(stack).announce(now) == 3  # as after a restart
+    (event,) = stack.continuous_training.events(trigger="retrain")
+    assert "the distribution of a has moved" in event.reason
+    assert keeping.Announcer(stack).announce(now + timedelta(days=2)) == 0
