@@ -224,6 +224,15 @@ def test_a_restricted_dataset_is_read_by_its_roles_alone(stack):
     stack.identity.set_roles("ann", ["admin"])
     with acting_as("user:ann"):
         assert stack.storage.read("salaries").read_all().num_rows == 1
+    with acting_as("trigger:nightly"):
+        with pytest.raises(PolicyDeniedError, match="admin, and trigger:nightly has: "):
+            stack.storage.read("salaries")
+        rule(
+            stack,
+            "package madang.dataset_read\n\n"
+            'exempt contains "role" if input.who.actor == "trigger:nightly"\n',
+        )
+        assert stack.storage.read("salaries").read_all().num_rows == 1
     stack.identity.deactivate_user("ann")
     with acting_as("user:ann"), pytest.raises(PolicyDeniedError):
         stack.storage.read("salaries")
