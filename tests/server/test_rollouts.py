@@ -57,7 +57,7 @@ def test_stopping_and_promoting_by_hand(served):
     assert stopped["state"] == "ROLLED_BACK"
     second = ok(served.operator.post("/rollouts", json=PLAN), 201)
     done = ok(served.operator.post(f"/rollouts/{second['id']}/promote", json={"version": 2}))
-    assert done["state"] == "PROMOTED"
+    assert done["state"] == "PROMOTED", done["reason"]
 
 
 def test_who_may_not_and_what_can_not_be_read(served):

@@ -505,6 +505,34 @@ def test_a_promotion_that_is_never_allowed_is_rolled_back_at_the_end(stack, traf
     assert found.reason == "the promotion was refused until the end: never"
 
 
+def test_what_another_process_deployed_for_a_rollout_is_its_own(stack):
+    rollout = start(stack)
+    now = stack.serving.get("e")  # both saw the stage before, and the later deploy is not noted yet
+    stack.serving.deploy("e", now.arms, split=now.split)
+    assert stack.ab_testing.promote(rollout.id).state is RolloutState.PROMOTED
+
+
+def test_a_process_that_is_behind_ends_nothing(stack, monkeypatch):
+    rollout = start(stack)
+    engine = stack.ab_testing
+    behind = engine._record(rollout.id)
+
+    def dies(id, state, what, reason):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "_end", dies)
+        with pytest.raises(KeyboardInterrupt):
+            engine.promote(rollout.id)  # the endpoint has the winner, and the rollout goes on
+    records = iter([behind])
+    current = engine._record
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "_record", lambda id: next(records, None) or current(id))
+        with pytest.raises(ConflictError, match="was changed meanwhile"):
+            engine._apply(rollout.id)
+    assert only(engine.advance()).state is RolloutState.PROMOTED
+
+
 def test_the_decision_stands_in_the_ledger_with_its_evidence(stack, traffic):
     rollout = start(stack)
     traffic.send(400, outcomes=better(1.0))

@@ -241,7 +241,9 @@ class BuiltinABTesting(ABTesting):
             self._end(record.id, RolloutState.ENDED, "end", "the endpoint was removed meanwhile")
             return False
         if (endpoint.arms, endpoint.split) != (tuple(arms), split):
-            if endpoint.revision != record.revision:
+            is_own = endpoint.split is not None and endpoint.split.rollout == record.id
+            if endpoint.revision != record.revision and not is_own:
+                self._check_current(record)
                 reason = f"somebody else changed the endpoint (revision {endpoint.revision})"
                 self._end(record.id, RolloutState.ENDED, "end", reason)
                 return False
@@ -252,6 +254,12 @@ class BuiltinABTesting(ABTesting):
             with self._records.changing(record.id) as (_, fresh):
                 fresh.revision = record.revision = endpoint.revision
         return True
+
+    def _check_current(self, record: Record) -> None:
+        """Raises when another process went on, so that the endpoint's change may be its own."""
+        fresh = self._record(record.id)
+        if (fresh.state, fresh.revision) != (record.state, record.revision):
+            raise ConflictError(f"the rollout {record.id} was changed meanwhile; try again")
 
     def _finish(self, id: str, now_us: int | None = None) -> None:
         """Does what was decided: everything here may be done twice."""
