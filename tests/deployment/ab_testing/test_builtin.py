@@ -527,7 +527,7 @@ def test_a_process_that_is_behind_ends_nothing(stack, monkeypatch):
     records = iter([behind])
     current = engine._record
     with monkeypatch.context() as patch:
-        patch.setattr(engine, "_record", lambda id: next(records, None) or current(id))
+        patch.setattr(engine, "_record", lambda name: next(records, None) or current(name))
         with pytest.raises(ConflictError, match="was changed meanwhile"):
             engine._apply(rollout.id)
     assert only(engine.advance()).state is RolloutState.PROMOTED
