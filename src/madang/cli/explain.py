@@ -49,6 +49,10 @@ def _summary(found: dict[str, Any]) -> list[str]:
         said.append(
             f"  {told['kind']:11} {told['subject']} by {told['actor']} (line {told['line']})"
         )
+    for outcome in found["outcomes"]:
+        said.append(
+            f"  outcome     {outcome['value']!r} at {outcome['time']} ({outcome['monitor']})"
+        )
     why = found["explanation"] or {}
     if "missing" in why:
         said.append(f"  not explained: {why['missing']}")

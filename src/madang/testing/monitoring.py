@@ -413,6 +413,15 @@ class MonitoringContract:
         twice = outcomes(["y", "y"], [0, 1], time=["2026-03-02T00:00:00Z", "2026-03-03T00:00:00Z"])
         assert record("delay", twice) == Recorded(new=1, corrected=1)
 
+    def test_what_is_known_of_one_prediction(self, stack: Any, fitted: Any) -> None:
+        stack.monitoring.configure(Monitor("delay", "delay"))
+        assert stack.monitoring.outcomes_of("d0-1") == []
+        stack.monitoring.record("delay", outcomes(["d0-1", "d0-2"], [True, False]))
+        (found,) = stack.monitoring.outcomes_of("d0-1")
+        assert (found.monitor, found.row, found.value) == ("delay", 0, True)
+        stack.monitoring.record("delay", outcomes(["d0-1"], [None]))
+        assert [one.value for one in stack.monitoring.outcomes_of("d0-1")] == [None]
+
     @pytest.mark.parametrize(
         ("table", "message"),
         [

@@ -106,3 +106,10 @@ def test_what_is_found_fires_triggers_once(stack):
     (event,) = stack.continuous_training.events(trigger="retrain")
     assert "the distribution of a has moved" in event.reason
     assert keeping.Announcer(stack).announce(now + timedelta(days=2)) == 0
+
+
+def test_a_value_of_another_type_is_refused(stack):
+    prepare(stack)
+    with pytest.raises(InvalidInputError, match="this is no monitor: Expected `str`, got `null`"):
+        stack.monitoring.configure(Monitor("delay", "delay", outcomes=None))
+    assert stack.monitoring.monitors() == []

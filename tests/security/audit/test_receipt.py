@@ -10,10 +10,12 @@ import urllib.request
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from sklearn.linear_model import LogisticRegression
 
 import madang
+from madang.deployment.monitoring import Baseline, Monitor
 from madang.deployment.serving import Arm
 from madang.deployment.serving._state import Files
 from madang.deployment.serving.logged import array
@@ -22,6 +24,7 @@ from madang.security.audit.receipt import receipt
 
 SCRIPT = Path(__file__).parents[3] / "docs" / "security" / "verify_receipt.py"
 ROWS = np.random.default_rng(0).normal(size=(50, 2))
+TABLE = pa.table({"a": ROWS[:, 0], "b": ROWS[:, 1]})
 
 
 def asked(stack, id):
@@ -44,9 +47,11 @@ def answered(tmp_path_factory):
     with madang.open(root) as stack:
         run = stack.experiments.start_run("risk", params={"C": 1.0})
         model = LogisticRegression().fit(ROWS, ROWS[:, 0] > 0)
+        model.feature_names_in_ = np.array(["a", "b"], object)
         for strength in (1.0, 2.0):
             stack.registry.register(
-                "risk", model.set_params(C=strength), example=ROWS[:5], run_id=run.id, evaluation={"auc": 1.0},
+                "risk", model.set_params(C=strength), example=TABLE.slice(0, 5), run_id=run.id,
+                evaluation={"auc": 1.0},
                 inputs=["dataset:loans@3", "code:abc123"],
             )  # fmt: skip
         stack.registry.set_alias("risk", "champion", 1)
@@ -54,7 +59,7 @@ def answered(tmp_path_factory):
         workers = stack.serving.workers()
         workers.port = 0
         workers.start()
-        ids = [stack.serving.predict("risk", ROWS[n : n + 1])["id"] for n in range(3)]
+        ids = [stack.serving.predict("risk", TABLE.slice(n, 1))["id"] for n in range(3)]
         own = asked(stack, "order-17")
         workers.stop()
         stack.serving.deploy("risk", [Arm("risk", 2)])  # afterwards: no receipt may tell of it
@@ -118,6 +123,17 @@ def test_a_receipt_holds_the_policys_decisions_and_proves_them(answered, tmp_pat
     assert verified(hidden, tmp_path, "--key", key).returncode == 1
 
 
+def test_a_known_outcome_is_told(answered):
+    stack, ids, _ = answered
+    monitor = Monitor("risk", "risk", Baseline(dataset="loans"))
+    stack.storage.write("loans", TABLE)
+    stack.monitoring.configure(monitor)
+    assert receipt(stack, ids[0], explain=False)["outcomes"] == []
+    stack.monitoring.record("risk", pa.table({"id": [ids[0]], "value": [True]}))
+    (found,) = receipt(stack, ids[0], explain=False)["outcomes"]
+    assert (found["monitor"], found["row"], found["value"]) == ("risk", 0, True)
+
+
 def test_what_came_later_is_not_told(answered):
     stack, ids, _ = answered
     text = json.dumps(receipt(stack, ids[0], explain=False))
@@ -179,7 +195,7 @@ def test_every_value_that_is_proven_can_not_be_changed(answered):
         except (verify_receipt.WrongError, KeyError, TypeError, ValueError):
             continue
         unproven.add(at[0] if at[0] != "models" else (at[0], at[2]))
-    assert unproven <= {"explanation", "proof", ("models", "parameters")}
+    assert unproven <= {"explanation", "outcomes", "proof", ("models", "parameters")}
     # Of the proof itself, the copy of the key alone: the script is given the true one.
     loose = [at for at in paths(found["proof"]) if _holds(verify_receipt, found, at, key)]
     assert loose == [("key",)]

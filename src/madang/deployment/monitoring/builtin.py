@@ -18,6 +18,7 @@ from madang.deployment.monitoring.contract import Monitoring
 from madang.deployment.monitoring.sketches import Sketch
 from madang.deployment.monitoring.values import (
     Finding,
+    KnownOutcome,
     Monitor,
     MonitorReport,
     MonitorRun,
@@ -148,6 +149,19 @@ class BuiltinMonitoring(Monitoring):
                 stored = _outcomes.store(tx, project, name, monitor.window_us, batch)
             found = _outcomes.added(found, stored)
         return found
+
+    def outcomes_of(self, prediction_id: str) -> Sequence[KnownOutcome]:
+        project, names = self._context.project, [monitor.name for monitor in self.monitors()]
+        with self._context.metadata.transaction(write=False) as tx:
+            return [
+                KnownOutcome(name, int(row), msgspec.json.decode(value), moment(int(time_us)))
+                for name in sorted(names)
+                for row, time_us, value in tx.execute(
+                    "SELECT number, time_us, value FROM monitor_outcome "
+                    "WHERE project = ? AND monitor = ? AND id = ? ORDER BY number",
+                    (project, name, prediction_id),
+                )
+            ]
 
     def run(self, name: str, *, until: datetime | None = None) -> MonitorRun:
         until_us = now_us() if until is None else microseconds(until, "until")
@@ -321,6 +335,10 @@ def _counted(one: Configured) -> tuple[Any, ...]:
 
 def _check(monitor: Monitor) -> None:
     """Refuses what can't be meant."""
+    try:
+        msgspec.convert(msgspec.to_builtins(monitor), Monitor)
+    except (msgspec.ValidationError, TypeError) as error:
+        raise InvalidInputError(f"this is no monitor: {error}") from error
     if not _NAME.fullmatch(monitor.name):
         raise InvalidInputError(
             f"a monitor's name has letters, digits, '.', '_' and '-', at most 100; "

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from madang.deployment.monitoring.values import (
     Finding,
+    KnownOutcome,
     Monitor,
     MonitorReport,
     MonitorRun,
@@ -93,6 +94,10 @@ class Monitoring(Engine, Monitors):
             NotFoundError: There is no such monitor.
             SchemaMismatchError: A column is missing or of another type.
         """
+
+    @abstractmethod
+    def outcomes_of(self, prediction_id: str) -> Sequence[KnownOutcome]:
+        """What is known of one prediction, by monitor and row; empty when nothing is."""
 
     @abstractmethod
     def run(self, name: str, *, until: datetime | None = None) -> MonitorRun:

@@ -177,6 +177,23 @@ class Recorded:
 
 
 @dataclass(frozen=True)
+class KnownOutcome:
+    """What became of one row of a prediction.
+
+    Attributes:
+        monitor: The monitor that was told.
+        row: The row in its request, from 0.
+        value: A class or a number; `None` when it was withdrawn.
+        time: When it was so (UTC).
+    """
+
+    monitor: str
+    row: int
+    value: bool | int | float | str | None
+    time: datetime
+
+
+@dataclass(frozen=True)
 class Finding:
     """Something that a window shows and that is worth an alarm.
 

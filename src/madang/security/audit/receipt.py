@@ -1,12 +1,13 @@
 """The receipt of one prediction: from its id back to all that made it, with proofs.
 
     {"receipt": "madang-receipt/1", "prediction": {…}, "models": [{…}], "endpoint": {…}, "rollout": {…},
-     "decisions": [{…}], "explanation": {…},
+     "decisions": [{…}], "outcomes": [{…}], "explanation": {…},
      "proof": {"event": SealProof, "lines": [InclusionProof, …], "checkpoint": NOTE, "key": KEY}}
 
 Whoever has the receipt and the public key checks it offline with `verify_receipt.py`, which needs
 Python and `cryptography` alone. What `proof` holds is proven: the prediction as it was answered, and
-each line of the ledger. The rest is read from these, except `explanation`, which is computed anew.
+each line of the ledger. The rest is read from these, except `outcomes` and the runs' parameters, which
+are as they are known now, and `explanation`, which is computed anew.
 """
 
 from __future__ import annotations
@@ -70,6 +71,10 @@ def receipt(
         "endpoint": _last(found, "endpoint."),
         "rollout": [_told(line) for line in found if line.kind.startswith("rollout.")],
         "decisions": [_told(line) for line in found if line.kind.startswith("policy.")],
+        "outcomes": [
+            {**asdict(one), "time": one.time.isoformat()}
+            for one in stack.monitoring.outcomes_of(prediction_id)
+        ],
         "explanation": _explanation(stack, event) if explain else None,
         "proof": {
             "event": asdict(sealed),
