@@ -6,8 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
-from madang.data.processing import Lineage
-from madang.data.processing.materialize import Materialization
+from madang.data.processing import Lineage, Materialization
 from madang.server.access import needs, stack_of
 
 router = APIRouter(tags=["data"])

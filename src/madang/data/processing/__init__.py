@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import cast
 
 from madang import engines
-from madang.data.processing.contract import Processing
+from madang.data.processing.contract import Materialization, Processing
 from madang.data.processing.lineage import ColumnLineage, Lineage
 from madang.data.processing.views import View, view
 
@@ -23,6 +23,7 @@ __all__ = [
     "ENGINES",
     "ColumnLineage",
     "Lineage",
+    "Materialization",
     "Processing",
     "View",
     "connect",

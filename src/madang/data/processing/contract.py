@@ -4,11 +4,34 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
 from madang.engines import Engine
+
+
+@dataclass(frozen=True)
+class Materialization:
+    """What materializing a view did.
+
+    Attributes:
+        view: Its name.
+        dataset: What it was written into.
+        version: The dataset's version that has the view's rows now.
+        mode: `unchanged` (no source is new, nothing was written), `rows`, `sums` or `partitions`
+            (from what is new), or `full`.
+        sources: The version of each dataset that the rows come from.
+        reason: Why it was computed in full.
+    """
+
+    view: str
+    dataset: str
+    version: int
+    mode: str
+    sources: Mapping[str, int]
+    reason: str = ""
 
 
 class Processing(Engine):

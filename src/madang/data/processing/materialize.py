@@ -21,6 +21,7 @@ from madang.data.processing._increments import Plan, plan
 from madang.data.processing._registry import RegisteredView
 from madang.data.processing._resolve import dataset_name
 from madang.data.processing._scan import quoted
+from madang.data.processing.contract import Materialization
 from madang.data.storage import Storage, TableVersion, Transaction
 from madang.errors import AlreadyExistsError, ConflictError, NotFoundError
 
@@ -31,28 +32,6 @@ STATE = "madang.view"
 """The key in a version's metadata that says which view's rows it has, and how far they go."""
 
 _OLD, _FRESH, _TOUCHED = "madang old", "madang fresh", "madang touched"
-
-
-@dataclass(frozen=True)
-class Materialization:
-    """What materializing a view did.
-
-    Attributes:
-        view: Its name.
-        dataset: What it was written into.
-        version: The dataset's version that has the view's rows now.
-        mode: `unchanged` (no source is new, nothing was written), `rows`, `sums` or `partitions`
-            (from what is new), or `full`.
-        sources: The version of each dataset that the rows come from.
-        reason: Why it was computed in full.
-    """
-
-    view: str
-    dataset: str
-    version: int
-    mode: str
-    sources: Mapping[str, int]
-    reason: str = ""
 
 
 @dataclass(frozen=True)

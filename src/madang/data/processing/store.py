@@ -20,9 +20,9 @@ from madang.data.processing._registry import DataViews, RegisteredView
 from madang.data.processing._resolve import dataset_name
 from madang.data.processing._scan import quoted
 from madang.data.processing._scratch import Scratch
-from madang.data.processing.contract import Processing
+from madang.data.processing.contract import Materialization, Processing
 from madang.data.processing.lineage import Lineage
-from madang.data.processing.materialize import Materialization, Materializer
+from madang.data.processing.materialize import Materializer
 from madang.data.processing.views import Per, View
 from madang.data.storage import Storage
 from madang.engines import Context, EngineURL, Health

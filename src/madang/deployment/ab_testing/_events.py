@@ -12,7 +12,6 @@ import pyarrow as pa
 from madang.deployment.ab_testing._observations import Outcome, Prediction
 from madang.deployment.ab_testing._scores import answer_of, as_number, named_value
 from madang.deployment.ab_testing.contract import Plan
-from madang.deployment.ab_testing.statistics import bucket_of
 from madang.errors import InvalidInputError
 
 
@@ -53,6 +52,9 @@ _happened = msgspec.json.Decoder(_Happened).decode
 
 def predictions(batch: pa.RecordBatch, rollout: str, plan: Plan) -> list[Prediction]:
     """The requests of a rollout among events of the prediction log, or of copies and failures."""
+    # It brings SciPy, which a control process without rollouts does without.
+    from madang.deployment.ab_testing.statistics import bucket_of
+
     found = []
     groups = [guard.group for guard in plan.guards if guard.kind == "fairness"]
     rows = zip(

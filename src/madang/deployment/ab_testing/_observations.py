@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
 from madang.deployment.ab_testing._scores import UnusableOutcomeError, score
 from madang.deployment.ab_testing.contract import Target
-from madang.deployment.ab_testing.statistics import Moments
 from madang.metadata import Transaction
+
+if TYPE_CHECKING:
+    from madang.deployment.ab_testing.statistics import Moments
 
 _CHUNK = 500
 
@@ -200,6 +202,8 @@ class Observations:
     def _moments(
         self, source: str, parameters: Sequence[Any], y: float, x: float
     ) -> list[tuple[int, int, str, Moments]]:
+        from madang.deployment.ab_testing import statistics  # SciPy, which a look alone needs
+
         rows = self._tx.execute(
             "SELECT stage, arm, grp, COUNT(*), SUM(y), SUM(x), SUM(y * y), SUM(x * x), SUM(y * x) "  # noqa: S608
             f"FROM ({source}) AS units GROUP BY stage, arm, grp",
@@ -209,7 +213,7 @@ class Observations:
         for stage, arm, group, count, *numbers in rows:
             sums = [float(number) for number in numbers]
             mean, x_mean = sums[0] / count, sums[1] / count
-            moments = Moments(
+            moments = statistics.Moments(
                 float(count),
                 y + mean,
                 max(0.0, sums[2] - count * mean**2),
@@ -222,7 +226,9 @@ class Observations:
 
 
 def _merged(cells: Iterable[tuple[int, int, str, Moments]]) -> dict[Cell, Moments]:
+    from madang.deployment.ab_testing import statistics
+
     found: dict[Cell, Moments] = {}
     for stage, arm, _, moments in cells:
-        found[stage, arm] = found.get((stage, arm), Moments()) + moments
+        found[stage, arm] = found.get((stage, arm), statistics.Moments()) + moments
     return found
