@@ -13,7 +13,7 @@ import pytest
 
 API = "/api/2.0/mlflow"
 FILES = "/api/2.0/mlflow-artifacts/artifacts"
-MEGABYTES = 128
+MEGABYTES = 256
 
 WAYS_OUT = [
     "../x", "../../x", "a/../x", "a/../../../x", "%2e%2e/x", "..%2fx", "..%2f..%2f..%2fetc%2fpasswd",
