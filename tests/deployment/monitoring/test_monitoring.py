@@ -11,6 +11,7 @@ import pytest
 
 from madang.deployment.monitoring import Baseline, Monitor, _absorbing, keeping
 from madang.deployment.monitoring.alerts.watch import series_of
+from madang.deployment.monitoring.announcing import Announcer, of_finding
 from madang.deployment.monitoring.series import Matcher
 from madang.errors import InvalidInputError
 from madang.testing.monitoring import START, MonitoringContract, labelled, logged, prepare, send
@@ -69,9 +70,11 @@ def test_windows_become_series_that_rules_see(stack, monkeypatch):
     for day, shift in ((0, 0.0), (1, 3.0)):
         send(stack, logged(fitted, labelled(random, 1000, shift)[0], day))
     now = START + timedelta(days=3)
-    kept = keeping.run_monitors(stack, now)
+    keeper = keeping.MonitorKeeper(stack)
+    kept = keeper.tick(now)
     assert kept["delay"] > 0
-    assert keeping.run_monitors(stack, now) == {"delay": 0}  # nothing is kept twice
+    for again in (keeper, keeping.MonitorKeeper(stack)):
+        assert again.tick(now) == {"delay": 0}  # nothing is kept twice, also after a restart
     names = {dict(series.labels)["__name__"] for series in everything(stack, now)}
     assert "madang_monitor_psi" in names
 
@@ -79,7 +82,7 @@ def test_windows_become_series_that_rules_see(stack, monkeypatch):
         raise InvalidInputError("no")
 
     monkeypatch.setattr(stack.monitoring, "run", fails)
-    assert keeping.run_monitors(stack, now) == {}
+    assert keeper.tick(now) == {}
 
 
 def everything(stack, now):
@@ -96,16 +99,19 @@ def test_what_is_found_fires_triggers_once(stack):
     (stack.root / "pipelines").mkdir(exist_ok=True)
     trigger = Trigger("retrain", Kind.ALERT, "train", source="delay", where={"subject": "a"})
     stack.continuous_training.define(trigger)
-    keeping.run_monitors(stack, START + timedelta(days=3))
-    assert {one.subject for one in stack.monitoring.findings()} == {"a", "prediction", "score"}
-    announcer = keeping.Announcer(stack)
     now = datetime.now(UTC)
-    assert announcer.announce(now) == 3
-    assert announcer.announce(now) == 0
-    assert keeping.Announcer(stack).announce(now) == 3  # as after a restart
+    for _ in range(2):  # the second as after a restart
+        keeper = keeping.MonitorKeeper(stack)
+        keeper.tick(now)
+        keeper.tick(now)
+    found = stack.monitoring.findings()
+    assert {one.subject for one in found} == {"a", "prediction", "score"}
     (event,) = stack.continuous_training.events(trigger="retrain")
     assert "the distribution of a has moved" in event.reason
-    assert keeping.Announcer(stack).announce(now + timedelta(days=2)) == 0
+    announcer = Announcer(stack)
+    assert announcer.tell(map(of_finding, found), now) == 3
+    assert announcer.tell(map(of_finding, found), now) == 0
+    assert Announcer(stack).tell(map(of_finding, found), now + timedelta(days=2)) == 0
 
 
 def test_a_value_of_another_type_is_refused(stack):

@@ -1,11 +1,8 @@
 from __future__ import annotations
 
-import threading
-
-import pytest
-
 from madang.deployment.monitoring.alerts import watch
 from madang.deployment.monitoring.series.promql import parse
+from madang.workflow.continuous_training import Kind, Trigger
 
 RULE = "{groups: [{name: g, rules: [{alert: Memory, expr: process_resident_memory_bytes > 1}]}]}"
 
@@ -57,26 +54,15 @@ def test_old_samples_are_forgotten(stack):
     assert list(kept.values()) == [2]
 
 
-@pytest.mark.parametrize(
-    ("keep", "message"),
-    [
-        (watch.keep_alerts, "metrics and alerts could not be followed"),
-        (watch.keep_notices, "receivers could not be told"),
-    ],
-)
-def test_the_keepers_go_on_after_a_failure(stack, monkeypatch, caplog, keep, message):
-    stopping, calls = threading.Event(), []
-
-    def fail(*_):
-        calls.append(1)
-        if len(calls) == 3:
-            stopping.set()
-        raise OSError("the disk is away")
-
-    monkeypatch.setattr(watch, "SCRAPE_SECONDS", 0.001)
-    monkeypatch.setattr(watch, "TELL_SECONDS", 0.001)
-    monkeypatch.setattr(watch.Watch, "tick", fail)
-    monkeypatch.setattr(watch, "tell", fail)
-    keep(stack, stopping)
-    assert len(calls) == 3
-    assert caplog.text.count(message) == 3
+def test_an_alert_that_fires_starts_what_waits_for_it(stack):
+    """In the same round, with the line of its firing as the reason's proof; and once."""
+    (stack.root / "alerts").mkdir()
+    (stack.root / "alerts" / "memory.yaml").write_text(RULE)
+    stack.continuous_training.define(Trigger("look", Kind.ALERT, "train", source="Memory"))
+    for _ in range(2):
+        work = watch.alert_work(stack)  # the second as after a restart
+        work()
+        work()
+    (event,) = stack.continuous_training.events(trigger="look")
+    assert event.reason == "the alert Memory fires"
+    assert stack.ledger.get(event.data["line"]).kind == "alert.firing"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-import threading
+from collections.abc import Callable
+from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,10 +12,10 @@ from typing import TYPE_CHECKING
 from madang.deployment.monitoring.alerts.local import LocalAlerts
 from madang.deployment.monitoring.alerts.notify import Notifier, read_routes
 from madang.deployment.monitoring.alerts.rules import read_rules
+from madang.deployment.monitoring.announcing import Announcer, of_alert
 from madang.deployment.monitoring.series.local import LocalSeries
 from madang.deployment.monitoring.series.scraping import (
     RETENTION_SECONDS,
-    SCRAPE_SECONDS,
     scrape,
     sources_of,
 )
@@ -82,21 +83,19 @@ def tell(stack: Stack, time_ms: int) -> dict[str, str]:
     return Notifier(stack.metadata, stack.ledger, alerts_of(stack)).run(routes, time_ms)
 
 
-def keep_alerts(stack: Stack, stopping: threading.Event) -> None:
-    """Scrapes and evaluates until it is told to stop."""
-    watch: Watch | None = None
-    while not stopping.wait(SCRAPE_SECONDS):
-        try:
-            watch = watch or Watch(stack)
-            watch.tick(now_us() // 1000)
-        except Exception:
-            _log.exception("metrics and alerts could not be followed; trying again")
+def alert_work(stack: Stack) -> Callable[[], object]:
+    """What the control process does again and again: scrapes, evaluates, tells triggers."""
+    watch, announcer = Watch(stack), Announcer(stack)
+
+    def work() -> None:
+        now_ms = now_us() // 1000
+        watch.tick(now_ms)
+        fired = [alert for alert in alerts_of(stack).list() if alert.ledger is not None]
+        announcer.tell(map(of_alert, fired), datetime.fromtimestamp(now_ms / 1000, UTC))
+
+    return work
 
 
-def keep_notices(stack: Stack, stopping: threading.Event) -> None:
-    """Tells receivers until it is told to stop; beside the scrapes, for a receiver may be slow."""
-    while not stopping.wait(TELL_SECONDS):
-        try:
-            tell(stack, now_us() // 1000)
-        except Exception:
-            _log.exception("receivers could not be told of alerts; trying again")
+def notice_work(stack: Stack) -> Callable[[], object]:
+    """The same for receivers; beside the scrapes, for one may be slow."""
+    return lambda: tell(stack, now_us() // 1000)
