@@ -147,7 +147,7 @@ def _ref(event: Mapping[str, Any]) -> str:
 
 
 def _lines_about(stack: Stack, event: Mapping[str, Any], models: list[str]) -> dict[int, Line]:
-    """The lines that led to the prediction, by number: nothing that came after it."""
+    """The lines that led to the prediction, by number; of its rollout also how that ended."""
     ledger, endpoint, time = stack.ledger, f"endpoint:{event['endpoint']}", event["time"]
     until = int(datetime.fromisoformat(time).timestamp() * 1_000_000) + 1
     lines: list[Line] = []
